@@ -1,0 +1,170 @@
+//! Sends a file, standard input or any descriptor as UDP datagrams to unicast, broadcast and multicast
+//! endpoints.
+//!
+//! ```no_run
+//! use mproxy_client::Client;
+//!
+//! # fn main() -> Result<(), mproxy_client::Error> {
+//! let client = Client::new("feed.log").target("localhost:9920").target("239.1.2.3:9920").spawn()?;
+//! let stats = client.join()?;
+//! println!("{} datagrams sent", stats.sent());
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod compat;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+pub use compat::{client_socket_stream, target_socket_interface};
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+use mproxy_core::{
+    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpSink, UdpTarget, datagram_size,
+    relay,
+};
+
+/// What to send, and where to. See the [crate's](crate) example.
+#[derive(Debug, Clone)]
+pub struct Client {
+    path: PathBuf,
+    targets: Vec<String>,
+    tee: bool,
+    framing: Framing,
+    datagram_size: Option<usize>,
+    rate: Option<u64>,
+    options: SocketOptions,
+}
+
+impl Client {
+    /// Sends what `path` holds: a file, FIFO or device, or standard input if it is `-`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            targets: Vec::new(),
+            tee: false,
+            framing: Framing::default(),
+            datagram_size: None,
+            rate: None,
+            options: SocketOptions::default(),
+        }
+    }
+
+    /// Adds an endpoint to send to: `HOST[%ZONE]:PORT`.
+    #[must_use]
+    pub fn target(mut self, endpoint: impl Into<String>) -> Self {
+        self.targets.push(endpoint.into());
+        self
+    }
+
+    /// Copies everything to standard output too.
+    #[must_use]
+    pub fn tee(mut self, tee: bool) -> Self {
+        self.tee = tee;
+        self
+    }
+
+    /// How the bytes are cut into datagrams.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The largest datagram in bytes, from 1 to 65,507; with [`Framing::Blocks`] the size of each. By
+    /// default what the path to every target takes without fragmentation, at most 8192, or 1452 where
+    /// the system does not tell.
+    #[must_use]
+    pub fn datagram_size(mut self, bytes: usize) -> Self {
+        self.datagram_size = Some(bytes);
+        self
+    }
+
+    /// The most payload bits to send in a second, evenly spread. By default as fast as it goes.
+    #[must_use]
+    pub fn rate(mut self, bits_per_second: u64) -> Self {
+        self.rate = Some(bits_per_second);
+        self
+    }
+
+    /// The interface and TTL for multicast.
+    #[must_use]
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens everything and starts to send. [`Handle::join`] waits for the end of the input.
+    ///
+    /// # Errors
+    /// Wrong use, a name that does not resolve, or a file that cannot be opened. Joining the handle fails
+    /// if reading does, or if not one datagram could be sent to any target.
+    pub fn spawn(self) -> Result<Handle, Error> {
+        if self.targets.is_empty() && !self.tee {
+            return Err(Error::usage("nothing to do: give a target to send to, or tee to copy to standard output"));
+        }
+        let parse = |text: &String| Endpoint::parse(text, Role::UdpTarget);
+        let endpoints = self.targets.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        self.options.chosen_interface()?;
+        let resolve = |endpoint: &Endpoint| endpoint.resolve(&self.options);
+        let resolved = endpoints.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+
+        let mut program = Program::new()?;
+        let stop = program.stop().clone();
+        let registry = program.registry().clone();
+        let name = if self.path == Path::new("-") { "standard input".into() } else { self.path.display().to_string() };
+        let input = open(&self.path).map_err(|error| Error::io("open", &name, error))?;
+        let meter = registry.endpoint(&name, Direction::In);
+        let targets: Vec<UdpSink> = resolved
+            .into_iter()
+            .map(|target| {
+                let meter = registry.endpoint(&target, Direction::Out);
+                UdpTarget::new(target, &self.options, meter).open()
+            })
+            .collect();
+        let size = self.datagram_size.unwrap_or_else(|| datagram_size(&targets));
+        let has_targets = !targets.is_empty();
+        let mut sinks: Sinks = Vec::new();
+        for target in targets {
+            sinks.push(Box::new(target));
+        }
+        if self.tee {
+            let meter = registry.endpoint("standard output", Direction::Out);
+            sinks.push(Box::new(Stdout::open(self.framing, !has_targets, meter)?.sink(&stop)));
+        }
+        let mut source = StreamSource::new(input, name, self.framing, size, &stop, meter.counters());
+        program.thread("client", move || {
+            match self.rate {
+                Some(rate) => relay(&mut Paced::new(source, rate, &stop), &mut sinks, &stop)?,
+                None => relay(&mut source, &mut sinks, &stop)?,
+            }
+            let stats = registry.snapshot();
+            let mut targets = stats.endpoints.iter().filter(|e| self.targets.contains(&e.endpoint));
+            if has_targets && stats.received() > 0 && !stop.requested() && targets.all(|target| target.datagrams == 0) {
+                let reason = std::io::Error::other("not one datagram could be sent");
+                return Err(Error::io("send to", "any target", reason));
+            }
+            Ok(())
+        })?;
+        Ok(program.handle())
+    }
+}
+
+/// Standard input without the buffer that `std` has behind it, or the file.
+fn open(path: &Path) -> std::io::Result<File> {
+    if path != Path::new("-") {
+        return File::open(path);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+    }
+    #[cfg(windows)]
+    {
+        use std::os::windows::io::AsHandle;
+        Ok(File::from(std::io::stdin().as_handle().try_clone_to_owned()?))
+    }
+}

@@ -1,0 +1,236 @@
+//! Files and standard output as sinks.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::stats::{Counters, Meter};
+use crate::{Batch, Error, Framing, Sink};
+
+/// Appends each batch to a file in one write, so that several writers of a file never tear a datagram.
+///
+/// Nothing is kept in memory: when [`send`](Sink::send) is done, the system has it all.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+    path: PathBuf,
+    framing: Framing,
+    counters: Arc<Counters>,
+}
+
+impl FileSink {
+    /// Opens the file for appending, and creates it if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path, framing: Framing, meter: &Meter) -> Result<Self, Error> {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = file.map_err(|error| Error::io("open", path.display(), error))?;
+        Ok(Self { file, path: path.to_owned(), framing, counters: meter.counters() })
+    }
+
+    /// Takes back the part of a datagram that was written before the disk was full.
+    fn cut_back(&mut self, batch: &Batch, written: usize) {
+        let torn = written - self.framing.whole(batch, written);
+        let Ok(end) = self.file.stream_position() else { return };
+        // Only if nothing was appended behind it; and if this fails too, the first error is the one to tell.
+        if torn > 0 && self.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == end) {
+            let _ = self.file.set_len(end - torn as u64);
+        }
+    }
+}
+
+impl Sink for FileSink {
+    fn send(&mut self, batch: &Batch) -> Result<(), Error> {
+        match write_all(&mut self.file, &mut self.framing.slices(batch)) {
+            Ok(written) => {
+                self.counters.passed(batch.datagrams().count() as u64, written);
+                Ok(())
+            }
+            Err((written, error)) => {
+                self.counters.failed();
+                self.cut_back(batch, written);
+                Err(Error::io("write to", self.path.display(), error))
+            }
+        }
+    }
+}
+
+/// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
+pub(crate) fn write_all(out: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<usize, (usize, io::Error)> {
+    let mut written = 0;
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match out.write_vectored(slices) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(n) => {
+                written += n;
+                IoSlice::advance_slices(&mut slices, n);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(written)
+}
+
+/// Standard output, as all threads of a program share it: each writes whole batches.
+#[derive(Debug, Clone)]
+pub struct Stdout {
+    shared: Arc<Mutex<Option<File>>>,
+    framing: Framing,
+    only: bool,
+    meter: Meter,
+}
+
+impl Stdout {
+    /// Takes standard output, without the buffer that `std` has before it.
+    ///
+    /// `only` says that there is no other output: then its end is the end of the program, otherwise a
+    /// warning.
+    ///
+    /// # Errors
+    /// If standard output is closed.
+    pub fn open(framing: Framing, only: bool, meter: Meter) -> Result<Self, Error> {
+        let file = duplicate().map_err(|error| Error::io("open", "standard output", error))?;
+        Ok(Self { shared: Arc::new(Mutex::new(Some(file))), framing, only, meter })
+    }
+
+    /// A sink for one more thread.
+    #[must_use]
+    pub fn sink(&self, stop: &crate::Stop) -> StdoutSink {
+        StdoutSink { stdout: self.clone(), counters: self.meter.counters(), stop: stop.clone() }
+    }
+}
+
+#[cfg(unix)]
+fn duplicate() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
+#[cfg(windows)]
+fn duplicate() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
+}
+
+/// Copies each batch to standard output.
+#[derive(Debug)]
+pub struct StdoutSink {
+    stdout: Stdout,
+    counters: Arc<Counters>,
+    stop: crate::Stop,
+}
+
+impl Sink for StdoutSink {
+    fn send(&mut self, batch: &Batch) -> Result<(), Error> {
+        let mut shared = self.stdout.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = &*shared else { return Ok(()) };
+        let mut out = Interruptible { file, stop: &self.stop };
+        let error = match write_all(&mut out, &mut self.stdout.framing.slices(batch)) {
+            Ok(written) => {
+                self.counters.passed(batch.datagrams().count() as u64, written);
+                return Ok(());
+            }
+            Err((_, error)) => error,
+        };
+        *shared = None;
+        self.counters.failed();
+        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        match (self.stdout.only, closed) {
+            (true, true) => Err(Error::stdout_closed()),
+            (true, false) => Err(Error::io("write to", "standard output", error)),
+            (false, true) => {
+                log::warn!("nobody reads standard output any more: going on without --tee");
+                Ok(())
+            }
+            (false, false) => {
+                log::warn!("cannot write to standard output: {error}: going on without --tee");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Writes as much as the reader takes without blocking, and gives up on a stalled one when stopped.
+struct Interruptible<'a> {
+    file: &'a File,
+    #[cfg_attr(not(unix), allow(dead_code))]
+    stop: &'a crate::Stop,
+}
+
+impl Write for Interruptible<'_> {
+    #[cfg(not(unix))]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut file = self.file;
+        file.write(bytes)
+    }
+
+    #[cfg(unix)]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    #[cfg(unix)]
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        use crate::wait::{Wait, poll_for, wait};
+        use rustix::event::{PollFd, PollFlags};
+
+        /// What a pipe that polls as writable takes without blocking (POSIX `PIPE_BUF` is at least 512).
+        const WITHOUT_BLOCKING: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+
+        let mut file = self.file;
+        if self.file.metadata()?.is_file() {
+            return file.write_vectored(slices);
+        }
+        let mut fds = [PollFd::new(self.file, PollFlags::OUT)];
+        if wait(&mut fds, None, self.stop)? == Wait::Stopped && !poll_for(&mut fds, Some(std::time::Duration::ZERO))? {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
+        }
+        let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+        file.write(&first[..first.len().min(WITHOUT_BLOCKING)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::stats::{Direction, Registry};
+
+    fn batch(payloads: &[&[u8]]) -> Batch {
+        let mut batch = Batch::with_capacity(1024);
+        for payload in payloads {
+            batch.spare()[..payload.len()].copy_from_slice(payload);
+            batch.push(payload.len());
+        }
+        batch
+    }
+
+    #[test]
+    fn a_torn_datagram_is_taken_back_and_whole_ones_stay() {
+        let path = std::env::temp_dir().join(format!("mproxy-core-torn-{}", std::process::id()));
+        let meter = Registry::default().endpoint("file", Direction::Out);
+        let mut sink = FileSink::open(&path, Framing::Auto, &meter).unwrap();
+        let batch = batch(&[b"one", b"two", b"three"]);
+        sink.send(&batch).unwrap();
+        // As if only 8 of the 11 bytes of a second batch had found room.
+        sink.file.write_all(b"onetwoth").unwrap();
+        sink.cut_back(&batch, 8);
+        assert_eq!(std::fs::read(&path).unwrap(), b"onetwothreeonetwo");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_full_device_is_an_error_that_names_it() {
+        let meter = Registry::default().endpoint("file", Direction::Out);
+        let mut sink = FileSink::open(Path::new("/dev/full"), Framing::Auto, &meter).unwrap();
+        let error = sink.send(&batch(&[b"x"])).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write to /dev/full: "), "{error}");
+    }
+}

@@ -1,0 +1,44 @@
+//! Whether a target works: one warning when it begins to fail, one when it has recovered.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long nothing may fail before a target counts as recovered. Hosts send no more than about one
+/// ICMP message a second, so that in between a refused datagram looks like a delivered one.
+const RECOVERY: Duration = Duration::from_millis(1500);
+
+#[derive(Debug)]
+pub(crate) struct Health {
+    target: String,
+    last_error: Option<Instant>,
+    failed: u64,
+}
+
+impl Health {
+    pub(crate) fn new(target: String) -> Self {
+        Self { target, last_error: None, failed: 0 }
+    }
+
+    /// Takes note of an error.
+    pub(crate) fn failed(&mut self, error: &io::Error) {
+        if self.last_error.is_none() {
+            log::warn!("cannot send to {}: {error}; going on without it", self.target);
+            self.failed = 0;
+        }
+        self.failed += 1;
+        self.last_error = Some(Instant::now());
+    }
+
+    /// Takes note of a send; whether the target is well, or well again.
+    pub(crate) fn passed(&mut self) -> bool {
+        match self.last_error {
+            Some(last) if last.elapsed() < RECOVERY => false,
+            Some(_) => {
+                self.last_error = None;
+                log::warn!("sending to {} works again after {} errors", self.target, self.failed);
+                true
+            }
+            None => true,
+        }
+    }
+}

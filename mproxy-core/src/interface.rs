@@ -1,0 +1,181 @@
+//! Network interfaces: looking them up, and choosing one for a multicast group.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::{fmt, io};
+
+use getifaddrs::{Address, InterfaceFlags};
+
+use crate::Error;
+
+/// A network interface, as far as multicast needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The system's name, such as `eth0`.
+    pub name: String,
+    /// The system's index, which is also the IPv6 zone; never 0.
+    pub index: u32,
+    /// The IPv4 address by which multicast chooses the interface.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Whether it has an IPv6 address. Joining an IPv6 group works without one; sending does not.
+    pub ipv6: bool,
+    loopback: bool,
+    up: bool,
+    multicast: bool,
+}
+
+impl Interface {
+    /// The interface that `text` names: by name, by index, or by one of its addresses.
+    ///
+    /// # Errors
+    /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
+    pub fn find(text: &str) -> Result<Self, Error> {
+        let address = text.parse::<IpAddr>().ok();
+        let index = text.parse::<u32>().ok();
+        for mut interface in list()? {
+            let chosen = match address {
+                Some(ip) => interface.addresses.contains(&ip),
+                None => interface.found.name == text || Some(interface.found.index) == index,
+            };
+            if chosen {
+                if let Some(IpAddr::V4(ip)) = address {
+                    interface.found.ipv4 = Some(ip);
+                }
+                return Ok(interface.found);
+            }
+        }
+        Err(Error::usage(format!("no network interface has the name, index or address '{text}'")))
+    }
+
+    /// The interface for a group when the user chose none: the one the system routes the group to, else
+    /// the first that is up, carries multicast and has an address of the family, else for IPv4 loopback.
+    ///
+    /// # Errors
+    /// If there is no such interface.
+    pub fn for_group(group: SocketAddr) -> Result<Self, Error> {
+        let all = list()?;
+        if let Some(local) = routed_from(group)
+            && let Some(found) = all.iter().find(|i| i.addresses.contains(&local))
+        {
+            return Ok(found.found.clone());
+        }
+        let wanted = |interface: &&Listed| interface.found.carries(group.ip());
+        let chosen = all.iter().filter(wanted).find(|interface| !interface.found.loopback).or_else(|| {
+            all.iter().filter(wanted).find(|interface| interface.found.loopback && group.is_ipv4())
+        });
+        chosen.map(|interface| interface.found.clone()).ok_or_else(|| {
+            let reason = io::Error::new(io::ErrorKind::NetworkUnreachable, "none is up with an address of that family");
+            Error::io("find a network interface for group", group, reason)
+        })
+    }
+
+    fn carries(&self, group: IpAddr) -> bool {
+        let addressed = match group {
+            IpAddr::V4(_) => self.ipv4.is_some(),
+            IpAddr::V6(_) => self.ipv6,
+        };
+        self.up && addressed && (self.multicast || self.loopback)
+    }
+
+    /// The IPv4 address to join and send with.
+    ///
+    /// # Errors
+    /// If the interface has none.
+    pub(crate) fn require_ipv4(&self) -> io::Result<Ipv4Addr> {
+        self.ipv4.ok_or_else(|| self.lacks("IPv4"))
+    }
+
+    /// The index to join and send with.
+    ///
+    /// # Errors
+    /// If the interface has no IPv6 address: the system would accept the join and fail each send.
+    pub(crate) fn require_ipv6(&self) -> io::Result<u32> {
+        if self.ipv6 { Ok(self.index) } else { Err(self.lacks("IPv6")) }
+    }
+
+    fn lacks(&self, family: &str) -> io::Error {
+        let text = format!("interface {} has no {family} address", self.name);
+        io::Error::new(io::ErrorKind::AddrNotAvailable, text)
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Whether the address belongs to this host.
+pub(crate) fn is_local(ip: IpAddr) -> bool {
+    if ip.is_loopback() || ip.is_unspecified() {
+        return true;
+    }
+    list().is_ok_and(|all| all.iter().any(|interface| interface.addresses.contains(&ip)))
+}
+
+struct Listed {
+    found: Interface,
+    addresses: Vec<IpAddr>,
+}
+
+/// All interfaces in the order of their index.
+fn list() -> Result<Vec<Listed>, Error> {
+    let rows = getifaddrs::getifaddrs().map_err(|e| Error::io("list", "the network interfaces", e))?;
+    let mut all: Vec<Listed> = Vec::new();
+    for row in rows {
+        let Some(index) = row.index else { continue };
+        let position = all.iter().position(|i| i.found.index == index).unwrap_or_else(|| {
+            all.push(Listed {
+                found: Interface {
+                    name: row.name.clone(),
+                    index,
+                    ipv4: None,
+                    ipv6: false,
+                    loopback: row.flags.contains(InterfaceFlags::LOOPBACK),
+                    up: row.flags.contains(InterfaceFlags::UP),
+                    multicast: row.flags.contains(InterfaceFlags::MULTICAST),
+                },
+                addresses: Vec::new(),
+            });
+            all.len() - 1
+        });
+        let interface = &mut all[position];
+        match row.address {
+            Address::V4(network) => {
+                interface.found.ipv4.get_or_insert(network.address);
+                interface.addresses.push(IpAddr::V4(network.address));
+            }
+            Address::V6(network) => {
+                interface.found.ipv6 = true;
+                interface.addresses.push(IpAddr::V6(network.address));
+            }
+            Address::Mac(_) => {}
+        }
+    }
+    all.sort_by_key(|interface| interface.found.index);
+    Ok(all)
+}
+
+/// The source address that the system's routes give to datagrams for the group; nothing is sent.
+fn routed_from(group: SocketAddr) -> Option<IpAddr> {
+    let wildcard: IpAddr = match group {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((wildcard, 0)).ok()?;
+    socket.connect(group).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_found_by_address_name_and_index() {
+        let by_address = Interface::find("127.0.0.1").unwrap();
+        assert_eq!(by_address.ipv4, Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(Interface::find(&by_address.name).unwrap(), by_address);
+        assert_eq!(Interface::find(&by_address.index.to_string()).unwrap(), by_address);
+        assert!(Interface::find("no-such-interface").unwrap_err().is_usage());
+    }
+}

@@ -1,0 +1,43 @@
+//! The relay core of MPROXY, a multicast network dispatcher and proxy.
+//!
+//! One idea carries all four programs: a [`Batch`] of datagrams flows from one [`Source`] to many
+//! [`Sink`]s, on one thread that owns all three, through one loop, [`relay`](relay::relay). Threads share
+//! nothing on the way; what must reach many of them is sent to a multicast group that each has joined.
+//!
+//! Messages go to the [`log`] facade: warnings for what a user should know, info for what an endpoint
+//! became.
+
+pub mod batch;
+pub mod command;
+mod endpoint;
+mod error;
+mod file;
+mod framing;
+mod health;
+mod interface;
+mod program;
+pub mod relay;
+mod signals;
+mod socket;
+mod stats;
+mod stop;
+mod stream;
+mod tcp;
+mod udp;
+mod wait;
+
+pub use batch::{Batch, SLOT};
+pub use endpoint::{Endpoint, Resolved, Role, refuse_loops};
+pub use error::Error;
+pub use file::{FileSink, Stdout, StdoutSink};
+pub use framing::Framing;
+pub use interface::Interface;
+pub use program::{Handle, Program, Stopper, spawn};
+pub use relay::{Flow, Sink, Sinks, Source, relay};
+pub use socket::{SocketOptions, listen_tcp, listen_udp, open_target, reserve_group};
+pub use stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
+pub use stop::{Stop, StopOnDrop};
+pub use stream::{MAX_DATAGRAM, Paced, StreamSource};
+pub use tcp::{ClientSink, ClientSource, TcpServerSource, accept_each};
+pub use udp::{UdpSink, UdpSource, UdpTarget, datagram_size};
+pub use wait::Input;

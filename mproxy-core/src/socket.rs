@@ -1,0 +1,350 @@
+//! Opening sockets: listeners and targets, with all that multicast needs.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::{Error, Interface, Resolved};
+
+/// What a receive buffer is made to hold by default, as far as the system allows: 8 MiB.
+const RECV_BUFFER: usize = 8 << 20;
+
+/// Connections that wait to be accepted. The system caps it.
+const BACKLOG: i32 = 1024;
+
+/// How sockets are set up: the options that all programs have in common.
+///
+/// ```
+/// let options = mproxy_core::SocketOptions::new().interface("127.0.0.1").ttl(4).recv_buffer(1 << 20);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOptions {
+    interface: Option<String>,
+    ttl: u8,
+    recv_buffer: Option<usize>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { interface: None, ttl: 1, recv_buffer: None }
+    }
+}
+
+impl SocketOptions {
+    /// The defaults: multicast stays on this link (TTL 1), on the interface that the system routes it
+    /// to, and receive buffers are as large as the system allows, up to 8 MiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The interface for multicast: its name, its index, or one of its addresses. A zone in an address
+    /// comes before it.
+    #[must_use]
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interface = Some(name.into());
+        self
+    }
+
+    /// The TTL (hop limit) of multicast: 0 keeps it on this host, 1, the default, on this link. Unicast
+    /// keeps the system's own.
+    #[must_use]
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The size of each receive buffer in bytes. The system may cap it.
+    #[must_use]
+    pub fn recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer = Some(bytes);
+        self
+    }
+
+    /// The same, with this size for the receive buffer if none was chosen.
+    #[must_use]
+    pub fn or_recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer.get_or_insert(bytes);
+        self
+    }
+
+    /// Looks up the chosen interface.
+    ///
+    /// # Errors
+    /// Wrong use if there is no such interface.
+    pub fn chosen_interface(&self) -> Result<Option<Interface>, Error> {
+        self.interface.as_deref().map(Interface::find).transpose()
+    }
+}
+
+/// Opens a UDP socket for every address of the endpoint.
+///
+/// An address that this host does not have (a name's `::1` where IPv6 is off) is passed over if another
+/// one works; each of the others must.
+///
+/// # Errors
+/// The first failure, naming the operation and the endpoint.
+pub fn listen_udp(endpoint: &Resolved, options: &SocketOptions) -> Result<Vec<UdpSocket>, Error> {
+    bind_each(endpoint, |address| listen_udp_on(endpoint, address, options))
+}
+
+/// Opens a TCP socket for every address of the endpoint, as [`listen_udp`] does.
+///
+/// # Errors
+/// The first failure; wrong use if the endpoint is a multicast group.
+pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
+    endpoint.require_unicast()?;
+    bind_each(endpoint, |address| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // So that a restart need not wait for old connections. On Windows it would let others in.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
+        log::info!("{endpoint}: accepting TCP connections on {}", listener.local_addr()?);
+        Ok(listener)
+    })
+}
+
+fn bind_each<T>(endpoint: &Resolved, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<Vec<T>, Error> {
+    let mut bound = Vec::new();
+    let mut absent = None;
+    for address in &endpoint.addresses {
+        match bind(*address) {
+            Ok(socket) => bound.push(socket),
+            Err(error) if is_absent(&error) => absent = Some((address, error)),
+            Err(error) => return Err(bind_error(endpoint, *address, error)),
+        }
+    }
+    match absent {
+        Some((address, error)) if bound.is_empty() => Err(bind_error(endpoint, *address, error)),
+        Some((address, error)) => {
+            log::info!("{endpoint}: not listening on {address}: {error}");
+            Ok(bound)
+        }
+        None => Ok(bound),
+    }
+}
+
+/// Whether the error says that this host has no such address, or not the whole family.
+fn is_absent(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let family = error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
+    family || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+fn bind_error(endpoint: &Resolved, address: SocketAddr, error: io::Error) -> Error {
+    let text = endpoint.to_string();
+    if text == address.to_string() {
+        Error::io("listen on", text, error)
+    } else {
+        Error::io("listen on", format!("{text} ({address})"), error)
+    }
+}
+
+fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        // An IPv6 listener is one on every system; 0.0.0.0 is a listener of its own.
+        socket.set_only_v6(true)?;
+    }
+    let buffer = set_recv_buffer(&socket, options.recv_buffer)?;
+    let group = address.ip();
+    if group.is_multicast() {
+        let interface = interface_for(endpoint, address)?;
+        // Several receivers on one host may share a group; a unicast stream could be stolen so.
+        socket.set_reuse_address(true)?;
+        #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", target_os = "solaris", target_os = "illumos"))))]
+        socket.set_reuse_port(true)?;
+        socket.bind(&group_bind_address(address, &interface).into())?;
+        only_own_groups(&socket, address)?;
+        join(&socket, group, endpoint.source, &interface)?;
+        let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
+        log::info!("{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes");
+    } else {
+        socket.bind(&address.into())?;
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        log::info!("{endpoint}: listening on {bound}, receive buffer {buffer} bytes");
+    }
+    Ok(socket.into())
+}
+
+/// Opens a socket that is connected to the address, so that the system looks the route up once and
+/// reports what ICMP says of it.
+pub(crate) fn connect_udp(target: &Resolved, address: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
+    let (address, socket) = target_udp(target, address, options)?;
+    socket.connect(address)?;
+    Ok(socket)
+}
+
+/// A socket to send with, not connected, and the first address of the endpoint that can be used.
+///
+/// # Errors
+/// If none of its addresses can be reached from this host.
+pub fn open_target(target: &Resolved, options: &SocketOptions) -> Result<(SocketAddr, UdpSocket), Error> {
+    let mut last_error = io::ErrorKind::AddrNotAvailable.into();
+    for address in &target.addresses {
+        // A connected socket shows whether there is a way; another one stays open to other addresses.
+        match connect_udp(target, *address, options).and_then(|_| target_udp(target, *address, options)) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(Error::io("send to", target, last_error))
+}
+
+fn target_udp(
+    target: &Resolved,
+    mut address: SocketAddr,
+    options: &SocketOptions,
+) -> io::Result<(SocketAddr, UdpSocket)> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.ip().is_multicast() {
+        let interface = interface_for(target, address)?;
+        send_through(&socket, &mut address, &interface)?;
+        if address.is_ipv4() {
+            socket.set_multicast_ttl_v4(options.ttl.into())?;
+        } else {
+            socket.set_multicast_hops_v6(options.ttl.into())?;
+        }
+        if options.ttl == 0 {
+            // Without a membership of its own host the system drops what may not leave it.
+            only_own_groups(&socket, address)?;
+            join(&socket, address.ip(), None, &interface)?;
+        }
+        log::info!("{target}: sending to group {address} on interface {interface}, TTL {}", options.ttl);
+    } else {
+        if address.is_ipv4() {
+            socket.set_broadcast(true)?;
+        }
+        log::info!("{target}: sending to {address}");
+    }
+    Ok((address, socket.into()))
+}
+
+fn interface_for(endpoint: &Resolved, group: SocketAddr) -> io::Result<Interface> {
+    match &endpoint.interface {
+        Some(interface) => Ok(interface.clone()),
+        None => Interface::for_group(group).map_err(io::Error::from),
+    }
+}
+
+fn send_through(socket: &Socket, address: &mut SocketAddr, interface: &Interface) -> io::Result<()> {
+    match address {
+        // By address, not by index: through `lo` by index the source would be 0.0.0.0.
+        SocketAddr::V4(_) => {
+            socket.set_multicast_if_v4(&interface.require_ipv4()?)?;
+            socket.set_multicast_loop_v4(true)
+        }
+        SocketAddr::V6(v6) => {
+            v6.set_scope_id(interface.require_ipv6()?);
+            socket.set_multicast_if_v6(interface.index)?;
+            socket.set_multicast_loop_v6(true)
+        }
+    }
+}
+
+/// The group itself, so that datagrams for other groups on the port stay out. Windows has no such bind.
+fn group_bind_address(group: SocketAddr, interface: &Interface) -> SocketAddr {
+    match group {
+        SocketAddr::V4(v4) if cfg!(windows) => (Ipv4Addr::UNSPECIFIED, v4.port()).into(),
+        SocketAddr::V6(v6) if cfg!(windows) => (Ipv6Addr::UNSPECIFIED, v6.port()).into(),
+        SocketAddr::V4(v4) => v4.into(),
+        SocketAddr::V6(mut v6) => {
+            v6.set_scope_id(interface.index);
+            v6.into()
+        }
+    }
+}
+
+/// Keeps out groups that other sockets of this host have joined. Only Linux delivers those.
+fn only_own_groups(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return if address.is_ipv4() { socket.set_multicast_all_v4(false) } else { socket.set_multicast_all_v6(false) };
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (socket, address);
+        Ok(())
+    }
+}
+
+fn join(socket: &Socket, group: IpAddr, source: Option<Ipv4Addr>, interface: &Interface) -> io::Result<()> {
+    match (group, source) {
+        (IpAddr::V4(group), None) => socket.join_multicast_v4(&group, &interface.require_ipv4()?),
+        (IpAddr::V4(group), Some(source)) => socket.join_ssm_v4(&source, &group, &interface.require_ipv4()?),
+        (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, interface.require_ipv6()?),
+    }
+}
+
+/// Makes the receive buffer as large as asked, or as large as the system allows; what it became.
+fn set_recv_buffer(socket: &Socket, wanted: Option<usize>) -> io::Result<usize> {
+    let mut size = wanted.unwrap_or(RECV_BUFFER);
+    #[cfg(target_os = "linux")]
+    let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, size).is_ok();
+    #[cfg(not(target_os = "linux"))]
+    let forced = false;
+    // Linux caps the size in silence, BSD and macOS refuse what is too much.
+    while !forced && socket.set_recv_buffer_size(size).is_err() && size > 65_536 {
+        size /= 2;
+    }
+    socket.recv_buffer_size()
+}
+
+/// A group on loopback that no other socket of this host uses, and the socket that keeps it so.
+///
+/// It must live as long as the group is used; it receives nothing itself.
+///
+/// # Errors
+/// If the group cannot be bound.
+pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> {
+    let reserve = || {
+        let address = SocketAddr::from((group, 0));
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        let interface = Interface::find("127.0.0.1")?;
+        // Exclusive at first, so that the port is free; shared then, for the receivers to come.
+        socket.bind(&group_bind_address(address, &interface).into())?;
+        socket.set_reuse_address(true)?;
+        only_own_groups(&socket, address)?;
+        let socket = UdpSocket::from(socket);
+        let port = socket.local_addr()?.port();
+        Ok((socket, SocketAddr::from((group, port))))
+    };
+    reserve().map_err(|error| Error::io("reserve the private group", group, error))
+}
+
+/// The largest payload that the path takes without fragmentation, where the system tells it.
+pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
+    const IPV4_AND_UDP: usize = 20 + 8;
+    const IPV6_AND_UDP: usize = 40 + 8;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
+        let ipv4 = socket.local_addr().ok()?.is_ipv4();
+        let (mtu, headers) = if ipv4 { (ip_mtu(socket), IPV4_AND_UDP) } else { (ipv6_mtu(socket), IPV6_AND_UDP) };
+        usize::try_from(mtu.ok()?).ok()?.checked_sub(headers)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (socket, IPV4_AND_UDP, IPV6_AND_UDP);
+        None
+    }
+}
+
+/// Sends small writes at once, and finds out within seconds that an idle peer is gone.
+///
+/// # Errors
+/// If the connection has failed already.
+pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
+    let keepalive = keepalive.with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    stream.set_nodelay(true)
+}

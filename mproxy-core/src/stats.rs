@@ -1,0 +1,186 @@
+//! Statistics: what passed each endpoint.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What one thread counts at one endpoint. Only that thread writes it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    datagrams: AtomicU64,
+    bytes: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Counters {
+    /// Counts datagrams that passed, and their payload bytes.
+    pub fn passed(&self, datagrams: u64, bytes: usize) {
+        add(&self.datagrams, datagrams);
+        add(&self.bytes, bytes as u64);
+    }
+
+    /// Counts a datagram, or connection, that failed.
+    pub fn failed(&self) {
+        add(&self.errors, 1);
+    }
+}
+
+/// One writer each, so that no locked addition is needed.
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+}
+
+/// Which way data goes at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Into the program.
+    In,
+    /// Out of the program.
+    Out,
+    /// From the program's inputs to its outputs, by way of a multicast group.
+    Channel,
+}
+
+/// What passed one endpoint so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// The endpoint or file, as it was written.
+    pub endpoint: String,
+    /// Which way data goes there.
+    pub direction: Direction,
+    /// Datagrams received or sent; at the input of a byte stream, the datagrams it was cut into.
+    pub datagrams: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Datagrams that could not be sent or received, and connections that failed.
+    pub errors: u64,
+}
+
+/// What passed all endpoints of a program.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Each endpoint by itself.
+    pub endpoints: Vec<EndpointStats>,
+}
+
+impl Stats {
+    /// Datagrams received at all endpoints.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.sum(Direction::In, |e| e.datagrams)
+    }
+
+    /// Datagrams sent, or written, at all endpoints.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sum(Direction::Out, |e| e.datagrams)
+    }
+
+    /// Errors at all endpoints.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.endpoints.iter().map(|e| e.errors).sum()
+    }
+
+    fn sum(&self, direction: Direction, field: impl Fn(&EndpointStats) -> u64) -> u64 {
+        self.endpoints.iter().filter(|e| e.direction == direction).map(field).sum()
+    }
+}
+
+/// All endpoints of one program. Clones are the same registry; it is locked when a thread begins to use
+/// an endpoint and when somebody asks, never while data moves.
+#[derive(Debug, Clone, Default)]
+pub struct Registry(Arc<Mutex<Vec<Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    total: EndpointStats,
+    live: Vec<Arc<Counters>>,
+}
+
+/// One endpoint in a [`Registry`].
+#[derive(Debug, Clone)]
+pub struct Meter {
+    registry: Registry,
+    index: usize,
+}
+
+impl Registry {
+    /// Adds an endpoint.
+    pub fn endpoint(&self, endpoint: impl fmt::Display, direction: Direction) -> Meter {
+        let mut entries = self.lock();
+        let total = EndpointStats { endpoint: endpoint.to_string(), direction, datagrams: 0, bytes: 0, errors: 0 };
+        entries.push(Entry { total, live: Vec::new() });
+        Meter { registry: self.clone(), index: entries.len() - 1 }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn snapshot(&self) -> Stats {
+        let mut entries = self.lock();
+        let endpoints = entries.iter_mut().map(|entry| {
+            entry.settle();
+            let mut sum = entry.total.clone();
+            entry.live.iter().for_each(|counters| include(&mut sum, counters));
+            sum
+        });
+        Stats { endpoints: endpoints.collect() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meter {
+    /// Counters for one more thread that uses the endpoint.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        if let Some(entry) = self.registry.lock().get_mut(self.index) {
+            entry.settle();
+            entry.live.push(counters.clone());
+        }
+        counters
+    }
+}
+
+impl Entry {
+    /// Moves what ended threads have counted into the total.
+    fn settle(&mut self) {
+        let total = &mut self.total;
+        self.live.retain(|counters| {
+            let live = Arc::strong_count(counters) > 1;
+            if !live {
+                include(total, counters);
+            }
+            live
+        });
+    }
+}
+
+fn include(sum: &mut EndpointStats, counters: &Counters) {
+    sum.datagrams += counters.datagrams.load(Ordering::Relaxed);
+    sum.bytes += counters.bytes.load(Ordering::Relaxed);
+    sum.errors += counters.errors.load(Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_threads_stay_in_the_total_and_hold_no_memory() {
+        let registry = Registry::default();
+        let meter = registry.endpoint("clients", Direction::Out);
+        for _ in 0..3 {
+            meter.counters().passed(2, 10);
+        }
+        let live = meter.counters();
+        live.passed(1, 5);
+        live.failed();
+        let stats = registry.snapshot();
+        assert_eq!((stats.sent(), stats.endpoints[0].bytes, stats.errors()), (7, 35, 1));
+        assert_eq!(registry.lock()[0].live.len(), 1);
+    }
+}

@@ -1,0 +1,248 @@
+//! Byte streams as a source of datagrams: files, pipes, terminals and TCP connections.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::stats::Counters;
+use crate::wait::Wait;
+use crate::{Batch, Error, Flow, Framing, Input, Source, Stop};
+
+/// Bytes that are read at a time, and more than any datagram.
+const READ: usize = 65_536;
+
+/// The largest datagram that IPv4 carries: 65,535 less the headers of IP and UDP.
+pub const MAX_DATAGRAM: usize = 65_507;
+
+/// Cuts a byte stream into datagrams.
+#[derive(Debug)]
+pub struct StreamSource<R> {
+    input: R,
+    name: String,
+    framing: Framing,
+    size: usize,
+    /// What was read and not passed on: an unfinished datagram or, at a limited rate, what is not due.
+    held: Vec<u8>,
+    /// Set while only what the input already holds is read.
+    draining: bool,
+    end: Option<End>,
+    stop: Stop,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+enum End {
+    /// End of input, or of what was to be drained.
+    Clean,
+    Failed(io::Error),
+}
+
+impl<R: Input> StreamSource<R> {
+    /// One read behind what is held, which never is more than one read.
+    pub(crate) const CAPACITY: usize = 2 * READ;
+
+    /// Reads `input`, which messages call `name`, and cuts datagrams of at most `size` bytes.
+    ///
+    /// The size must be from 1 to [`MAX_DATAGRAM`]; it is brought into that range.
+    pub fn new(input: R, name: String, framing: Framing, size: usize, stop: &Stop, counters: Arc<Counters>) -> Self {
+        let size = size.clamp(1, MAX_DATAGRAM);
+        let stop = stop.clone();
+        Self { input, name, framing, size, held: Vec::new(), draining: false, end: None, stop, counters }
+    }
+
+    /// Reads once behind what is held; none if the time for the rest of a datagram is over.
+    fn read(&mut self, area: &mut [u8]) -> Option<usize> {
+        let result = self.wait().and_then(|wait| match wait {
+            Wait::Ready => self.input.read(area).map(Some),
+            Wait::TimedOut => Ok(None),
+            Wait::Stopped => Err(io::ErrorKind::Interrupted.into()),
+        });
+        match result {
+            Ok(Some(0)) => self.end = Some(End::Clean),
+            Ok(read) => return read,
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock if self.draining => self.end = Some(End::Clean),
+                io::ErrorKind::WouldBlock => {}
+                _ => self.end = Some(End::Failed(error)),
+            },
+        }
+        Some(0)
+    }
+
+    fn wait(&self) -> io::Result<Wait> {
+        if self.draining {
+            return Ok(Wait::Ready);
+        }
+        let patience = if self.held.is_empty() { None } else { self.framing.patience() };
+        Ok(self.input.wait(patience, &self.stop)?.0)
+    }
+}
+
+impl<R: Input> Source for StreamSource<R> {
+    fn capacity(&self) -> usize {
+        Self::CAPACITY
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        let limit = batch.limit();
+        let next = |framing: Framing, size, bytes: &[u8], last| framing.next(bytes, size, limit, last);
+        let mut filled = self.held.len();
+        let area = batch.spare();
+        area[..filled].copy_from_slice(&self.held);
+        let mut last = false;
+        if self.end.is_none() && next(self.framing, self.size, &area[..filled], false).is_none() {
+            // Whole datagrams, and at a limited rate no more than is due.
+            let room = (READ.min(limit).max(self.size) / self.size * self.size).saturating_sub(filled).max(1);
+            match self.read(&mut area[filled..filled + room]) {
+                Some(len) => filled += len,
+                None => last = true,
+            }
+        }
+        last |= self.end.is_some();
+        let mut start = 0;
+        while start < limit
+            && let Some(len) = next(self.framing, self.size, &batch.spare()[..filled - start], last)
+        {
+            batch.push(len);
+            self.counters.passed(1, len);
+            start += len;
+        }
+        self.held.clear();
+        self.held.extend_from_slice(&batch.spare()[..filled - start]);
+        match self.end.take() {
+            None => Ok(Flow::More),
+            // What was read before the end, or the error, goes out first.
+            Some(end) if !self.held.is_empty() || matches!(end, End::Failed(_)) && !batch.is_empty() => {
+                self.end = Some(end);
+                Ok(Flow::More)
+            }
+            Some(End::Clean) => Ok(Flow::End),
+            Some(End::Failed(error)) => Err(Error::io("read", &self.name, error)),
+        }
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        if !self.input.hold() {
+            self.end.get_or_insert(End::Clean);
+        }
+    }
+}
+
+/// Slows a source down to a number of payload bits a second, without bursts.
+#[derive(Debug)]
+pub struct Paced<S> {
+    source: S,
+    bits_per_second: u64,
+    /// When the next batch may go.
+    due: Option<Instant>,
+    stop: Stop,
+}
+
+/// How much goes at once: what the rate allows in this time.
+const QUANTUM: Duration = Duration::from_millis(1);
+
+impl<S: Source> Paced<S> {
+    /// Paces `source`; the rate must not be 0, and is taken as 1 if it is.
+    pub fn new(source: S, bits_per_second: u64, stop: &Stop) -> Self {
+        Self { source, bits_per_second: bits_per_second.max(1), due: None, stop: stop.clone() }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // far below a nanosecond for any real rate
+    fn duration(&self, bytes: usize) -> Duration {
+        Duration::try_from_secs_f64(bytes as f64 * 8.0 / self.bits_per_second as f64).unwrap_or(Duration::MAX)
+    }
+}
+
+impl<S: Source> Source for Paced<S> {
+    fn capacity(&self) -> usize {
+        self.source.capacity()
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        if let Some(due) = self.due {
+            self.stop.sleep(due.saturating_duration_since(Instant::now()));
+        }
+        let quantum = u128::from(self.bits_per_second) * QUANTUM.as_micros() / 8_000_000;
+        let limit = if self.stop.requested() { usize::MAX } else { usize::try_from(quantum).unwrap_or(usize::MAX).max(1) };
+        batch.set_limit(limit);
+        let flow = self.source.receive(batch)?;
+        if !batch.is_empty() {
+            let now = Instant::now();
+            // What was slow to come is not made up for, but the clock's coarseness is.
+            let from = self.due.filter(|due| now.saturating_duration_since(*due) < 10 * QUANTUM).unwrap_or(now);
+            self.due = from.checked_add(self.duration(batch.bytes()));
+        }
+        Ok(flow)
+    }
+
+    fn drain(&mut self) {
+        self.source.drain();
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs::File;
+    use std::io::{PipeReader, Write};
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::stats::{Direction, Registry};
+
+    fn source(input: PipeReader, framing: Framing) -> (StreamSource<File>, Stop) {
+        let stop = Stop::new().unwrap();
+        let counters = Registry::default().endpoint("test", Direction::In).counters();
+        (StreamSource::new(File::from(OwnedFd::from(input)), "test".to_owned(), framing, 8, &stop, counters), stop)
+    }
+
+    fn receive(source: &mut dyn Source) -> (Vec<Vec<u8>>, Flow) {
+        let mut batch = Batch::with_capacity(source.capacity());
+        let flow = source.receive(&mut batch).unwrap();
+        (batch.datagrams().map(<[u8]>::to_vec).collect(), flow)
+    }
+
+    #[test]
+    fn an_unfinished_line_goes_as_it_is_when_nothing_follows() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (mut source, _stop) = source(reader, Framing::Auto);
+        writer.write_all(b"ab\ncd").unwrap();
+        assert_eq!(receive(&mut source), (vec![b"ab\n".to_vec()], Flow::More));
+        assert_eq!(receive(&mut source), (vec![b"cd".to_vec()], Flow::More));
+        drop(writer);
+        assert_eq!(receive(&mut source), (vec![], Flow::End));
+    }
+
+    #[test]
+    fn the_end_of_input_and_a_stop_both_release_an_unfinished_line() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (mut at_end, _stop) = source(reader, Framing::Lines);
+        writer.write_all(b"ab").unwrap();
+        assert_eq!(receive(&mut at_end), (vec![], Flow::More));
+        drop(writer);
+        assert_eq!(receive(&mut at_end), (vec![b"ab".to_vec()], Flow::End));
+
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (mut stopped, stop) = source(reader, Framing::Lines);
+        writer.write_all(b"ab").unwrap();
+        assert_eq!(receive(&mut stopped), (vec![], Flow::More));
+        stop.request();
+        assert_eq!(receive(&mut stopped), (vec![], Flow::More));
+        stopped.drain();
+        assert_eq!(receive(&mut stopped), (vec![b"ab".to_vec()], Flow::End));
+    }
+
+    #[test]
+    fn a_paced_stream_sends_line_by_line_and_loses_nothing_when_stopped() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (inner, stop) = source(reader, Framing::Auto);
+        let mut paced = Paced::new(inner, 8_000, &stop);
+        writer.write_all(b"a\nb\nc\nd").unwrap();
+        assert_eq!(receive(&mut paced), (vec![b"a\n".to_vec()], Flow::More));
+        assert_eq!(receive(&mut paced), (vec![b"b\n".to_vec()], Flow::More));
+        stop.request();
+        paced.drain();
+        assert_eq!(receive(&mut paced), (vec![b"c\n".to_vec(), b"d".to_vec()], Flow::End));
+    }
+}

@@ -1,0 +1,278 @@
+//! Datagram sources and sinks: UDP listeners and targets.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::health::Health;
+use crate::socket::{connect_udp, path_payload};
+use crate::stats::{Counters, Meter};
+use crate::stop::POLL_INTERVAL;
+use crate::{Batch, Error, Flow, Resolved, SLOT, Sink, SocketOptions, Source, Stop, listen_udp};
+
+/// Receive errors without a datagram in between after which a listener gives up.
+const MAX_ERRORS: u32 = 1000;
+
+/// A UDP listener on one address.
+#[derive(Debug)]
+pub struct UdpSource {
+    socket: Arc<UdpSocket>,
+    endpoint: String,
+    stop: Stop,
+    draining: bool,
+    errors: u32,
+    counters: Arc<Counters>,
+}
+
+impl UdpSource {
+    /// Opens a listener on each address of the endpoint.
+    ///
+    /// # Errors
+    /// If one cannot be opened; see [`listen_udp`].
+    pub fn open(endpoint: &Resolved, options: &SocketOptions, meter: &Meter, stop: &Stop) -> Result<Vec<Self>, Error> {
+        let sockets = listen_udp(endpoint, options)?;
+        sockets.into_iter().map(|socket| Self::new(socket, endpoint.to_string(), meter, stop)).collect()
+    }
+
+    fn new(socket: UdpSocket, endpoint: String, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
+        socket.set_read_timeout(POLL_INTERVAL).map_err(|e| Error::io("set up", &endpoint, e))?;
+        let socket = Arc::new(socket);
+        stop.watch(&socket);
+        Ok(Self { socket, endpoint, stop: stop.clone(), draining: false, errors: 0, counters: meter.counters() })
+    }
+
+    /// The socket, to learn its address or wait for it.
+    #[must_use]
+    pub fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+}
+
+impl Source for UdpSource {
+    fn capacity(&self) -> usize {
+        SLOT
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        match self.socket.recv(batch.spare()) {
+            // A stop request wakes a blocked receive with nothing.
+            Ok(0) if self.stop.requested() && !self.draining => {}
+            Ok(len) => {
+                batch.push(len);
+                self.errors = 0;
+                self.counters.passed(1, len);
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if self.draining => return Ok(Flow::End),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
+                // What ICMP or the interface reports passes, and must not end a listener.
+                _ if self.errors < MAX_ERRORS => {
+                    self.errors += 1;
+                    self.counters.failed();
+                    if self.errors == 1 {
+                        log::warn!("{}: receiving: {error}", self.endpoint);
+                    }
+                    self.stop.sleep(Duration::from_millis(10));
+                }
+                _ => return Err(Error::io("receive on", &self.endpoint, error)),
+            },
+        }
+        Ok(Flow::More)
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        if let Err(error) = self.socket.set_nonblocking(true) {
+            log::warn!("{}: {error}", self.endpoint);
+        }
+    }
+}
+
+/// A UDP target as all threads of a program know it; each [opens](Self::open) a sink of its own.
+#[derive(Debug, Clone)]
+pub struct UdpTarget {
+    resolved: Arc<Resolved>,
+    options: SocketOptions,
+    meter: Meter,
+    /// Touched when something fails or has failed, never while all is well.
+    health: Arc<Mutex<Health>>,
+}
+
+impl UdpTarget {
+    /// Takes the target; nothing is opened yet.
+    #[must_use]
+    pub fn new(resolved: Resolved, options: &SocketOptions, meter: Meter) -> Self {
+        let health = Health::new(resolved.to_string());
+        Self { resolved: Arc::new(resolved), options: options.clone(), meter, health: Arc::new(Mutex::new(health)) }
+    }
+
+    /// Opens a sink. A target that cannot be reached now may be later, so this never fails.
+    #[must_use]
+    pub fn open(&self) -> UdpSink {
+        let mut sink = UdpSink {
+            target: self.clone(),
+            counters: self.meter.counters(),
+            current: 0,
+            socket: None,
+            retry_at: None,
+            failing: false,
+        };
+        let addresses = &self.resolved.addresses;
+        let mut first_error = None;
+        for (i, address) in addresses.iter().enumerate() {
+            match connect_udp(&self.resolved, *address, &self.options) {
+                Ok(socket) => {
+                    (sink.current, sink.socket) = (i, Some(socket));
+                    return sink;
+                }
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = first_error {
+            sink.report(&error);
+        }
+        sink
+    }
+
+    fn health(&self, report: impl FnOnce(&mut Health)) {
+        report(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Sends to one UDP target: the first of its addresses that can be used.
+#[derive(Debug)]
+pub struct UdpSink {
+    target: UdpTarget,
+    counters: Arc<Counters>,
+    /// The address in use.
+    current: usize,
+    socket: Option<UdpSocket>,
+    /// When to try again, if no address could be used.
+    retry_at: Option<Instant>,
+    failing: bool,
+}
+
+/// How long to leave a target alone of which no address could be used.
+const RETRY: Duration = Duration::from_millis(250);
+
+impl UdpSink {
+    /// The largest payload that reaches the target without IP fragmentation, where that is known.
+    #[must_use]
+    pub fn path_payload(&self) -> Option<usize> {
+        self.socket.as_ref().and_then(path_payload)
+    }
+
+    fn send_one(&mut self, datagram: &[u8]) {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            self.counters.failed();
+            return;
+        }
+        self.retry_at = None;
+        let addresses = self.target.resolved.addresses.len();
+        for _ in 0..addresses {
+            match self.send_to_current(datagram) {
+                Ok(()) => {
+                    self.counters.passed(1, datagram.len());
+                    return;
+                }
+                Err(error) => {
+                    self.report(&error);
+                    if !is_unusable(&error) {
+                        self.counters.failed();
+                        return;
+                    }
+                    self.socket = None;
+                    self.current = (self.current + 1) % addresses;
+                }
+            }
+        }
+        self.counters.failed();
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    fn send_to_current(&mut self, datagram: &[u8]) -> io::Result<()> {
+        let resolved = &self.target.resolved;
+        let has_others = resolved.addresses.len() > 1;
+        let fresh = self.socket.is_none();
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => connect_udp(resolved, resolved.addresses[self.current], &self.target.options)?,
+        };
+        let socket = self.socket.insert(socket);
+        let mut result = send(socket, datagram);
+        if let Err(error) = &result {
+            if has_others && is_refused(error) {
+                return result;
+            }
+            // It may tell of an earlier datagram, and then this one was not sent yet.
+            self.failing = true;
+            self.target.health(|health| health.failed(error));
+            self.counters.failed();
+            result = send(socket, datagram);
+        }
+        if fresh && has_others && result.is_ok() {
+            // On this host a refusal is known at once, and another address may not refuse.
+            return socket.take_error()?.map_or(Ok(()), Err);
+        }
+        result
+    }
+
+    fn report(&mut self, error: &io::Error) {
+        self.failing = true;
+        self.target.health(|health| health.failed(error));
+    }
+}
+
+fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    loop {
+        match socket.send(datagram) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+}
+
+/// Whether the route, this host's own address or the target's stand against every datagram, so that
+/// another address or a new socket may do better.
+fn is_unusable(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, Unsupported,
+    };
+    is_refused(error)
+        || matches!(
+            error.kind(),
+            AddrNotAvailable | HostUnreachable | InvalidInput | NetworkDown | NetworkUnreachable | Unsupported
+        )
+}
+
+impl Sink for UdpSink {
+    fn send(&mut self, batch: &Batch) -> Result<(), Error> {
+        for datagram in batch.datagrams() {
+            self.send_one(datagram);
+        }
+        if self.failing {
+            let mut recovered = false;
+            self.target.health(|health| recovered = health.passed());
+            self.failing = !recovered;
+        }
+        Ok(())
+    }
+}
+
+/// The default datagram size for these targets: the largest payload that the path to each of them takes
+/// without IP fragmentation, at most 8192 bytes, and 1452 where that is unknown.
+#[must_use]
+pub fn datagram_size(targets: &[UdpSink]) -> usize {
+    const LARGEST: usize = 8192;
+    /// An Ethernet frame's 1500 bytes, less the headers of IPv6 and UDP.
+    const UNKNOWN: usize = 1452;
+    let each = targets.iter().map(|target| target.path_payload().unwrap_or(UNKNOWN));
+    each.fold(LARGEST, usize::min)
+}

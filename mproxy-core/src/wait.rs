@@ -1,0 +1,113 @@
+//! Waiting until a descriptor is ready, for a time, or until a stop is requested.
+//!
+//! The seam between the systems: Unix polls any descriptor, Windows only sockets.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::Stop;
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The descriptor is ready, has an error, or was hung up: trying it will not block.
+    Ready,
+    /// The time is over.
+    TimedOut,
+    /// A stop was requested.
+    Stopped,
+}
+
+/// Something that bytes are read from, and that can be waited for.
+pub trait Input: io::Read {
+    /// Waits until a read will not block.
+    #[doc(hidden)]
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult>;
+
+    /// Prepares to read what is already there and no more; false if nothing more is to be read.
+    #[doc(hidden)]
+    fn hold(&self) -> bool;
+}
+
+/// Hides [`Wait`] from the public interface.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct WaitResult(pub(crate) Wait);
+
+impl Input for std::net::TcpStream {
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+        wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
+    }
+
+    fn hold(&self) -> bool {
+        self.set_nonblocking(true).is_ok()
+    }
+}
+
+/// Files, pipes, terminals and devices.
+impl Input for std::fs::File {
+    #[cfg(unix)]
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+        wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
+    }
+
+    /// Nothing but sockets can be polled here: the read blocks, and nothing unfinished waits for more.
+    #[cfg(not(unix))]
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+        Ok(WaitResult(match timeout {
+            _ if stop.requested() => Wait::Stopped,
+            Some(_) => Wait::TimedOut,
+            None => Wait::Ready,
+        }))
+    }
+
+    /// A file would never end in time, and a pipe's writer still has what was not read.
+    fn hold(&self) -> bool {
+        false
+    }
+}
+
+/// Waits until one of the descriptors is ready, and leaves the events in them.
+///
+/// Once a stop was requested this returns [`Wait::Stopped`] at once.
+pub(crate) fn wait<'a>(fds: &mut [PollFd<'a>], timeout: Option<Duration>, stop: &'a Stop) -> io::Result<Wait> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        if stop.requested() {
+            return Ok(Wait::Stopped);
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        #[cfg(unix)]
+        let ready = with_stop(fds, stop, left)?;
+        #[cfg(not(unix))]
+        let ready = poll_for(fds, left.into_iter().chain(crate::stop::POLL_INTERVAL).min())?;
+        if ready {
+            return Ok(if stop.requested() { Wait::Stopped } else { Wait::Ready });
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(Wait::TimedOut);
+        }
+    }
+}
+
+/// Polls the descriptors and the stop pipe.
+#[cfg(unix)]
+fn with_stop<'a>(fds: &mut [PollFd<'a>], stop: &'a Stop, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut set = fds.to_vec();
+    set.push(PollFd::new(stop.pipe(), PollFlags::IN));
+    let ready = poll_for(&mut set, timeout)?;
+    fds.clone_from_slice(&set[..fds.len()]);
+    Ok(ready)
+}
+
+/// Waits without regard to a stop: for what may still take a moment after one.
+pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(fds, timeout.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,194 @@
+//! Forwards UDP endpoints, and TCP servers that it connects to, to many UDP endpoints.
+//!
+//! ```
+//! use mproxy_forward::Forward;
+//!
+//! # fn main() -> Result<(), mproxy_forward::Error> {
+//! let forward = Forward::new()
+//!     .udp_listen("127.0.0.1:0")
+//!     .target("127.0.0.1:9921")
+//!     .target("127.0.0.1:9922")
+//!     .spawn()?;
+//! println!("listening on {}", forward.local_addrs()[0]);
+//! forward.stop();
+//! forward.join()?;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod compat;
+
+pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+use mproxy_core::{
+    Direction, Endpoint, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource,
+    UdpTarget, datagram_size, refuse_loops,
+};
+
+/// What to receive, and where to send it. See the [crate's](crate) example.
+#[derive(Debug, Clone, Default)]
+pub struct Forward {
+    udp_listen: Vec<String>,
+    tcp_connect: Vec<String>,
+    targets: Vec<String>,
+    tee: bool,
+    framing: Framing,
+    datagram_size: Option<usize>,
+    options: SocketOptions,
+}
+
+impl Forward {
+    /// A forward without endpoints.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a UDP endpoint to receive on: `[SOURCE@]HOST[%ZONE]:PORT`. Port 0 is one that the system
+    /// chooses; [`Handle::local_addrs`] tells it.
+    #[must_use]
+    pub fn udp_listen(mut self, endpoint: impl Into<String>) -> Self {
+        self.udp_listen.push(endpoint.into());
+        self
+    }
+
+    /// Adds a TCP server to connect to: `HOST:PORT`. When the connection ends it is made again, after
+    /// half a second at first and 30 seconds at most, and the name is resolved again.
+    #[must_use]
+    pub fn tcp_connect(mut self, endpoint: impl Into<String>) -> Self {
+        self.tcp_connect.push(endpoint.into());
+        self
+    }
+
+    /// Adds a UDP endpoint that everything is sent to: `HOST[%ZONE]:PORT`.
+    #[must_use]
+    pub fn target(mut self, endpoint: impl Into<String>) -> Self {
+        self.targets.push(endpoint.into());
+        self
+    }
+
+    /// Copies everything to standard output too.
+    #[must_use]
+    pub fn tee(mut self, tee: bool) -> Self {
+        self.tee = tee;
+        self
+    }
+
+    /// How the bytes of a TCP server are cut into datagrams, each server's by themselves.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The largest datagram made from TCP bytes, from 1 to 65,507. By default what the path to every
+    /// target takes without fragmentation, at most 8192, or 1452 where the system does not tell.
+    #[must_use]
+    pub fn datagram_size(mut self, bytes: usize) -> Self {
+        self.datagram_size = Some(bytes);
+        self
+    }
+
+    /// The interface and TTL for multicast, and the size of the receive buffers.
+    #[must_use]
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens everything and starts to forward.
+    ///
+    /// # Errors
+    /// Wrong use, such as a target that is the forward's own listener; a name that does not resolve; an
+    /// address in use.
+    pub fn spawn(self) -> Result<Handle, Error> {
+        if self.udp_listen.is_empty() && self.tcp_connect.is_empty() {
+            return Err(Error::usage("nothing to do: give a UDP address to listen on, or a TCP server to connect to"));
+        }
+        if self.targets.is_empty() && !self.tee {
+            return Err(Error::usage("nothing to do: give a UDP target to send to, or tee to copy to standard output"));
+        }
+        let parse = |texts: &[String], role| {
+            texts.iter().map(|text| Endpoint::parse(text, role)).collect::<Result<Vec<_>, _>>()
+        };
+        let listeners = parse(&self.udp_listen, Role::UdpListener)?;
+        let servers = parse(&self.tcp_connect, Role::TcpServer)?;
+        let targets = parse(&self.targets, Role::UdpTarget)?;
+        self.options.chosen_interface()?;
+        let resolve = |endpoints: Vec<Endpoint>| {
+            endpoints.iter().map(|endpoint| endpoint.resolve(&self.options)).collect::<Result<Vec<_>, _>>()
+        };
+        let targets = resolve(targets)?;
+        let listeners = resolve(listeners)?;
+        let servers = resolve(servers)?;
+        refuse_loops(&listeners, &targets)?;
+
+        let mut program = Program::new()?;
+        let stop = program.stop().clone();
+        let registry = program.registry().clone();
+        let mut udp = Vec::new();
+        for listener in &listeners {
+            let meter = registry.endpoint(listener, Direction::In);
+            udp.extend(UdpSource::open(listener, &self.options, &meter, &stop)?);
+        }
+        let mut tcp = Vec::new();
+        for server in servers {
+            let meter = registry.endpoint(&server, Direction::In);
+            tcp.push((server, meter));
+        }
+        let outputs = Outputs {
+            targets: targets
+                .into_iter()
+                .map(|target: Resolved| {
+                    let meter = registry.endpoint(&target, Direction::Out);
+                    UdpTarget::new(target, &self.options, meter)
+                })
+                .collect(),
+            stdout: if self.tee {
+                let meter = registry.endpoint("standard output", Direction::Out);
+                Some(Stdout::open(self.framing, self.targets.is_empty(), meter)?)
+            } else {
+                None
+            },
+        };
+        for source in udp {
+            let address = source.socket().local_addr();
+            let name = address.as_ref().map_or_else(|_| "udp".to_owned(), ToString::to_string);
+            program.listens_on(address);
+            let sinks = outputs.open();
+            program.relay(name, source, outputs.boxed(sinks, &stop))?;
+        }
+        for (server, meter) in tcp {
+            let sinks = outputs.open();
+            let size = self.datagram_size.unwrap_or_else(|| datagram_size(&sinks));
+            let name = server.to_string();
+            let source = TcpServerSource::new(server, self.framing, size, meter, &stop)?;
+            program.relay(name, source, outputs.boxed(sinks, &stop))?;
+        }
+        Ok(program.handle())
+    }
+}
+
+/// Where everything goes; each thread has sinks of its own.
+struct Outputs {
+    targets: Vec<UdpTarget>,
+    stdout: Option<Stdout>,
+}
+
+impl Outputs {
+    fn open(&self) -> Vec<UdpSink> {
+        self.targets.iter().map(UdpTarget::open).collect()
+    }
+
+    fn boxed(&self, targets: Vec<UdpSink>, stop: &Stop) -> Sinks {
+        let mut sinks: Sinks = Vec::new();
+        for target in targets {
+            sinks.push(Box::new(target));
+        }
+        if let Some(stdout) = &self.stdout {
+            sinks.push(Box::new(stdout.sink(stop)));
+        }
+        sinks
+    }
+}

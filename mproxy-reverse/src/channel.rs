@@ -1,0 +1,62 @@
+//! The channel: the multicast group that every input is sent to and every output has joined.
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use mproxy_core::{
+    Direction, Endpoint, Error, Meter, Registry, Resolved, Role, SocketOptions, Stop, UdpSink, UdpSource, UdpTarget,
+    reserve_group,
+};
+
+use crate::unlisted;
+
+/// A group with the options that it is sent to and joined with.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    group: Resolved,
+    target: UdpTarget,
+    received: Meter,
+    /// Keeps a private group's port from all others.
+    _reserved: Option<UdpSocket>,
+}
+
+impl Channel {
+    /// The channel through the group, or a private one.
+    pub(crate) fn open(
+        group: Option<Resolved>,
+        options: &SocketOptions,
+        registry: &Registry,
+        has_inputs: bool,
+    ) -> Result<Self, Error> {
+        let (group, options, reserved) = match group {
+            Some(group) => (group, options.clone(), None),
+            None => private()?,
+        };
+        let target = UdpTarget::new(group.clone(), &options, registry.endpoint(&group, Direction::Channel));
+        // Without inputs of its own, what the proxy receives comes from the group.
+        let received = if has_inputs { unlisted(&group) } else { registry.endpoint(&group, Direction::In) };
+        Ok(Self { group, target, received, _reserved: reserved })
+    }
+
+    /// A sink for one more input.
+    pub(crate) fn sink(&self) -> UdpSink {
+        self.target.open()
+    }
+
+    /// A source for one more output, with a membership of its own.
+    pub(crate) fn source(&self, options: &SocketOptions, stop: &Stop) -> Result<UdpSource, Error> {
+        let mut sources = UdpSource::open(&self.group, options, &self.received, stop)?;
+        sources.pop().ok_or_else(|| {
+            Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into())
+        })
+    }
+}
+
+/// A group of this process alone: drawn at random from the organisation-local scope (RFC 2365), on
+/// loopback, with TTL 0. IPv4, since that works on every host, and IPv6 multicast on no loopback.
+fn private() -> Result<(Resolved, SocketOptions, Option<UdpSocket>), Error> {
+    let group = Ipv4Addr::new(239, 255, fastrand::u8(..), fastrand::u8(1..255));
+    let (reserved, address) = reserve_group(group)?;
+    let options = SocketOptions::new().ttl(0);
+    let endpoint = Endpoint::parse(&format!("{group}%127.0.0.1:{}", address.port()), Role::Channel)?;
+    Ok((endpoint.resolve(&options)?, options, Some(reserved)))
+}

@@ -1,0 +1,91 @@
+//! TCP connections that are accepted: each is served on a thread of its own, so many at a time.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mproxy_core::{Error, Stop, accept_each, spawn};
+
+/// How many connections there may be, and are, at all listeners that share the limit.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections {
+    what: &'static str,
+    max: usize,
+    open: Arc<AtomicUsize>,
+}
+
+/// Held by the thread of a connection while it lasts.
+struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Connections {
+    /// At most `max` connections, which messages call `what`.
+    pub(crate) fn new(what: &'static str, max: usize) -> Self {
+        Self { what, max, open: Arc::default() }
+    }
+
+    fn slot(&self) -> Option<Slot> {
+        let others = self.open.fetch_add(1, Ordering::SeqCst);
+        let slot = Slot(self.open.clone());
+        (others < self.max).then_some(slot)
+    }
+
+    /// Accepts connections until a stop is requested, then waits for their threads. `serve` prepares
+    /// the service of one, and what it returns runs on the connection's thread.
+    pub(crate) fn accept<F>(
+        &self,
+        listeners: &[TcpListener],
+        stop: &Stop,
+        serve: impl Fn(TcpStream, SocketAddr) -> Result<F, Error>,
+    ) -> Result<(), Error>
+    where
+        F: FnOnce() -> Result<(), Error> + Send + 'static,
+    {
+        let (what, max) = (self.what, self.max);
+        let mut threads = Vec::new();
+        let (mut full, mut failing) = (false, false);
+        accept_each(listeners, stop, |stream, peer| {
+            threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
+            let Some(slot) = self.slot() else {
+                if !std::mem::replace(&mut full, true) {
+                    log::warn!("{what} {peer} refused: {max} are served already (--max-clients)");
+                }
+                return;
+            };
+            full = false;
+            let served = serve(stream, peer).and_then(|run| {
+                spawn(peer.to_string(), move || {
+                    let _slot = slot;
+                    log::info!("{what} {peer} connected");
+                    match run() {
+                        Ok(()) => log::info!("{what} {peer} has ended"),
+                        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                            log::warn!("{what} {peer} dropped: {error}");
+                        }
+                        Err(error) => log::info!("{what} {peer} has gone: {error}"),
+                    }
+                })
+            });
+            match served {
+                Ok(thread) => {
+                    failing = false;
+                    threads.push(thread);
+                }
+                Err(error) if !std::mem::replace(&mut failing, true) => {
+                    log::warn!("{what} {peer} cannot be served: {error}");
+                }
+                Err(_) => {}
+            }
+        })?;
+        for thread in threads {
+            // Its panic would have been reported by the panic itself.
+            let _ = thread.join();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Receives UDP datagrams, unicast and multicast, into a file and to standard output.
+//!
+//! ```
+//! use mproxy_server::Server;
+//!
+//! # fn main() -> Result<(), mproxy_server::Error> {
+//! # let file = std::env::temp_dir().join(format!("mproxy-server-doc-{}", std::process::id()));
+//! let server = Server::new().path(&file).listen("127.0.0.1:0").spawn()?;
+//! println!("listening on {}", server.local_addrs()[0]);
+//! server.stop();
+//! let stats = server.join()?;
+//! assert_eq!(stats.received(), 0);
+//! # std::fs::remove_file(file).unwrap();
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod compat;
+
+use std::path::{Path, PathBuf};
+
+pub use compat::{listener, upstream_socket_interface};
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+use mproxy_core::{Direction, Endpoint, FileSink, Program, Role, Sinks, Stdout, UdpSource};
+
+/// Where to receive, and where to write. See the [crate's](crate) example.
+#[derive(Debug, Clone, Default)]
+pub struct Server {
+    path: Option<PathBuf>,
+    listen: Vec<String>,
+    tee: bool,
+    framing: Framing,
+    options: SocketOptions,
+}
+
+impl Server {
+    /// A server without endpoints.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The file to append to, or standard output if it is `-`. An `{addr}` in it stands for the
+    /// listener's endpoint, so that each has a file of its own.
+    #[must_use]
+    pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.path = Some(path.into());
+        self
+    }
+
+    /// Adds an endpoint to receive on: `[SOURCE@]HOST[%ZONE]:PORT`. Port 0 is one that the system
+    /// chooses; [`Handle::local_addrs`] tells it.
+    #[must_use]
+    pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
+        self.listen.push(endpoint.into());
+        self
+    }
+
+    /// Copies everything to standard output too.
+    #[must_use]
+    pub fn tee(mut self, tee: bool) -> Self {
+        self.tee = tee;
+        self
+    }
+
+    /// How datagrams are written one behind the other: with [`Framing::Lines`] a newline is added to
+    /// those that lack one, otherwise they are back to back.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The interface for multicast, and the size of the receive buffers.
+    #[must_use]
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens everything and starts to receive.
+    ///
+    /// # Errors
+    /// Wrong use, a name that does not resolve, an address in use, or a file that cannot be opened.
+    /// Joining the handle fails if a write does.
+    pub fn spawn(self) -> Result<Handle, Error> {
+        if self.listen.is_empty() {
+            return Err(Error::usage("nothing to do: give an address to listen on"));
+        }
+        let file = self.path.as_deref().filter(|path| *path != Path::new("-"));
+        let to_stdout = self.tee || self.path.is_some() && file.is_none();
+        if file.is_none() && !to_stdout {
+            return Err(Error::usage("nothing to do: give a path to write to, or tee to copy to standard output"));
+        }
+        let parse = |text: &String| Endpoint::parse(text, Role::UdpListener);
+        let endpoints = self.listen.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        self.options.chosen_interface()?;
+
+        let mut program = Program::new()?;
+        let stop = program.stop().clone();
+        let registry = program.registry().clone();
+        let mut sources = Vec::new();
+        for endpoint in &endpoints {
+            let resolved = endpoint.resolve(&self.options)?;
+            let meter = registry.endpoint(endpoint, Direction::In);
+            for source in UdpSource::open(&resolved, &self.options, &meter, &stop)? {
+                let bound = source.socket().local_addr();
+                // The port that the system chose, so that a file can be named after it.
+                let port = bound.as_ref().map_or(endpoint.port(), std::net::SocketAddr::port);
+                program.listens_on(bound);
+                sources.push((endpoint.with_port(port), source));
+            }
+        }
+        let stdout = if to_stdout {
+            let meter = registry.endpoint("standard output", Direction::Out);
+            Some(Stdout::open(self.framing, file.is_none(), meter)?)
+        } else {
+            None
+        };
+        let mut relays = Vec::new();
+        for (endpoint, source) in sources {
+            let mut sinks: Sinks = Vec::new();
+            if let Some(path) = file {
+                let path = own_path(path, &endpoint);
+                let meter = registry.endpoint(path.display(), Direction::Out);
+                sinks.push(Box::new(FileSink::open(&path, self.framing, &meter)?));
+            }
+            if let Some(stdout) = &stdout {
+                sinks.push(Box::new(stdout.sink(&stop)));
+            }
+            relays.push((endpoint, source, sinks));
+        }
+        for (endpoint, source, sinks) in relays {
+            program.relay(endpoint.to_string(), source, sinks)?;
+        }
+        Ok(program.handle())
+    }
+}
+
+/// The path with `{addr}` replaced.
+fn own_path(path: &Path, endpoint: &Endpoint) -> PathBuf {
+    match path.to_str() {
+        Some(text) => text.replace("{addr}", &endpoint.to_string()).into(),
+        None => path.to_owned(),
+    }
+}

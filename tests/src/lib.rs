@@ -1,0 +1,1 @@
+//! What the whole-network tests of MPROXY share.
