@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub use compat::{client_socket_stream, target_socket_interface};
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpSink, UdpTarget, datagram_size,
+    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, datagram_size,
     relay,
 };
 
@@ -101,29 +101,25 @@ impl Client {
     /// # Errors
     /// Wrong use, a name that does not resolve, or a file that cannot be opened. Joining the handle fails
     /// if reading does, or if not one datagram could be sent to any target.
-    pub fn spawn(self) -> Result<Handle, Error> {
+    pub fn spawn(&self) -> Result<Handle, Error> {
         if self.targets.is_empty() && !self.tee {
             return Err(Error::usage("nothing to do: give a target to send to, or tee to copy to standard output"));
         }
-        let parse = |text: &String| Endpoint::parse(text, Role::UdpTarget);
-        let endpoints = self.targets.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.chosen_interface()?;
-        let resolve = |endpoint: &Endpoint| endpoint.resolve(&self.options);
-        let resolved = endpoints.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+        let resolved = Endpoint::resolve_all(&endpoints, &self.options)?;
 
-        let mut program = Program::new()?;
+        let program = Program::new()?;
         let stop = program.stop().clone();
         let registry = program.registry().clone();
-        let name = if self.path == Path::new("-") { "standard input".into() } else { self.path.display().to_string() };
+        let name = if self.path.as_os_str() == "-" { "standard input".into() } else { self.path.display().to_string() };
         let input = open(&self.path).map_err(|error| Error::io("open", &name, error))?;
         let meter = registry.endpoint(&name, Direction::In);
-        let targets: Vec<UdpSink> = resolved
-            .into_iter()
-            .map(|target| {
-                let meter = registry.endpoint(&target, Direction::Out);
-                UdpTarget::new(target, &self.options, meter).open()
-            })
-            .collect();
+        let mut targets = Vec::new();
+        for target in resolved {
+            let meter = registry.endpoint(&target, Direction::Out);
+            targets.push(UdpTarget::new(target, &self.options, meter).open());
+        }
         let size = self.datagram_size.unwrap_or_else(|| datagram_size(&targets));
         let has_targets = !targets.is_empty();
         let mut sinks: Sinks = Vec::new();
@@ -135,26 +131,28 @@ impl Client {
             sinks.push(Box::new(Stdout::open(self.framing, !has_targets, meter)?.sink(&stop)));
         }
         let mut source = StreamSource::new(input, name, self.framing, size, &stop, meter.counters());
-        program.thread("client", move || {
-            match self.rate {
+        let (rate, endpoints) = (self.rate, self.targets.clone());
+        let run = move || {
+            match rate {
                 Some(rate) => relay(&mut Paced::new(source, rate, &stop), &mut sinks, &stop)?,
                 None => relay(&mut source, &mut sinks, &stop)?,
             }
             let stats = registry.snapshot();
-            let mut targets = stats.endpoints.iter().filter(|e| self.targets.contains(&e.endpoint));
+            let mut targets = stats.endpoints.iter().filter(|e| endpoints.contains(&e.endpoint));
             if has_targets && stats.received() > 0 && !stop.requested() && targets.all(|target| target.datagrams == 0) {
                 let reason = std::io::Error::other("not one datagram could be sent");
                 return Err(Error::io("send to", "any target", reason));
             }
             Ok(())
-        })?;
+        };
+        program.thread("client".to_owned(), Box::new(run))?;
         Ok(program.handle())
     }
 }
 
 /// Standard input without the buffer that `std` has behind it, or the file.
 fn open(path: &Path) -> std::io::Result<File> {
-    if path != Path::new("-") {
+    if path.as_os_str() != "-" {
         return File::open(path);
     }
     #[cfg(unix)]

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_client::Client;
-use mproxy_core::Error;
+use mproxy_core::{Error, Handle};
 use mproxy_core::command::{
     Args, Command, DATAGRAM_SIZE, FRAMING, INTERFACE, Opt, RECV_BUFFER, TEE, TTL, scaled,
 };
@@ -31,10 +31,10 @@ EXAMPLES:
 };
 
 fn main() -> ExitCode {
-    COMMAND.run(parse, Client::spawn)
+    COMMAND.run(start)
 }
 
-fn parse(args: &mut Args) -> Result<Client, Error> {
+fn start(mut args: Args) -> Result<Handle, Error> {
     let path = args.os_value(PATH)?;
     let path = path.ok_or_else(|| Error::usage("--path is missing (--path - sends standard input)"))?;
     let mut client = Client::new(path)
@@ -50,5 +50,6 @@ fn parse(args: &mut Args) -> Result<Client, Error> {
     if let Some(rate) = args.value(RATE, |text| scaled(text, 1000))? {
         client = client.rate(rate);
     }
-    Ok(client)
+    args.finish()?;
+    client.spawn()
 }

@@ -111,13 +111,10 @@ impl From<Exit> for ExitCode {
 }
 
 impl Command {
-    /// Runs the program: reads the options with `parse`, starts it with `spawn`, and waits for its end
-    /// or for a signal.
-    pub fn run<B>(
-        &self,
-        parse: impl FnOnce(&mut Args) -> Result<B, Error>,
-        spawn: impl FnOnce(B) -> Result<Handle, Error>,
-    ) -> ExitCode {
+    /// Runs the program that `start` makes of the options, and waits for its end or for a signal.
+    ///
+    /// `start` must [finish](Args::finish) the options before it opens anything.
+    pub fn run(&self, start: fn(Args) -> Result<Handle, Error>) -> ExitCode {
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         let asks_for = |opt: Opt| arguments.iter().any(|a| a == opt.long || a == opt.short);
         if asks_for(HELP) {
@@ -130,15 +127,8 @@ impl Command {
             print(io::stderr(), &self.help());
             return Exit::WrongUse.into();
         }
-        let ended = self.parse(arguments, parse).and_then(|builder| {
-            let signals = Signals::catch()?;
-            let handle = spawn(builder)?;
-            signals.stop(handle.stopper());
-            handle.join()
-        });
-        match ended {
-            Ok(_) => Exit::Done.into(),
-            Err(error) if error.is_stdout_closed() => Exit::Done.into(),
+        match self.run_with(arguments, start) {
+            Ok(()) => Exit::Done.into(),
             Err(error) if error.is_usage() => {
                 say(&format_args!("{}: {error} (see {} --help)", self.name, self.name));
                 Exit::WrongUse.into()
@@ -150,20 +140,17 @@ impl Command {
         }
     }
 
-    fn parse<B>(
-        &self,
-        arguments: Vec<OsString>,
-        parse: impl FnOnce(&mut Args) -> Result<B, Error>,
-    ) -> Result<B, Error> {
+    fn run_with(&self, arguments: Vec<OsString>, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error> {
         let mut args = Args::new(arguments, self.options)?;
         let level = if args.flag(VERBOSE) { log::LevelFilter::Info } else { log::LevelFilter::Warn };
         // Fails only if there is a logger already, which then has its own idea of levels.
         if log::set_boxed_logger(Box::new(Messages(self.name))).is_ok() {
             log::set_max_level(level);
         }
-        let builder = parse(&mut args)?;
-        args.finish()?;
-        Ok(builder)
+        let signals = Signals::catch()?;
+        let handle = start(args)?;
+        signals.stop(handle.stopper());
+        handle.join().map(drop)
     }
 
     fn help(&self) -> String {
@@ -299,7 +286,11 @@ impl Args {
         self.value(DATAGRAM_SIZE, |text| number(text, 1, MAX_DATAGRAM))
     }
 
-    fn finish(self) -> Result<(), Error> {
+    /// Takes all options as read.
+    ///
+    /// # Errors
+    /// Wrong use if one is left over.
+    pub fn finish(self) -> Result<(), Error> {
         match self.0.finish().first() {
             None => Ok(()),
             Some(argument) => {

@@ -91,6 +91,30 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// [Parses](Self::parse) each.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn parse_all(texts: &[String], role: Role) -> Result<Vec<Self>, Error> {
+        let mut endpoints = Vec::new();
+        for text in texts {
+            endpoints.push(Self::parse(text, role)?);
+        }
+        Ok(endpoints)
+    }
+
+    /// [Resolves](Self::resolve) each.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn resolve_all(endpoints: &[Self], options: &SocketOptions) -> Result<Vec<Resolved>, Error> {
+        let mut all = Vec::new();
+        for endpoint in endpoints {
+            all.push(endpoint.resolve(options)?);
+        }
+        Ok(all)
+    }
+
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {

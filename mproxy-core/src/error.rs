@@ -6,10 +6,8 @@ use std::{fmt, io};
 ///
 /// It prints as one line that names them, for example
 /// `cannot bind 127.0.0.1:9920: Address already in use (os error 98)`.
-#[derive(Debug)]
 pub struct Error(Box<Cause>);
 
-#[derive(Debug)]
 enum Cause {
     /// The caller asked for something that cannot be meant.
     Usage(String),
@@ -54,6 +52,12 @@ impl Error {
             Cause::Io { source, .. } => source.kind(),
             Cause::StdoutClosed => io::ErrorKind::BrokenPipe,
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::report;
 use crate::stats::{Counters, Meter};
 use crate::{Batch, Error, Framing, Sink};
 
@@ -143,11 +144,11 @@ impl Sink for StdoutSink {
             (true, true) => Err(Error::stdout_closed()),
             (true, false) => Err(Error::io("write to", "standard output", error)),
             (false, true) => {
-                log::warn!("nobody reads standard output any more: going on without --tee");
+                report::warn(format_args!("nobody reads standard output any more: going on without --tee"));
                 Ok(())
             }
             (false, false) => {
-                log::warn!("cannot write to standard output: {error}: going on without --tee");
+                report::warn(format_args!("cannot write to standard output: {error}: going on without --tee"));
                 Ok(())
             }
         }

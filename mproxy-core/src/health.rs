@@ -3,6 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::report;
+
 /// How long nothing may fail before a target counts as recovered. Hosts send no more than about one
 /// ICMP message a second, so that in between a refused datagram looks like a delivered one.
 const RECOVERY: Duration = Duration::from_millis(1500);
@@ -22,7 +24,7 @@ impl Health {
     /// Takes note of an error.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.last_error.is_none() {
-            log::warn!("cannot send to {}: {error}; going on without it", self.target);
+            report::warn(format_args!("cannot send to {}: {error}; going on without it", self.target));
             self.failed = 0;
         }
         self.failed += 1;
@@ -35,7 +37,7 @@ impl Health {
             Some(last) if last.elapsed() < RECOVERY => false,
             Some(_) => {
                 self.last_error = None;
-                log::warn!("sending to {} works again after {} errors", self.target, self.failed);
+                report::warn(format_args!("sending to {} works again after {} errors", self.target, self.failed));
                 true
             }
             None => true,

@@ -58,11 +58,12 @@ impl Interface {
         {
             return Ok(found.found.clone());
         }
-        let wanted = |interface: &&Listed| interface.found.carries(group.ip());
-        let chosen = all.iter().filter(wanted).find(|interface| !interface.found.loopback).or_else(|| {
-            all.iter().filter(wanted).find(|interface| interface.found.loopback && group.is_ipv4())
-        });
-        chosen.map(|interface| interface.found.clone()).ok_or_else(|| {
+        let chosen = all
+            .into_iter()
+            .map(|interface| interface.found)
+            .filter(|interface| interface.carries(group.ip()))
+            .min_by_key(|interface| (interface.loopback, interface.index));
+        chosen.ok_or_else(|| {
             let reason = io::Error::new(io::ErrorKind::NetworkUnreachable, "none is up with an address of that family");
             Error::io("find a network interface for group", group, reason)
         })
@@ -73,7 +74,8 @@ impl Interface {
             IpAddr::V4(_) => self.ipv4.is_some(),
             IpAddr::V6(_) => self.ipv6,
         };
-        self.up && addressed && (self.multicast || self.loopback)
+        // IPv6 multicast does not work on loopback.
+        self.up && addressed && (self.multicast || self.loopback && group.is_ipv4())
     }
 
     /// The IPv4 address to join and send with.
@@ -117,7 +119,7 @@ struct Listed {
     addresses: Vec<IpAddr>,
 }
 
-/// All interfaces in the order of their index.
+/// All interfaces, each once.
 fn list() -> Result<Vec<Listed>, Error> {
     let rows = getifaddrs::getifaddrs().map_err(|e| Error::io("list", "the network interfaces", e))?;
     let mut all: Vec<Listed> = Vec::new();
@@ -151,7 +153,6 @@ fn list() -> Result<Vec<Listed>, Error> {
             Address::Mac(_) => {}
         }
     }
-    all.sort_by_key(|interface| interface.found.index);
     Ok(all)
 }
 

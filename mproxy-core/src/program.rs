@@ -1,7 +1,7 @@
 //! A running program: its threads, how to stop it, and what became of it.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,36 @@ const STACK: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Program {
     stop: Stop,
-    events: (Sender<Event>, Receiver<Event>),
-    threads: usize,
+    threads: Arc<Threads>,
     registry: Registry,
     addresses: Vec<SocketAddr>,
 }
 
-#[derive(Debug)]
-enum Event {
-    Stopping,
-    Ended(Result<(), Error>),
+/// The threads of a program, as they come to their ends.
+#[derive(Debug, Default)]
+struct Threads {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: usize,
+    failure: Option<Error>,
+    /// When threads that still run are left behind.
+    deadline: Option<Instant>,
+}
+
+impl Threads {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self, stop: &Stop) {
+        self.lock().deadline.get_or_insert_with(|| Instant::now() + GRACE);
+        stop.request();
+        self.changed.notify_all();
+    }
 }
 
 impl Program {
@@ -35,13 +55,8 @@ impl Program {
     /// # Errors
     /// If the process has run out of descriptors.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self {
-            stop: Stop::new()?,
-            events: channel(),
-            threads: 0,
-            registry: Registry::default(),
-            addresses: Vec::new(),
-        })
+        let (threads, registry) = (Arc::default(), Registry::default());
+        Ok(Self { stop: Stop::new()?, threads, registry, addresses: Vec::new() })
     }
 
     /// The stop request that [`Handle::stop`] makes.
@@ -65,33 +80,24 @@ impl Program {
     ///
     /// # Errors
     /// If the system has no room for it.
-    pub fn thread(
-        &mut self,
-        name: impl Into<String>,
-        run: impl FnOnce() -> Result<(), Error> + Send + 'static,
-    ) -> Result<(), Error> {
-        let mut report = Report { events: self.events.0.clone(), result: None };
+    pub fn thread(&self, name: String, run: Task) -> Result<(), Error> {
+        self.threads.lock().running += 1;
+        let mut end = End { threads: self.threads.clone(), stop: self.stop.clone(), result: None };
         let run = move || {
-            let report = &mut report;
-            report.result = Some(run());
+            let end = &mut end;
+            end.result = Some(run());
         };
-        spawn(name, run)?;
-        self.threads += 1;
-        Ok(())
+        // If it cannot start, the end of the closure counts as the end of the thread.
+        spawn(name, Box::new(run)).map(drop)
     }
 
     /// Starts a thread that relays from the source to the sinks until the program is stopped.
     ///
     /// # Errors
     /// If the system has no room for it.
-    pub fn relay(
-        &mut self,
-        name: impl Into<String>,
-        mut source: impl Source + Send + 'static,
-        mut sinks: Sinks,
-    ) -> Result<(), Error> {
+    pub fn relay(&self, name: String, mut source: Box<dyn Source + Send>, mut sinks: Sinks) -> Result<(), Error> {
         let stop = self.stop.clone();
-        self.thread(name, move || relay(&mut source, &mut sinks, &stop))
+        self.thread(name, Box::new(move || relay(&mut *source, &mut sinks, &stop)))
     }
 
     /// The handle of the program as it runs now.
@@ -101,29 +107,44 @@ impl Program {
     }
 }
 
+/// What a thread does, and how it ends.
+pub type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
 /// Starts a thread with a small stack.
 ///
 /// # Errors
 /// If the system has no room for it.
-pub fn spawn(
-    name: impl Into<String>,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<thread::JoinHandle<()>, Error> {
-    let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
+pub fn spawn(name: String, run: Box<dyn FnOnce() + Send>) -> Result<thread::JoinHandle<()>, Error> {
+    let thread = thread::Builder::new().name(name).stack_size(STACK);
     thread.spawn(run).map_err(|error| Error::io("start", "a thread", error))
 }
 
 /// Tells the end of a thread, however it ends.
-struct Report {
-    events: Sender<Event>,
+struct End {
+    threads: Arc<Threads>,
+    stop: Stop,
     result: Option<Result<(), Error>>,
 }
 
-impl Drop for Report {
+impl Drop for End {
     fn drop(&mut self) {
         let panicked = || Err(Error::io("go on with", "a thread", std::io::Error::other("it panicked")));
-        // Nobody listens once the handle was dropped.
-        let _ = self.events.send(Event::Ended(self.result.take().unwrap_or_else(panicked)));
+        let result = self.result.take().unwrap_or_else(panicked);
+        let failed = result.is_err();
+        {
+            let mut state = self.threads.lock();
+            state.running -= 1;
+            match result {
+                Err(error) if !error.is_stdout_closed() => {
+                    state.failure.get_or_insert(error);
+                }
+                _ => {}
+            }
+        }
+        if failed {
+            self.threads.stop(&self.stop);
+        }
+        self.threads.changed.notify_all();
     }
 }
 
@@ -135,13 +156,13 @@ impl Handle {
     /// Asks the program to stop: listeners close, what their sockets hold is delivered, files are
     /// complete. [`join`](Self::join) waits for that.
     pub fn stop(&self) {
-        self.stopper().stop();
+        self.0.threads.stop(&self.0.stop);
     }
 
     /// What can stop the program from another thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
-        Stopper { stop: self.0.stop.clone(), events: self.0.events.0.clone() }
+        Stopper { stop: self.0.stop.clone(), threads: self.0.threads.clone() }
     }
 
     /// Waits until the program ends: at the end of its input, by a stop, or by a failure. After a stop
@@ -150,33 +171,21 @@ impl Handle {
     /// # Errors
     /// The first failure that ended the program.
     pub fn join(self) -> Result<Stats, Error> {
-        let Program { stop, events: (_keep, events), threads, registry, .. } = self.0;
-        let mut running = threads;
-        let mut outcome = Ok(());
-        let mut deadline = None;
-        while running > 0 {
-            let event = match deadline {
-                None => events.recv().ok(),
-                Some(deadline) => events.recv_timeout(Instant::saturating_duration_since(&deadline, Instant::now())).ok(),
-            };
-            match event {
-                None => break,
-                Some(Event::Stopping) => {
-                    deadline.get_or_insert_with(|| Instant::now() + GRACE);
-                }
-                Some(Event::Ended(result)) => {
-                    running -= 1;
-                    if let Err(error) = result {
-                        stop.request();
-                        deadline.get_or_insert_with(|| Instant::now() + GRACE);
-                        if outcome.is_ok() && !error.is_stdout_closed() {
-                            outcome = Err(error);
-                        }
-                    }
-                }
+        let Program { threads, registry, .. } = self.0;
+        let mut state = threads.lock();
+        while state.running > 0 {
+            let left = state.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break;
             }
+            // A stop, at the latest, wakes this; an hour is as good as for ever.
+            let left = left.unwrap_or(Duration::from_secs(3600));
+            state = threads.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        outcome.map(|()| registry.snapshot())
+        match state.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(registry.snapshot()),
+        }
     }
 
     /// What passed each endpoint so far.
@@ -208,13 +217,12 @@ impl Handle {
 #[derive(Debug, Clone)]
 pub struct Stopper {
     stop: Stop,
-    events: Sender<Event>,
+    threads: Arc<Threads>,
 }
 
 impl Stopper {
     /// See [`Handle::stop`].
     pub fn stop(&self) {
-        self.stop.request();
-        let _ = self.events.send(Event::Stopping);
+        self.threads.stop(&self.stop);
     }
 }

@@ -38,7 +38,7 @@ impl Signals {
 
         let signals = Self(Arc::default());
         let stopper = signals.0.clone();
-        crate::program::spawn("signals", move || {
+        let wait = move || {
             // Kept open, so that the end of file never comes.
             let _sender = sender;
             let mut byte = [0];
@@ -53,7 +53,8 @@ impl Signals {
             let _ = caught.set_read_timeout(Some(LIMIT));
             let second = caught.read_exact(&mut byte).is_ok();
             std::process::exit(if second { Exit::Failed } else { Exit::Done }.into());
-        })?;
+        };
+        crate::program::spawn("signals".to_owned(), Box::new(wait))?;
         Ok(signals)
     }
 

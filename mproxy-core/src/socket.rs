@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::report;
 use crate::{Error, Interface, Resolved};
 
 /// What a receive buffer is made to hold by default, as far as the system allows: 8 MiB.
@@ -108,7 +109,7 @@ pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         let listener = TcpListener::from(socket);
-        log::info!("{endpoint}: accepting TCP connections on {}", listener.local_addr()?);
+        report::info(format_args!("{endpoint}: accepting TCP connections on {}", listener.local_addr()?));
         Ok(listener)
     })
 }
@@ -126,7 +127,7 @@ fn bind_each<T>(endpoint: &Resolved, bind: impl Fn(SocketAddr) -> io::Result<T>)
     match absent {
         Some((address, error)) if bound.is_empty() => Err(bind_error(endpoint, *address, error)),
         Some((address, error)) => {
-            log::info!("{endpoint}: not listening on {address}: {error}");
+            report::info(format_args!("{endpoint}: not listening on {address}: {error}"));
             Ok(bound)
         }
         None => Ok(bound),
@@ -167,11 +168,11 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &SocketOptio
         only_own_groups(&socket, address)?;
         join(&socket, group, endpoint.source, &interface)?;
         let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
-        log::info!("{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes");
+        report::info(format_args!("{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes"));
     } else {
         socket.bind(&address.into())?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-        log::info!("{endpoint}: listening on {bound}, receive buffer {buffer} bytes");
+        report::info(format_args!("{endpoint}: listening on {bound}, receive buffer {buffer} bytes"));
     }
     Ok(socket.into())
 }
@@ -219,12 +220,12 @@ fn target_udp(
             only_own_groups(&socket, address)?;
             join(&socket, address.ip(), None, &interface)?;
         }
-        log::info!("{target}: sending to group {address} on interface {interface}, TTL {}", options.ttl);
+        report::info(format_args!("{target}: sending to group {address} on interface {interface}, TTL {}", options.ttl));
     } else {
         if address.is_ipv4() {
             socket.set_broadcast(true)?;
         }
-        log::info!("{target}: sending to {address}");
+        report::info(format_args!("{target}: sending to {address}"));
     }
     Ok((address, socket.into()))
 }

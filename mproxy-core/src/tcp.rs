@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::report;
 use crate::socket::set_up_stream;
 use crate::stats::{Counters, Meter};
 use crate::wait::{Wait, poll_for, wait};
@@ -42,7 +43,7 @@ pub fn accept_each(
                     lacking = false;
                     // The listener does not block; on some systems its connections inherit that.
                     if let Err(error) = stream.set_nonblocking(false).and_then(|()| set_up_stream(&stream)) {
-                        log::info!("{peer}: gone before it was served: {error}");
+                        report::info(format_args!("{peer}: gone before it was served: {error}"));
                         continue;
                     }
                     accepted(stream, peer);
@@ -51,7 +52,7 @@ pub fn accept_each(
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
                         if !lacking {
-                            log::warn!("cannot accept a connection: {error}; trying again until it works");
+                            report::warn(format_args!("cannot accept a connection: {error}; trying again until it works"));
                         }
                         lacking = true;
                         stop.sleep(Duration::from_millis(100));
@@ -284,7 +285,7 @@ impl TcpServerSource {
                 .and_then(|stream| set_up_stream(&stream).map(|()| stream));
             match connected {
                 Ok(stream) => {
-                    log::info!("{}: connected to {address}", self.endpoint);
+                    report::info(format_args!("{}: connected to {address}", self.endpoint));
                     let name = self.endpoint.to_string();
                     let counters = self.meter.counters();
                     return Ok(StreamSource::new(stream, name, self.framing, self.size, &self.stop, counters));
@@ -299,7 +300,7 @@ impl TcpServerSource {
     fn back_off(&mut self, why: &str) {
         self.counters.failed();
         if !std::mem::replace(&mut self.failing, true) {
-            log::warn!("{why}; connecting again until it works");
+            report::warn(format_args!("{why}; connecting again until it works"));
         }
         self.pause = self.backoff.next();
     }
@@ -322,7 +323,7 @@ impl Source for TcpServerSource {
             match self.connect() {
                 Ok(stream) => {
                     if std::mem::replace(&mut self.failing, false) {
-                        log::warn!("connected to {} again", self.endpoint);
+                        report::warn(format_args!("connected to {} again", self.endpoint));
                     }
                     self.connection = Some((stream, Instant::now()));
                 }

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::report;
 use crate::health::Health;
 use crate::socket::{connect_udp, path_payload};
 use crate::stats::{Counters, Meter};
@@ -71,7 +72,7 @@ impl Source for UdpSource {
                     self.errors += 1;
                     self.counters.failed();
                     if self.errors == 1 {
-                        log::warn!("{}: receiving: {error}", self.endpoint);
+                        report::warn(format_args!("{}: receiving: {error}", self.endpoint));
                     }
                     self.stop.sleep(Duration::from_millis(10));
                 }
@@ -84,7 +85,7 @@ impl Source for UdpSource {
     fn drain(&mut self) {
         self.draining = true;
         if let Err(error) = self.socket.set_nonblocking(true) {
-            log::warn!("{}: {error}", self.endpoint);
+            report::warn(format_args!("{}: {error}", self.endpoint));
         }
     }
 }

@@ -22,7 +22,7 @@ mod compat;
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{
-    Direction, Endpoint, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource,
+    Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource,
     UdpTarget, datagram_size, refuse_loops,
 };
 
@@ -102,26 +102,20 @@ impl Forward {
     /// # Errors
     /// Wrong use, such as a target that is the forward's own listener; a name that does not resolve; an
     /// address in use.
-    pub fn spawn(self) -> Result<Handle, Error> {
+    pub fn spawn(&self) -> Result<Handle, Error> {
         if self.udp_listen.is_empty() && self.tcp_connect.is_empty() {
             return Err(Error::usage("nothing to do: give a UDP address to listen on, or a TCP server to connect to"));
         }
         if self.targets.is_empty() && !self.tee {
             return Err(Error::usage("nothing to do: give a UDP target to send to, or tee to copy to standard output"));
         }
-        let parse = |texts: &[String], role| {
-            texts.iter().map(|text| Endpoint::parse(text, role)).collect::<Result<Vec<_>, _>>()
-        };
-        let listeners = parse(&self.udp_listen, Role::UdpListener)?;
-        let servers = parse(&self.tcp_connect, Role::TcpServer)?;
-        let targets = parse(&self.targets, Role::UdpTarget)?;
+        let listeners = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
+        let servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;
+        let targets = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.chosen_interface()?;
-        let resolve = |endpoints: Vec<Endpoint>| {
-            endpoints.iter().map(|endpoint| endpoint.resolve(&self.options)).collect::<Result<Vec<_>, _>>()
-        };
-        let targets = resolve(targets)?;
-        let listeners = resolve(listeners)?;
-        let servers = resolve(servers)?;
+        let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
+        let servers = Endpoint::resolve_all(&servers, &self.options)?;
+        let targets = Endpoint::resolve_all(&targets, &self.options)?;
         refuse_loops(&listeners, &targets)?;
 
         let mut program = Program::new()?;
@@ -137,34 +131,28 @@ impl Forward {
             let meter = registry.endpoint(&server, Direction::In);
             tcp.push((server, meter));
         }
-        let outputs = Outputs {
-            targets: targets
-                .into_iter()
-                .map(|target: Resolved| {
-                    let meter = registry.endpoint(&target, Direction::Out);
-                    UdpTarget::new(target, &self.options, meter)
-                })
-                .collect(),
-            stdout: if self.tee {
-                let meter = registry.endpoint("standard output", Direction::Out);
-                Some(Stdout::open(self.framing, self.targets.is_empty(), meter)?)
-            } else {
-                None
-            },
-        };
+        let mut outputs = Outputs { targets: Vec::new(), stdout: None };
+        for target in targets {
+            let meter = registry.endpoint(&target, Direction::Out);
+            outputs.targets.push(UdpTarget::new(target, &self.options, meter));
+        }
+        if self.tee {
+            let meter = registry.endpoint("standard output", Direction::Out);
+            outputs.stdout = Some(Stdout::open(self.framing, self.targets.is_empty(), meter)?);
+        }
         for source in udp {
             let address = source.socket().local_addr();
             let name = address.as_ref().map_or_else(|_| "udp".to_owned(), ToString::to_string);
             program.listens_on(address);
             let sinks = outputs.open();
-            program.relay(name, source, outputs.boxed(sinks, &stop))?;
+            program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
         for (server, meter) in tcp {
             let sinks = outputs.open();
             let size = self.datagram_size.unwrap_or_else(|| datagram_size(&sinks));
             let name = server.to_string();
             let source = TcpServerSource::new(server, self.framing, size, meter, &stop)?;
-            program.relay(name, source, outputs.boxed(sinks, &stop))?;
+            program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
         Ok(program.handle())
     }

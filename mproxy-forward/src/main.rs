@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::Error;
+use mproxy_core::{Error, Handle};
 use mproxy_core::command::{Args, Command, DATAGRAM_SIZE, FRAMING, INTERFACE, Opt, RECV_BUFFER, TEE, TTL};
 use mproxy_forward::Forward;
 
@@ -47,10 +47,10 @@ EXAMPLES:
 };
 
 fn main() -> ExitCode {
-    COMMAND.run(parse, Forward::spawn)
+    COMMAND.run(start)
 }
 
-fn parse(args: &mut Args) -> Result<Forward, Error> {
+fn start(mut args: Args) -> Result<Handle, Error> {
     let mut forward = Forward::new()
         .tee(args.flag(TEE))
         .framing(args.framing()?)
@@ -67,5 +67,6 @@ fn parse(args: &mut Args) -> Result<Forward, Error> {
     if let Some(bytes) = args.datagram_size()? {
         forward = forward.datagram_size(bytes);
     }
-    Ok(forward)
+    args.finish()?;
+    forward.spawn()
 }

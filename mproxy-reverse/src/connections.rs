@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mproxy_core::{Error, Stop, accept_each, spawn};
+use mproxy_core::{report, Error, Stop, Task, accept_each, spawn};
 
 /// How many connections there may be, and are, at all listeners that share the limit.
 #[derive(Debug, Clone)]
@@ -37,15 +37,12 @@ impl Connections {
 
     /// Accepts connections until a stop is requested, then waits for their threads. `serve` prepares
     /// the service of one, and what it returns runs on the connection's thread.
-    pub(crate) fn accept<F>(
+    pub(crate) fn accept(
         &self,
         listeners: &[TcpListener],
         stop: &Stop,
-        serve: impl Fn(TcpStream, SocketAddr) -> Result<F, Error>,
-    ) -> Result<(), Error>
-    where
-        F: FnOnce() -> Result<(), Error> + Send + 'static,
-    {
+        serve: &dyn Fn(TcpStream, SocketAddr) -> Result<Task, Error>,
+    ) -> Result<(), Error> {
         let (what, max) = (self.what, self.max);
         let mut threads = Vec::new();
         let (mut full, mut failing) = (false, false);
@@ -53,23 +50,24 @@ impl Connections {
             threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
             let Some(slot) = self.slot() else {
                 if !std::mem::replace(&mut full, true) {
-                    log::warn!("{what} {peer} refused: {max} are served already (--max-clients)");
+                    report::warn(format_args!("{what} {peer} refused: {max} are served already (--max-clients)"));
                 }
                 return;
             };
             full = false;
             let served = serve(stream, peer).and_then(|run| {
-                spawn(peer.to_string(), move || {
+                let run = move || {
                     let _slot = slot;
-                    log::info!("{what} {peer} connected");
+                    report::info(format_args!("{what} {peer} connected"));
                     match run() {
-                        Ok(()) => log::info!("{what} {peer} has ended"),
+                        Ok(()) => report::info(format_args!("{what} {peer} has ended")),
                         Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                            log::warn!("{what} {peer} dropped: {error}");
+                            report::warn(format_args!("{what} {peer} dropped: {error}"));
                         }
-                        Err(error) => log::info!("{what} {peer} has gone: {error}"),
+                        Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),
                     }
-                })
+                };
+                spawn(peer.to_string(), Box::new(run))
             });
             match served {
                 Ok(thread) => {
@@ -77,7 +75,7 @@ impl Connections {
                     threads.push(thread);
                 }
                 Err(error) if !std::mem::replace(&mut failing, true) => {
-                    log::warn!("{what} {peer} cannot be served: {error}");
+                    report::warn(format_args!("{what} {peer} cannot be served: {error}"));
                 }
                 Err(_) => {}
             }

@@ -25,8 +25,8 @@ use std::sync::Arc;
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{
-    ClientSink, Direction, Endpoint, Program, Registry, Resolved, Role, Sinks, Stdout, Stop, StopOnDrop,
-    StreamSource, UdpSource, UdpTarget, datagram_size, listen_tcp, refuse_loops, relay,
+    ClientSink, Direction, Endpoint, Program, Registry, Resolved, Role, Sinks, Source, Stdout, Stop, StopOnDrop,
+    StreamSource, Task, UdpSource, UdpTarget, datagram_size, listen_tcp, refuse_loops, relay,
 };
 
 use crate::channel::Channel;
@@ -158,7 +158,7 @@ impl Reverse {
     /// # Errors
     /// Wrong use, such as an output that is the proxy's own input; a name that does not resolve; an
     /// address in use.
-    pub fn spawn(self) -> Result<Handle, Error> {
+    pub fn spawn(&self) -> Result<Handle, Error> {
         let plan = self.plan()?;
         let mut program = Program::new()?;
         let inputs = program.stop().clone();
@@ -195,17 +195,15 @@ impl Reverse {
                 let meter = registry.endpoint(&target, Direction::Out);
                 sinks.push(Box::new(UdpTarget::new(target, &self.options, meter).open()));
             }
-            let mut source = channel.source(&self.options, &outputs)?;
-            let stop = outputs.clone();
-            program.thread("udp output", move || relay(&mut source, &mut sinks, &stop))?;
+            let source = channel.source(&self.options, &outputs)?;
+            program.thread("udp output".to_owned(), task(source, sinks, &outputs, None))?;
         }
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
             let only = self.tcp_output.is_empty() && self.udp_output.is_empty() && self.multicast.is_none();
-            let mut sinks: Sinks = vec![Box::new(Stdout::open(self.framing, only, meter)?.sink(&outputs))];
-            let mut source = channel.source(&self.options, &outputs)?;
-            let stop = outputs.clone();
-            program.thread("tee", move || relay(&mut source, &mut sinks, &stop))?;
+            let stdout = Stdout::open(self.framing, only, meter)?.sink(&outputs);
+            let source = channel.source(&self.options, &outputs)?;
+            program.thread("tee".to_owned(), task(source, vec![Box::new(stdout)], &outputs, None))?;
         }
         let clients = Connections::new("TCP client", self.max_clients);
         for (endpoint, listeners) in tcp_outputs {
@@ -214,12 +212,12 @@ impl Reverse {
             let (channel, outputs, framing) = (channel.clone(), outputs.clone(), self.framing);
             let serve = move |stream: TcpStream, peer: SocketAddr| {
                 let source = channel.source(&options, &outputs)?;
-                let (sink, mut source) = ClientSink::new(stream, peer, framing, source, &meter, &outputs)?;
-                let stop = outputs.clone();
-                Ok(move || relay(&mut source, &mut vec![Box::new(sink) as _], &stop))
+                let (sink, source) = ClientSink::new(stream, peer, framing, source, &meter, &outputs)?;
+                Ok(task(source, vec![Box::new(sink)], &outputs, None))
             };
             let (clients, stop) = (clients.clone(), inputs.clone());
-            program.thread(endpoint.to_string(), move || clients.accept(&listeners, &stop, serve))?;
+            let accept = move || clients.accept(&listeners, &stop, &serve);
+            program.thread(endpoint.to_string(), Box::new(accept))?;
         }
 
         let senders = Connections::new("TCP input", self.max_clients);
@@ -230,24 +228,16 @@ impl Reverse {
             let serve = move |stream: TcpStream, peer: SocketAddr| {
                 let sink = channel.sink();
                 let size = size.unwrap_or_else(|| datagram_size(std::slice::from_ref(&sink)));
-                let mut source =
-                    StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
-                let (stop, last_input) = (stop.clone(), last_input.clone());
-                Ok(move || {
-                    let _until_here = last_input;
-                    relay(&mut source, &mut vec![Box::new(sink) as _], &stop)
-                })
+                let source = StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
+                Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
             };
             let (senders, stop) = (senders.clone(), inputs.clone());
-            program.thread(endpoint.to_string(), move || senders.accept(&listeners, &stop, serve))?;
+            let accept = move || senders.accept(&listeners, &stop, &serve);
+            program.thread(endpoint.to_string(), Box::new(accept))?;
         }
-        for mut source in udp_inputs {
-            let mut sinks: Sinks = vec![Box::new(channel.sink())];
-            let (stop, last_input) = (inputs.clone(), last_input.clone());
-            program.thread("udp input", move || {
-                let _until_here = last_input;
-                relay(&mut source, &mut sinks, &stop)
-            })?;
+        for source in udp_inputs {
+            let sinks: Sinks = vec![Box::new(channel.sink())];
+            program.thread("udp input".to_owned(), task(source, sinks, &inputs, last_input.clone()))?;
         }
         Ok(program.handle())
     }
@@ -269,25 +259,19 @@ impl Reverse {
         if self.max_clients == 0 {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
-        let parse = |texts: &[String], role| {
-            texts.iter().map(|text| Endpoint::parse(text, role)).collect::<Result<Vec<_>, _>>()
-        };
-        let udp_listen = parse(&self.udp_listen, Role::UdpListener)?;
-        let tcp_listen = parse(&self.tcp_listen, Role::TcpListener)?;
-        let channel = parse(self.multicast.as_slice(), Role::Channel)?;
-        let tcp_output = parse(&self.tcp_output, Role::TcpListener)?;
-        let udp_output = parse(&self.udp_output, Role::UdpTarget)?;
+        let udp_listen = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
+        let tcp_listen = Endpoint::parse_all(&self.tcp_listen, Role::TcpListener)?;
+        let channel = Endpoint::parse_all(self.multicast.as_slice(), Role::Channel)?;
+        let tcp_output = Endpoint::parse_all(&self.tcp_output, Role::TcpListener)?;
+        let udp_output = Endpoint::parse_all(&self.udp_output, Role::UdpTarget)?;
         self.options.chosen_interface()?;
 
-        let resolve = |endpoints: Vec<Endpoint>| {
-            endpoints.iter().map(|endpoint| endpoint.resolve(&self.options)).collect::<Result<Vec<_>, _>>()
-        };
-        let channel = resolve(channel)?;
+        let channel = Endpoint::resolve_all(&channel, &self.options)?;
         let plan = Plan {
-            udp_listen: resolve(udp_listen)?,
-            tcp_listen: resolve(tcp_listen)?,
-            tcp_output: resolve(tcp_output)?,
-            udp_output: resolve(udp_output)?,
+            udp_listen: Endpoint::resolve_all(&udp_listen, &self.options)?,
+            tcp_listen: Endpoint::resolve_all(&tcp_listen, &self.options)?,
+            tcp_output: Endpoint::resolve_all(&tcp_output, &self.options)?,
+            udp_output: Endpoint::resolve_all(&udp_output, &self.options)?,
             channel: channel.first().cloned(),
         };
         refuse_loops(&plan.udp_listen, &channel)?;
@@ -310,6 +294,20 @@ impl Plan {
     fn has_inputs(&self) -> bool {
         !self.udp_listen.is_empty() || !self.tcp_listen.is_empty()
     }
+}
+
+/// One relay, to run on a thread of its own; an input holds on to `last_input` until its end.
+fn task(
+    mut source: impl Source + Send + 'static,
+    mut sinks: Sinks,
+    stop: &Stop,
+    last_input: Option<Arc<StopOnDrop>>,
+) -> Task {
+    let stop = stop.clone();
+    Box::new(move || {
+        let _until_the_end = last_input;
+        relay(&mut source, &mut sinks, &stop)
+    })
 }
 
 /// A meter that no statistics show.

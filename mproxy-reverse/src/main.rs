@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::Error;
+use mproxy_core::{Error, Handle};
 use mproxy_core::command::{
     self, Args, Command, DATAGRAM_SIZE, FRAMING, INTERFACE, Opt, RECV_BUFFER, TEE, TTL,
 };
@@ -69,10 +69,10 @@ EXAMPLES:
 
 fn main() -> ExitCode {
     command::raise_descriptor_limit();
-    COMMAND.run(parse, Reverse::spawn)
+    COMMAND.run(start)
 }
 
-fn parse(args: &mut Args) -> Result<Reverse, Error> {
+fn start(mut args: Args) -> Result<Handle, Error> {
     let mut reverse = Reverse::new()
         .tee(args.flag(TEE))
         .framing(args.framing()?)
@@ -98,5 +98,6 @@ fn parse(args: &mut Args) -> Result<Reverse, Error> {
     if let Some(bytes) = args.datagram_size()? {
         reverse = reverse.datagram_size(bytes);
     }
-    Ok(reverse)
+    args.finish()?;
+    reverse.spawn()
 }

@@ -84,17 +84,16 @@ impl Server {
     /// # Errors
     /// Wrong use, a name that does not resolve, an address in use, or a file that cannot be opened.
     /// Joining the handle fails if a write does.
-    pub fn spawn(self) -> Result<Handle, Error> {
+    pub fn spawn(&self) -> Result<Handle, Error> {
         if self.listen.is_empty() {
             return Err(Error::usage("nothing to do: give an address to listen on"));
         }
-        let file = self.path.as_deref().filter(|path| *path != Path::new("-"));
+        let file = self.path.as_deref().filter(|path| path.as_os_str() != "-");
         let to_stdout = self.tee || self.path.is_some() && file.is_none();
         if file.is_none() && !to_stdout {
             return Err(Error::usage("nothing to do: give a path to write to, or tee to copy to standard output"));
         }
-        let parse = |text: &String| Endpoint::parse(text, Role::UdpListener);
-        let endpoints = self.listen.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = Endpoint::parse_all(&self.listen, Role::UdpListener)?;
         self.options.chosen_interface()?;
 
         let mut program = Program::new()?;
@@ -132,7 +131,7 @@ impl Server {
             relays.push((endpoint, source, sinks));
         }
         for (endpoint, source, sinks) in relays {
-            program.relay(endpoint.to_string(), source, sinks)?;
+            program.relay(endpoint.to_string(), Box::new(source), sinks)?;
         }
         Ok(program.handle())
     }

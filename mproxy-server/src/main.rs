@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::Error;
+use mproxy_core::{Error, Handle};
 use mproxy_core::command::{Args, Command, FRAMING, INTERFACE, Opt, RECV_BUFFER, TEE, TTL};
 use mproxy_server::Server;
 
@@ -35,10 +35,10 @@ EXAMPLES:
 };
 
 fn main() -> ExitCode {
-    COMMAND.run(parse, Server::spawn)
+    COMMAND.run(start)
 }
 
-fn parse(args: &mut Args) -> Result<Server, Error> {
+fn start(mut args: Args) -> Result<Handle, Error> {
     let mut server = Server::new()
         .tee(args.flag(TEE))
         .framing(args.framing()?)
@@ -49,5 +49,6 @@ fn parse(args: &mut Args) -> Result<Server, Error> {
     for endpoint in args.values(LISTEN_ADDR)? {
         server = server.listen(endpoint);
     }
-    Ok(server)
+    args.finish()?;
+    server.spawn()
 }
