@@ -19,11 +19,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, datagram_size,
-    relay,
+    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, datagram_size, relay,
 };
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
 /// What to send, and where to. See the [crate's](crate) example.
 #[derive(Debug, Clone)]
@@ -103,7 +102,9 @@ impl Client {
     /// if reading does, or if not one datagram could be sent to any target.
     pub fn spawn(&self) -> Result<Handle, Error> {
         if self.targets.is_empty() && !self.tee {
-            return Err(Error::usage("nothing to do: give a target to send to, or tee to copy to standard output"));
+            return Err(Error::usage(
+                "nothing to do: give a target to send to, or tee to copy to standard output",
+            ));
         }
         let endpoints = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.chosen_interface()?;
@@ -112,7 +113,11 @@ impl Client {
         let program = Program::new()?;
         let stop = program.stop().clone();
         let registry = program.registry().clone();
-        let name = if self.path.as_os_str() == "-" { "standard input".into() } else { self.path.display().to_string() };
+        let name = if self.path.as_os_str() == "-" {
+            "standard input".into()
+        } else {
+            self.path.display().to_string()
+        };
         let input = open(&self.path).map_err(|error| Error::io("open", &name, error))?;
         let meter = registry.endpoint(&name, Direction::In);
         let mut targets = Vec::new();
@@ -139,7 +144,11 @@ impl Client {
             }
             let stats = registry.snapshot();
             let mut targets = stats.endpoints.iter().filter(|e| endpoints.contains(&e.endpoint));
-            if has_targets && stats.received() > 0 && !stop.requested() && targets.all(|target| target.datagrams == 0) {
+            if has_targets
+                && stats.received() > 0
+                && !stop.requested()
+                && targets.all(|target| target.datagrams == 0)
+            {
                 let reason = std::io::Error::other("not one datagram could be sent");
                 return Err(Error::io("send to", "any target", reason));
             }

@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use pico_args::Arguments;
 
@@ -12,68 +11,56 @@ use crate::signals::Signals;
 use crate::stream::MAX_DATAGRAM;
 use crate::{Error, Framing, Handle, SocketOptions};
 
-/// One option of a command line.
-#[derive(Debug, Clone, Copy)]
-pub struct Opt {
-    /// The long form, with its dashes.
-    pub long: &'static str,
-    /// The short form, with its dash, or nothing.
-    pub short: &'static str,
-    /// What its value is called; nothing for a flag.
-    pub value: &'static str,
-    /// What it does. A line break begins a new line of the help.
-    pub help: &'static str,
+/// The help of [`Args::socket_options`], to [`concat!`] into a program's.
+#[macro_export]
+macro_rules! socket_options_help {
+    () => {
+        "      --interface NAME|INDEX|ADDRESS
+                              The network interface for multicast; a zone in an
+                              address comes before it. By default the one that
+                              the system routes to
+      --ttl N                 How far multicast goes: 0 stays on this host, 1
+                              (default) on this link, more crosses routers.
+                              Unicast is not affected
+      --recv-buffer BYTES     Receive buffer of each socket, such as 512k or 4M.
+                              By default as large as the system allows, up to 8M
+"
+    };
 }
 
-impl Opt {
-    /// An option with a value.
-    #[must_use]
-    pub const fn value(long: &'static str, value: &'static str, help: &'static str) -> Self {
-        Self { long, short: "", value, help }
-    }
-
-    /// A flag.
-    #[must_use]
-    pub const fn flag(long: &'static str, short: &'static str, help: &'static str) -> Self {
-        Self { long, short, value: "", help }
-    }
+/// The help of [`Args::framing`].
+#[macro_export]
+macro_rules! framing_help {
+    () => {
+        "      --framing MODE          Datagrams in a byte stream: auto (default) ends one
+                              at a newline, lines waits for whole lines, blocks
+                              has a fixed size, raw is one a read
+"
+    };
 }
 
-/// `--interface`
-pub const INTERFACE: Opt = Opt::value(
-    "--interface",
-    "NAME|INDEX|ADDRESS",
-    "The network interface for multicast; a zone in an address\ncomes before it. By default the one the system routes to",
-);
-/// `--ttl`
-pub const TTL: Opt = Opt::value(
-    "--ttl",
-    "N",
-    "How far multicast goes: 0 stays on this host, 1 (default) on\nthis link, more crosses routers. Unicast is not affected",
-);
-/// `--recv-buffer`
-pub const RECV_BUFFER: Opt = Opt::value(
-    "--recv-buffer",
-    "BYTES",
-    "Receive buffer of each socket, such as 512k or 4M. By default\nas large as the system allows, up to 8M",
-);
-/// `--framing`
-pub const FRAMING: Opt = Opt::value(
-    "--framing",
-    "MODE",
-    "Datagrams in a byte stream: auto (default) ends one at a\nnewline, lines waits for whole lines, blocks has a fixed size,\nraw is one a read",
-);
-/// `--datagram-size`
-pub const DATAGRAM_SIZE: Opt = Opt::value(
-    "--datagram-size",
-    "BYTES",
-    "The largest datagram made from a byte stream. By default what\nthe path takes whole, at most 8192, or 1452 if not known",
-);
-/// `--tee`
-pub const TEE: Opt = Opt::flag("--tee", "-t", "Copy all data to standard output too");
-const VERBOSE: Opt = Opt::flag("--verbose", "-v", "Say on stderr what each endpoint became");
-const HELP: Opt = Opt::flag("--help", "-h", "Print this help");
-const VERSION: Opt = Opt::flag("--version", "-V", "Print the version");
+/// The help of [`Args::datagram_size`].
+#[macro_export]
+macro_rules! datagram_size_help {
+    () => {
+        "      --datagram-size BYTES   The largest datagram made from a byte stream. By
+                              default what the path takes whole, at most 8192, or
+                              1452 if that is not known
+"
+    };
+}
+
+/// The help of the flags that all programs have.
+#[macro_export]
+macro_rules! flags_help {
+    () => {
+        "  -t, --tee                   Copy all data to standard output too
+  -v, --verbose               Say on stderr what each endpoint became
+  -h, --help                  Print this help
+  -V, --version               Print the version
+"
+    };
+}
 
 /// A command line.
 #[derive(Debug, Clone, Copy)]
@@ -82,12 +69,8 @@ pub struct Command {
     pub name: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// What it does, in one or a few lines.
-    pub about: &'static str,
-    /// Its options, but for `--verbose`, `--help` and `--version`, which all programs have.
-    pub options: &'static [Opt],
-    /// What follows the options in the help: notes and examples.
-    pub notes: &'static str,
+    /// What `--help` prints.
+    pub help: &'static str,
 }
 
 /// Exit codes.
@@ -116,18 +99,22 @@ impl Command {
     /// `start` must [finish](Args::finish) the options before it opens anything.
     pub fn run(&self, start: fn(Args) -> Result<Handle, Error>) -> ExitCode {
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-        let asks_for = |opt: Opt| arguments.iter().any(|a| a == opt.long || a == opt.short);
-        if asks_for(HELP) {
-            return print(io::stdout(), &self.help());
-        }
-        if asks_for(VERSION) {
-            return print(io::stdout(), &format!("{} {}\n", self.name, self.version));
-        }
         if arguments.is_empty() {
-            print(io::stderr(), &self.help());
+            print(&mut io::stderr(), self.help);
             return Exit::WrongUse.into();
         }
-        match self.run_with(arguments, start) {
+        let asks_for = |long: &str, short: &str| arguments.iter().any(|a| a == long || a == short);
+        if asks_for("--help", "-h") {
+            return print(&mut io::stdout(), self.help);
+        }
+        if asks_for("--version", "-V") {
+            return print(&mut io::stdout(), &format!("{} {}\n", self.name, self.version));
+        }
+        // Fails only if there is a logger already, which then has its own idea of what to show.
+        if log::set_boxed_logger(Box::new(Messages(self.name))).is_ok() {
+            log::set_max_level(log::LevelFilter::Warn);
+        }
+        match run(Args::new(arguments), start) {
             Ok(()) => Exit::Done.into(),
             Err(error) if error.is_usage() => {
                 say(&format_args!("{}: {error} (see {} --help)", self.name, self.name));
@@ -139,116 +126,117 @@ impl Command {
             }
         }
     }
+}
 
-    fn run_with(&self, arguments: Vec<OsString>, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error> {
-        let mut args = Args::new(arguments, self.options)?;
-        let level = if args.flag(VERBOSE) { log::LevelFilter::Info } else { log::LevelFilter::Warn };
-        // Fails only if there is a logger already, which then has its own idea of levels.
-        if log::set_boxed_logger(Box::new(Messages(self.name))).is_ok() {
-            log::set_max_level(level);
-        }
-        let signals = Signals::catch()?;
-        let handle = start(args)?;
-        signals.stop(handle.stopper());
-        handle.join().map(drop)
-    }
-
-    fn help(&self) -> String {
-        let mut text = format!("{}\n\nUSAGE:\n  {} [OPTIONS]\n\nOPTIONS:\n", self.about, self.name);
-        let column = |opt: &Opt| {
-            let short = if opt.short.is_empty() { "    ".to_owned() } else { format!("{}, ", opt.short) };
-            let value = if opt.value.is_empty() { String::new() } else { format!(" {}", opt.value) };
-            format!("  {short}{}{value}", opt.long)
-        };
-        for opt in self.options.iter().chain(&[VERBOSE, HELP, VERSION]) {
-            let mut left = column(opt);
-            for (i, line) in opt.help.lines().enumerate() {
-                if i == 0 && left.len() > 30 {
-                    text += &left;
-                    text.push('\n');
-                    left.clear();
-                }
-                text += &format!("{left:30}  {line}\n");
-                left.clear();
-            }
-        }
-        text + "\n" + self.notes
-    }
+fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error> {
+    let signals = Signals::catch()?;
+    let handle = start(args)?;
+    signals.stop(handle.stopper());
+    handle.join().map(drop)
 }
 
 /// The options that were given.
+///
+/// Values are to be read before flags: only then `--path --tee` is seen as a path that is missing.
 #[derive(Debug)]
 pub struct Args(Arguments);
 
 impl Args {
-    fn new(arguments: Vec<OsString>, options: &[Opt]) -> Result<Self, Error> {
-        let mut arguments_left = arguments.iter();
-        while let Some(argument) = arguments_left.next() {
-            let Some(opt) = options.iter().find(|opt| !opt.value.is_empty() && argument == opt.long) else { continue };
-            // pico-args would take whatever follows, even another option.
-            match arguments_left.next() {
-                Some(value) if !looks_like_option(value) => {}
-                Some(value) => {
-                    let value = value.to_string_lossy();
-                    return Err(Error::usage(format!("{} lacks its value: '{value}' follows it", opt.long)));
+    /// Takes the arguments, with each `--option=value` made two: what pico-args has for that reads
+    /// quotes and prefixes into it, and does not know paths.
+    fn new(arguments: Vec<OsString>) -> Self {
+        let mut split = Vec::new();
+        for argument in arguments {
+            match argument.to_str().and_then(|text| text.split_once('=')) {
+                Some((option, value)) if option.starts_with("--") => {
+                    split.push(option.into());
+                    split.push(value.into());
                 }
-                None => return Err(Error::usage(format!("{} lacks its value", opt.long))),
+                _ => split.push(argument),
             }
         }
-        Ok(Self(Arguments::from_vec(arguments)))
+        Self(Arguments::from_vec(split))
     }
 
-    /// Whether a flag is given.
-    pub fn flag(&mut self, opt: Opt) -> bool {
+    /// Whether a flag is given; `short` may be the long form again.
+    pub fn flag(&mut self, long: &'static str, short: &'static str) -> bool {
         let mut given = false;
-        loop {
-            let found = if opt.short.is_empty() { self.0.contains(opt.long) } else { self.0.contains([opt.short, opt.long]) };
-            if !found {
-                return given;
-            }
+        while self.0.contains([short, long]) {
             given = true;
         }
-    }
-
-    /// All values of an option that may be repeated.
-    ///
-    /// # Errors
-    /// Wrong use if one is empty.
-    pub fn os_values(&mut self, opt: Opt) -> Result<Vec<OsString>, Error> {
-        let values = self.0.values_from_os_str(opt.long, |value| Ok::<_, Error>(value.to_owned()));
-        let values = values.map_err(|_| Error::usage(format!("{} lacks its value", opt.long)))?;
-        if values.iter().any(|value| value.is_empty()) {
-            return Err(Error::usage(format!("{} lacks its value", opt.long)));
-        }
-        Ok(values)
-    }
-
-    /// All values of an option that may be repeated, as text.
-    ///
-    /// # Errors
-    /// Wrong use if one is empty, or not UTF-8.
-    pub fn values(&mut self, opt: Opt) -> Result<Vec<String>, Error> {
-        let text = |value: OsString| {
-            value.into_string().map_err(|v| Error::usage(format!("{}: {} is not UTF-8", opt.long, v.to_string_lossy())))
-        };
-        self.os_values(opt)?.into_iter().map(text).collect()
+        given
     }
 
     /// The value of an option that may be given once.
     ///
     /// # Errors
-    /// Wrong use if it is given more than once, or empty.
-    pub fn os_value(&mut self, opt: Opt) -> Result<Option<OsString>, Error> {
-        once(opt, self.os_values(opt)?)
+    /// Wrong use if it is given more than once, or its value is missing.
+    pub fn os_text(&mut self, option: &'static str) -> Result<Option<OsString>, Error> {
+        let value = self.next(option)?;
+        if value.is_some() && self.next(option)?.is_some() {
+            return Err(Error::usage(format!("{option} can be given only once")));
+        }
+        Ok(value)
     }
 
-    /// The value of an option that may be given once, read with `read`.
+    /// The value of an option that may be given once, as text.
     ///
     /// # Errors
-    /// Wrong use if it is given more than once, or what `read` says of it.
-    pub fn value<T>(&mut self, opt: Opt, read: impl FnOnce(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
-        let Some(text) = once(opt, self.values(opt)?)? else { return Ok(None) };
-        read(&text).map(Some).map_err(|error| Error::usage(format!("{}: {error}", opt.long)))
+    /// Wrong use if it is given more than once, or its value is missing or not UTF-8.
+    pub fn text(&mut self, option: &'static str) -> Result<Option<String>, Error> {
+        self.os_text(option)?.map(|value| utf8(option, value)).transpose()
+    }
+
+    /// All values of an option that may be repeated, as text.
+    ///
+    /// # Errors
+    /// Wrong use if a value is missing or not UTF-8.
+    pub fn texts(&mut self, option: &'static str) -> Result<Vec<String>, Error> {
+        let mut values = Vec::new();
+        while let Some(value) = self.next(option)? {
+            values.push(utf8(option, value)?);
+        }
+        Ok(values)
+    }
+
+    fn next(&mut self, option: &'static str) -> Result<Option<OsString>, Error> {
+        let value = self.0.opt_value_from_os_str(option, |value| Ok::<_, Error>(value.to_owned()));
+        match value {
+            Ok(Some(value)) if value.is_empty() => Err(Error::usage(format!("{option} lacks its value"))),
+            // pico-args takes whatever follows, even another option.
+            Ok(Some(value)) if looks_like_option(&value) => {
+                let value = value.to_string_lossy();
+                Err(Error::usage(format!("{option} lacks its value: '{value}' is an option")))
+            }
+            Ok(value) => Ok(value),
+            Err(_) => Err(Error::usage(format!("{option} lacks its value"))),
+        }
+    }
+
+    /// A whole number from `min` to `max`.
+    ///
+    /// # Errors
+    /// Wrong use if it is malformed.
+    pub fn number(&mut self, option: &'static str, min: u64, max: u64) -> Result<Option<u64>, Error> {
+        let Some(text) = self.text(option)? else { return Ok(None) };
+        match whole(&text) {
+            Some(value) if value >= min && value <= max => Ok(Some(value)),
+            _ => Err(Error::usage(format!("{option}: '{text}' is not a whole number from {min} to {max}"))),
+        }
+    }
+
+    /// A whole number above 0 that may end in k, M or G: steps of `step`.
+    ///
+    /// # Errors
+    /// Wrong use if it is malformed.
+    pub fn scaled(&mut self, option: &'static str, step: u64, max: u64) -> Result<Option<u64>, Error> {
+        let Some(text) = self.text(option)? else { return Ok(None) };
+        match scaled(&text, step) {
+            Some(value) if value > 0 && value <= max => Ok(Some(value)),
+            _ => Err(Error::usage(format!(
+                "{option}: '{text}' is not a whole number from 1 to {max}, nor one that ends in k, M or G"
+            ))),
+        }
     }
 
     /// `--interface`, `--ttl` and `--recv-buffer`.
@@ -257,15 +245,15 @@ impl Args {
     /// Wrong use if one is malformed.
     pub fn socket_options(&mut self) -> Result<SocketOptions, Error> {
         let mut options = SocketOptions::new();
-        if let Some(name) = self.value(INTERFACE, |text| Ok(text.to_owned()))? {
+        if let Some(name) = self.text("--interface")? {
             options = options.interface(name);
         }
-        if let Some(ttl) = self.value(TTL, |text| number(text, 0, u8::MAX))? {
-            options = options.ttl(ttl);
+        if let Some(ttl) = self.number("--ttl", 0, u8::MAX.into())? {
+            options = options.ttl(u8::try_from(ttl).unwrap_or(u8::MAX));
         }
-        if let Some(bytes) = self.value(RECV_BUFFER, |text| scaled(text, 1024))? {
-            let bytes = i32::try_from(bytes).ok().and_then(|bytes| usize::try_from(bytes).ok());
-            options = options.recv_buffer(bytes.ok_or_else(|| Error::usage("--recv-buffer: at most 2047M"))?);
+        // The system takes the size as a C int.
+        if let Some(bytes) = self.scaled("--recv-buffer", 1024, 0x7fff_ffff)? {
+            options = options.recv_buffer(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
         Ok(options)
     }
@@ -275,7 +263,8 @@ impl Args {
     /// # Errors
     /// Wrong use if it is malformed.
     pub fn framing(&mut self) -> Result<Framing, Error> {
-        Ok(self.value(FRAMING, str::parse)?.unwrap_or_default())
+        let Some(text) = self.text("--framing")? else { return Ok(Framing::default()) };
+        text.parse().map_err(|error| Error::usage(format!("--framing: {error}")))
     }
 
     /// `--datagram-size`.
@@ -283,63 +272,46 @@ impl Args {
     /// # Errors
     /// Wrong use if it is malformed.
     pub fn datagram_size(&mut self) -> Result<Option<usize>, Error> {
-        self.value(DATAGRAM_SIZE, |text| number(text, 1, MAX_DATAGRAM))
+        let size = self.number("--datagram-size", 1, MAX_DATAGRAM as u64)?;
+        Ok(size.and_then(|size| usize::try_from(size).ok()))
     }
 
-    /// Takes all options as read.
+    /// Takes `--verbose`, and all options as read.
     ///
     /// # Errors
     /// Wrong use if one is left over.
-    pub fn finish(self) -> Result<(), Error> {
-        match self.0.finish().first() {
-            None => Ok(()),
-            Some(argument) => {
-                let text = argument.to_string_lossy();
-                let what = if looks_like_option(argument) { "unknown option" } else { "unexpected argument" };
-                Err(Error::usage(format!("{what} '{text}'")))
-            }
+    pub fn finish(mut self) -> Result<(), Error> {
+        if self.flag("--verbose", "-v") {
+            log::set_max_level(log::LevelFilter::Info);
         }
+        let rest = self.0.finish();
+        let Some(argument) = rest.first() else { return Ok(()) };
+        let what = if looks_like_option(argument) { "unknown option" } else { "unexpected argument" };
+        Err(Error::usage(format!("{what} '{}'", argument.to_string_lossy())))
     }
 }
 
-fn once<T>(opt: Opt, mut values: Vec<T>) -> Result<Option<T>, Error> {
-    if values.len() > 1 {
-        return Err(Error::usage(format!("{} can be given only once", opt.long)));
-    }
-    Ok(values.pop())
+fn utf8(option: &str, value: OsString) -> Result<String, Error> {
+    value.into_string().map_err(|v| Error::usage(format!("{option}: '{}' is not UTF-8", v.to_string_lossy())))
 }
 
 fn looks_like_option(argument: &OsStr) -> bool {
-    argument != "-" && argument.to_string_lossy().starts_with('-')
+    argument != "-" && argument.as_encoded_bytes().first() == Some(&b'-')
 }
 
-/// Reads a whole number from `min` to `max`.
-///
-/// # Errors
-/// Wrong use if it is none.
-pub fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, min: T, max: T) -> Result<T, Error> {
-    let value = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<T>().ok()).flatten();
-    match value {
-        Some(value) if value >= min && value <= max => Ok(value),
-        _ => Err(Error::usage(format!("'{text}' is not a whole number from {min} to {max}"))),
-    }
+/// Digits and nothing else: no sign, no space.
+fn whole(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// Reads a whole number above 0 that may end in k, M or G: steps of `step`.
-///
-/// # Errors
-/// Wrong use if it is none, or too large.
-pub fn scaled(text: &str, step: u64) -> Result<u64, Error> {
-    let (digits, power) = match text.char_indices().next_back() {
-        Some((at, 'k' | 'K')) => (&text[..at], 1),
-        Some((at, 'm' | 'M')) => (&text[..at], 2),
-        Some((at, 'g' | 'G')) => (&text[..at], 3),
+fn scaled(text: &str, step: u64) -> Option<u64> {
+    let (digits, power) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1),
+        b'm' | b'M' => (&text[..text.len() - 1], 2),
+        b'g' | b'G' => (&text[..text.len() - 1], 3),
         _ => (text, 0),
     };
-    number(digits, 1, u64::MAX)
-        .ok()
-        .and_then(|value| value.checked_mul(step.pow(power)))
-        .ok_or_else(|| Error::usage(format!("'{text}' is not a whole number above 0, or one with k, M or G behind it")))
+    whole(digits)?.checked_mul(step.pow(power))
 }
 
 /// Lets the process open as many descriptors as it is allowed to; many systems begin with few.
@@ -372,10 +344,10 @@ impl log::Log for Messages {
 
 /// One line on stderr, in one write; nothing if stderr is closed.
 pub(crate) fn say(message: &dyn fmt::Display) {
-    print(io::stderr(), &format!("{message}\n"));
+    print(&mut io::stderr(), &format!("{message}\n"));
 }
 
-fn print(mut out: impl Write, text: &str) -> ExitCode {
+fn print(out: &mut dyn Write, text: &str) -> ExitCode {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Failed.into(),
         _ => Exit::Done.into(),
@@ -386,45 +358,51 @@ fn print(mut out: impl Write, text: &str) -> ExitCode {
 mod tests {
     use super::*;
 
-    const PATH: Opt = Opt::value("--path", "FILE", "");
-
-    fn args(list: &[&str]) -> Result<Args, Error> {
-        Args::new(list.iter().map(OsString::from).collect(), &[PATH, TTL, TEE])
+    fn args(list: &[&str]) -> Args {
+        Args::new(list.iter().map(OsString::from).collect())
     }
 
     #[test]
     fn values_come_after_a_space_or_an_equals_sign() {
-        for list in [&["--path", "a", "-t"][..], &["-t", "--path=a"]] {
-            let mut args = args(list).unwrap();
-            assert!(args.flag(TEE));
-            assert_eq!(args.os_value(PATH).unwrap().unwrap(), "a");
+        for list in [&["--path", "a", "-t"][..], &["-t", "--path=a"], &["--tee", "--path", "a", "-t"]] {
+            let mut args = args(list);
+            assert_eq!(args.os_text("--path").unwrap().unwrap(), "a");
+            assert!(args.flag("--tee", "-t"));
             args.finish().unwrap();
         }
-        assert_eq!(args(&["--path", "-"]).unwrap().os_value(PATH).unwrap().unwrap(), "-");
+        assert_eq!(args(&["--path", "-"]).text("--path").unwrap().unwrap(), "-");
+        assert_eq!(args(&["--to='a=b'", "--to", "b"]).texts("--to").unwrap(), ["'a=b'", "b"]);
     }
 
     #[test]
     fn what_is_no_value_is_refused() {
-        assert!(args(&["--path", "--tee"]).unwrap_err().to_string().contains("--path lacks its value"));
-        assert!(args(&["--path", "-t"]).is_err());
-        assert!(args(&["--path"]).is_err());
-        assert!(args(&["--path="]).unwrap().os_value(PATH).is_err());
-        assert!(args(&["--path", "a", "--path", "b"]).unwrap().os_value(PATH).is_err());
-        let unknown = args(&["--bogus"]).unwrap().finish().unwrap_err();
+        for list in [
+            &["--path", "--tee"][..],
+            &["--path", "-t"],
+            &["--path"],
+            &["--path="],
+            &["--path", "a", "--path", "b"],
+        ] {
+            let error = args(list).os_text("--path").unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains("--path"), "{list:?}: {error}");
+        }
+        let unknown = args(&["--bogus"]).finish().unwrap_err();
         assert_eq!(unknown.to_string(), "unknown option '--bogus'");
+        assert_eq!(args(&["a"]).finish().unwrap_err().to_string(), "unexpected argument 'a'");
     }
 
     #[test]
     fn numbers_and_suffixes() {
-        assert_eq!(number::<u8>("255", 0, 255).unwrap(), 255);
-        for text in ["256", "-1", "", "1x", "+1"] {
-            assert!(number::<u8>(text, 0, 255).is_err(), "{text}");
+        assert_eq!(args(&["--ttl", "255"]).number("--ttl", 0, 255).unwrap(), Some(255));
+        for text in ["256", "1x", "+1", "1 "] {
+            assert!(args(&["--ttl", text]).number("--ttl", 0, 255).is_err(), "{text}");
         }
-        assert_eq!(scaled("4M", 1024).unwrap(), 4 << 20);
-        assert_eq!(scaled("10k", 1000).unwrap(), 10_000);
-        assert_eq!(scaled("7", 1000).unwrap(), 7);
-        for text in ["0", "k", "1T", "99999999999G", ""] {
-            assert!(scaled(text, 1000).is_err(), "{text}");
+        assert_eq!(scaled("4M", 1024), Some(4 << 20));
+        assert_eq!(scaled("10k", 1000), Some(10_000));
+        assert_eq!(scaled("7", 1000), Some(7));
+        for text in ["k", "1T", "99999999999G", ""] {
+            assert!(args(&["--rate", text]).scaled("--rate", 1000, u64::MAX).is_err(), "{text}");
         }
+        assert!(args(&["--rate", "0"]).scaled("--rate", 1000, u64::MAX).is_err());
     }
 }

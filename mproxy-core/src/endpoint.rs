@@ -81,7 +81,9 @@ impl Endpoint {
                 return wrong("names a source, but is not a multicast group");
             }
             if source.is_ipv6() || ip.is_some_and(|ip| ip.is_ipv6()) {
-                return wrong("names a source for an IPv6 group, which is not supported: leave the SOURCE@ out");
+                return wrong(
+                    "names a source for an IPv6 group, which is not supported: leave the SOURCE@ out",
+                );
             }
         }
         if endpoint.zone.is_some() && ip.is_some_and(|ip| ip.is_ipv4() && !ip.is_multicast()) {
@@ -163,7 +165,9 @@ impl Endpoint {
         }
         let interface = match zone {
             Some(zone) => Some(zone),
-            None if addresses.iter().any(|address| address.ip().is_multicast()) => options.chosen_interface()?,
+            None if addresses.iter().any(|address| address.ip().is_multicast()) => {
+                options.chosen_interface()?
+            }
             None => None,
         };
         let source = match self.source {
@@ -193,7 +197,8 @@ impl FromStr for Endpoint {
             let (host, zone) = split_zone(inside);
             (host, zone, port, true)
         } else {
-            let (before, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing (HOST:PORT)"))?;
+            let (before, port) =
+                rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing (HOST:PORT)"))?;
             let (host, zone) = split_zone(before);
             (host, zone, port, false)
         };
@@ -206,7 +211,8 @@ impl FromStr for Endpoint {
         if zone.is_some_and(str::is_empty) {
             return Err(wrong("the zone after '%' is missing"));
         }
-        let number = |port: &str| port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok()).flatten();
+        let number =
+            |port: &str| port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok()).flatten();
         let port: u16 = number(port).ok_or_else(|| wrong("the port must be a number from 0 to 65535"))?;
         let host = match host.parse::<IpAddr>() {
             Ok(ip) if bracketed && ip.is_ipv4() => return Err(wrong("brackets are for IPv6 addresses")),
@@ -251,7 +257,9 @@ impl Resolved {
     /// Refuses groups, which TCP cannot use, now that names are known.
     pub(crate) fn require_unicast(&self) -> Result<(), Error> {
         match self.addresses.iter().find(|address| address.ip().is_multicast()) {
-            Some(group) => Err(Error::usage(format!("'{self}' is the multicast group {group}, but TCP needs a unicast address"))),
+            Some(group) => Err(Error::usage(format!(
+                "'{self}' is the multicast group {group}, but TCP needs a unicast address"
+            ))),
             None => Ok(()),
         }
     }
@@ -272,7 +280,11 @@ impl Resolved {
             };
             return own.ip() == to.ip() && interface(self, own) == interface(target, to);
         }
-        if own.ip().is_unspecified() { interface::is_local(to.ip()) } else { own.ip() == to.ip() && same_zone(own, to) }
+        if own.ip().is_unspecified() {
+            interface::is_local(to.ip())
+        } else {
+            own.ip() == to.ip() && same_zone(own, to)
+        }
     }
 }
 
@@ -364,9 +376,8 @@ mod tests {
 
     #[test]
     fn loops_are_seen_through_wildcards_but_not_across_ports() {
-        let resolve = |text: &str| {
-            text.parse::<Endpoint>().unwrap().resolve(&SocketOptions::default()).unwrap()
-        };
+        let resolve =
+            |text: &str| text.parse::<Endpoint>().unwrap().resolve(&SocketOptions::default()).unwrap();
         let returns = |listener, target| resolve(listener).receives_from(&resolve(target));
         assert!(returns("127.0.0.1:9", "127.0.0.1:9"));
         assert!(returns("0.0.0.0:9", "127.0.0.1:9"));

@@ -25,7 +25,11 @@ impl Error {
 
     /// A failed operation: `operation` is a verb ("bind", "write to"), `subject` the endpoint or file.
     pub fn io(operation: &'static str, subject: impl fmt::Display, source: io::Error) -> Self {
-        Self(Box::new(Cause::Io { operation, subject: subject.to_string(), source }))
+        // Not generic from here on: every type of subject would be a copy of the rest.
+        fn io(operation: &'static str, subject: &dyn fmt::Display, source: io::Error) -> Error {
+            Error(Box::new(Cause::Io { operation, subject: subject.to_string(), source }))
+        }
+        io(operation, &subject, source)
     }
 
     pub(crate) fn stdout_closed() -> Self {

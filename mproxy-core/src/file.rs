@@ -59,7 +59,10 @@ impl Sink for FileSink {
 }
 
 /// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
-pub(crate) fn write_all(out: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<usize, (usize, io::Error)> {
+pub(crate) fn write_all(
+    out: &mut impl Write,
+    mut slices: &mut [IoSlice<'_>],
+) -> Result<usize, (usize, io::Error)> {
     let mut written = 0;
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
@@ -148,7 +151,9 @@ impl Sink for StdoutSink {
                 Ok(())
             }
             (false, false) => {
-                report::warn(format_args!("cannot write to standard output: {error}: going on without --tee"));
+                report::warn(format_args!(
+                    "cannot write to standard output: {error}: going on without --tee"
+                ));
                 Ok(())
             }
         }
@@ -187,7 +192,9 @@ impl Write for Interruptible<'_> {
             return file.write_vectored(slices);
         }
         let mut fds = [PollFd::new(self.file, PollFlags::OUT)];
-        if wait(&mut fds, None, self.stop)? == Wait::Stopped && !poll_for(&mut fds, Some(std::time::Duration::ZERO))? {
+        if wait(&mut fds, None, self.stop)? == Wait::Stopped
+            && !poll_for(&mut fds, Some(std::time::Duration::ZERO))?
+        {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
         }
         let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
@@ -199,7 +206,8 @@ impl Write for Interruptible<'_> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::stats::{Direction, Registry};

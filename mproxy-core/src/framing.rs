@@ -39,7 +39,10 @@ impl Framing {
             Self::Auto | Self::Lines => {
                 let newline = |byte: &u8| *byte == b'\n';
                 let (due, later) = window.split_at(limit.min(window.len()));
-                let end = due.iter().rposition(newline).or_else(|| Some(due.len() + later.iter().position(newline)?));
+                let end = due
+                    .iter()
+                    .rposition(newline)
+                    .or_else(|| Some(due.len() + later.iter().position(newline)?));
                 end.map(|end| end + 1).or_else(|| (full || last).then_some(window.len()))
             }
             Self::Blocks => (full || last).then_some(window.len()),

@@ -37,7 +37,10 @@ impl Health {
             Some(last) if last.elapsed() < RECOVERY => false,
             Some(_) => {
                 self.last_error = None;
-                report::warn(format_args!("sending to {} works again after {} errors", self.target, self.failed));
+                report::warn(format_args!(
+                    "sending to {} works again after {} errors",
+                    self.target, self.failed
+                ));
                 true
             }
             None => true,

@@ -18,9 +18,7 @@ pub struct Interface {
     pub ipv4: Option<Ipv4Addr>,
     /// Whether it has an IPv6 address. Joining an IPv6 group works without one; sending does not.
     pub ipv6: bool,
-    loopback: bool,
-    up: bool,
-    multicast: bool,
+    flags: InterfaceFlags,
 }
 
 impl Interface {
@@ -62,9 +60,12 @@ impl Interface {
             .into_iter()
             .map(|interface| interface.found)
             .filter(|interface| interface.carries(group.ip()))
-            .min_by_key(|interface| (interface.loopback, interface.index));
+            .min_by_key(|interface| (interface.is_loopback(), interface.index));
         chosen.ok_or_else(|| {
-            let reason = io::Error::new(io::ErrorKind::NetworkUnreachable, "none is up with an address of that family");
+            let reason = io::Error::new(
+                io::ErrorKind::NetworkUnreachable,
+                "none is up with an address of that family",
+            );
             Error::io("find a network interface for group", group, reason)
         })
     }
@@ -75,7 +76,12 @@ impl Interface {
             IpAddr::V6(_) => self.ipv6,
         };
         // IPv6 multicast does not work on loopback.
-        self.up && addressed && (self.multicast || self.loopback && group.is_ipv4())
+        let able = self.flags.contains(InterfaceFlags::MULTICAST) || self.is_loopback() && group.is_ipv4();
+        self.flags.contains(InterfaceFlags::UP) && addressed && able
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.flags.contains(InterfaceFlags::LOOPBACK)
     }
 
     /// The IPv4 address to join and send with.
@@ -127,15 +133,7 @@ fn list() -> Result<Vec<Listed>, Error> {
         let Some(index) = row.index else { continue };
         let position = all.iter().position(|i| i.found.index == index).unwrap_or_else(|| {
             all.push(Listed {
-                found: Interface {
-                    name: row.name.clone(),
-                    index,
-                    ipv4: None,
-                    ipv6: false,
-                    loopback: row.flags.contains(InterfaceFlags::LOOPBACK),
-                    up: row.flags.contains(InterfaceFlags::UP),
-                    multicast: row.flags.contains(InterfaceFlags::MULTICAST),
-                },
+                found: Interface { name: row.name.clone(), index, ipv4: None, ipv6: false, flags: row.flags },
                 addresses: Vec::new(),
             });
             all.len() - 1

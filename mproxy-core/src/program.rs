@@ -95,7 +95,12 @@ impl Program {
     ///
     /// # Errors
     /// If the system has no room for it.
-    pub fn relay(&self, name: String, mut source: Box<dyn Source + Send>, mut sinks: Sinks) -> Result<(), Error> {
+    pub fn relay(
+        &self,
+        name: String,
+        mut source: Box<dyn Source + Send>,
+        mut sinks: Sinks,
+    ) -> Result<(), Error> {
         let stop = self.stop.clone();
         self.thread(name, Box::new(move || relay(&mut *source, &mut sinks, &stop)))
     }

@@ -71,7 +71,8 @@ impl Signals {
             Some(_) if again.swap(true, Ordering::SeqCst) => std::process::exit(Exit::Failed.into()),
             Some(stopper) => stopper.stop(),
         };
-        ctrlc::set_handler(caught).map_err(|error| Error::io("catch", "signals", std::io::Error::other(error)))?;
+        ctrlc::set_handler(caught)
+            .map_err(|error| Error::io("catch", "signals", std::io::Error::other(error)))?;
         Ok(signals)
     }
 }

@@ -162,13 +162,23 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &SocketOptio
         let interface = interface_for(endpoint, address)?;
         // Several receivers on one host may share a group; a unicast stream could be stolen so.
         socket.set_reuse_address(true)?;
-        #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", target_os = "solaris", target_os = "illumos"))))]
+        #[cfg(all(
+            unix,
+            not(any(
+                target_os = "linux",
+                target_os = "android",
+                target_os = "solaris",
+                target_os = "illumos"
+            ))
+        ))]
         socket.set_reuse_port(true)?;
         socket.bind(&group_bind_address(address, &interface).into())?;
         only_own_groups(&socket, address)?;
         join(&socket, group, endpoint.source, &interface)?;
         let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
-        report::info(format_args!("{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes"));
+        report::info(format_args!(
+            "{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes"
+        ));
     } else {
         socket.bind(&address.into())?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
@@ -179,7 +189,11 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &SocketOptio
 
 /// Opens a socket that is connected to the address, so that the system looks the route up once and
 /// reports what ICMP says of it.
-pub(crate) fn connect_udp(target: &Resolved, address: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
+pub(crate) fn connect_udp(
+    target: &Resolved,
+    address: SocketAddr,
+    options: &SocketOptions,
+) -> io::Result<UdpSocket> {
     let (address, socket) = target_udp(target, address, options)?;
     socket.connect(address)?;
     Ok(socket)
@@ -220,7 +234,10 @@ fn target_udp(
             only_own_groups(&socket, address)?;
             join(&socket, address.ip(), None, &interface)?;
         }
-        report::info(format_args!("{target}: sending to group {address} on interface {interface}, TTL {}", options.ttl));
+        report::info(format_args!(
+            "{target}: sending to group {address} on interface {interface}, TTL {}",
+            options.ttl
+        ));
     } else {
         if address.is_ipv4() {
             socket.set_broadcast(true)?;
@@ -268,7 +285,11 @@ fn group_bind_address(group: SocketAddr, interface: &Interface) -> SocketAddr {
 /// Keeps out groups that other sockets of this host have joined. Only Linux delivers those.
 fn only_own_groups(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    return if address.is_ipv4() { socket.set_multicast_all_v4(false) } else { socket.set_multicast_all_v6(false) };
+    return if address.is_ipv4() {
+        socket.set_multicast_all_v4(false)
+    } else {
+        socket.set_multicast_all_v6(false)
+    };
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (socket, address);
@@ -295,7 +316,9 @@ fn set_recv_buffer(socket: &Socket, wanted: Option<usize>) -> io::Result<usize> 
     while !forced && socket.set_recv_buffer_size(size).is_err() && size > 65_536 {
         size /= 2;
     }
-    socket.recv_buffer_size()
+    // Linux doubles the size, for its own bookkeeping, and tells the double.
+    let obtained = socket.recv_buffer_size()?;
+    Ok(if cfg!(target_os = "linux") { obtained / 2 } else { obtained })
 }
 
 /// A group on loopback that no other socket of this host uses, and the socket that keeps it so.
@@ -328,7 +351,8 @@ pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
     {
         use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
         let ipv4 = socket.local_addr().ok()?.is_ipv4();
-        let (mtu, headers) = if ipv4 { (ip_mtu(socket), IPV4_AND_UDP) } else { (ipv6_mtu(socket), IPV6_AND_UDP) };
+        let (mtu, headers) =
+            if ipv4 { (ip_mtu(socket), IPV4_AND_UDP) } else { (ipv6_mtu(socket), IPV6_AND_UDP) };
         usize::try_from(mtu.ok()?).ok()?.checked_sub(headers)
     }
     #[cfg(not(target_os = "linux"))]
@@ -343,7 +367,8 @@ pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
 /// # Errors
 /// If the connection has failed already.
 pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
     #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
     let keepalive = keepalive.with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)?;

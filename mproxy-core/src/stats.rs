@@ -109,7 +109,8 @@ impl Registry {
     /// Adds an endpoint.
     pub fn endpoint(&self, endpoint: impl fmt::Display, direction: Direction) -> Meter {
         let mut entries = self.lock();
-        let total = EndpointStats { endpoint: endpoint.to_string(), direction, datagrams: 0, bytes: 0, errors: 0 };
+        let total =
+            EndpointStats { endpoint: endpoint.to_string(), direction, datagrams: 0, bytes: 0, errors: 0 };
         entries.push(Entry { total, live: Vec::new() });
         Meter { registry: self.clone(), index: entries.len() - 1 }
     }

@@ -44,7 +44,14 @@ impl<R: Input> StreamSource<R> {
     /// Reads `input`, which messages call `name`, and cuts datagrams of at most `size` bytes.
     ///
     /// The size must be from 1 to [`MAX_DATAGRAM`]; it is brought into that range.
-    pub fn new(input: R, name: String, framing: Framing, size: usize, stop: &Stop, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        input: R,
+        name: String,
+        framing: Framing,
+        size: usize,
+        stop: &Stop,
+        counters: Arc<Counters>,
+    ) -> Self {
         let size = size.clamp(1, MAX_DATAGRAM);
         let stop = stop.clone();
         Self { input, name, framing, size, held: Vec::new(), draining: false, end: None, stop, counters }
@@ -61,9 +68,8 @@ impl<R: Input> StreamSource<R> {
             Ok(Some(0)) => self.end = Some(End::Clean),
             Ok(read) => return read,
             Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock if self.draining => self.end = Some(End::Clean),
-                io::ErrorKind::WouldBlock => {}
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
                 _ => self.end = Some(End::Failed(error)),
             },
         }
@@ -165,13 +171,18 @@ impl<S: Source> Source for Paced<S> {
             self.stop.sleep(due.saturating_duration_since(Instant::now()));
         }
         let quantum = u128::from(self.bits_per_second) * QUANTUM.as_micros() / 8_000_000;
-        let limit = if self.stop.requested() { usize::MAX } else { usize::try_from(quantum).unwrap_or(usize::MAX).max(1) };
+        let limit = if self.stop.requested() {
+            usize::MAX
+        } else {
+            usize::try_from(quantum).unwrap_or(usize::MAX).max(1)
+        };
         batch.set_limit(limit);
         let flow = self.source.receive(batch)?;
         if !batch.is_empty() {
             let now = Instant::now();
             // What was slow to come is not made up for, but the clock's coarseness is.
-            let from = self.due.filter(|due| now.saturating_duration_since(*due) < 10 * QUANTUM).unwrap_or(now);
+            let from =
+                self.due.filter(|due| now.saturating_duration_since(*due) < 10 * QUANTUM).unwrap_or(now);
             self.due = from.checked_add(self.duration(batch.bytes()));
         }
         Ok(flow)
@@ -182,7 +193,8 @@ impl<S: Source> Source for Paced<S> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::{PipeReader, Write};
@@ -194,7 +206,17 @@ mod tests {
     fn source(input: PipeReader, framing: Framing) -> (StreamSource<File>, Stop) {
         let stop = Stop::new().unwrap();
         let counters = Registry::default().endpoint("test", Direction::In).counters();
-        (StreamSource::new(File::from(OwnedFd::from(input)), "test".to_owned(), framing, 8, &stop, counters), stop)
+        (
+            StreamSource::new(
+                File::from(OwnedFd::from(input)),
+                "test".to_owned(),
+                framing,
+                8,
+                &stop,
+                counters,
+            ),
+            stop,
+        )
     }
 
     fn receive(source: &mut dyn Source) -> (Vec<Vec<u8>>, Flow) {

@@ -11,7 +11,9 @@ use crate::report;
 use crate::socket::set_up_stream;
 use crate::stats::{Counters, Meter};
 use crate::wait::{Wait, poll_for, wait};
-use crate::{Batch, Error, Flow, Framing, Resolved, Sink, SocketOptions, Source, Stop, StreamSource, UdpSource};
+use crate::{
+    Batch, Error, Flow, Framing, Resolved, Sink, SocketOptions, Source, Stop, StreamSource, UdpSource,
+};
 
 /// A client that accepts nothing for this long is dropped.
 const STALLED: Duration = Duration::from_secs(10);
@@ -49,10 +51,14 @@ pub fn accept_each(
                     accepted(stream, peer);
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    io::ErrorKind::WouldBlock
+                    | io::ErrorKind::Interrupted
+                    | io::ErrorKind::ConnectionAborted => {}
                     _ => {
                         if !lacking {
-                            report::warn(format_args!("cannot accept a connection: {error}; trying again until it works"));
+                            report::warn(format_args!(
+                                "cannot accept a connection: {error}; trying again until it works"
+                            ));
                         }
                         lacking = true;
                         stop.sleep(Duration::from_millis(100));
@@ -91,7 +97,8 @@ impl ClientSink {
         stream.set_nonblocking(true).map_err(failed)?;
         channel.socket().set_nonblocking(true).map_err(failed)?;
         let stream = Arc::new(stream);
-        let source = ClientSource { channel, stream: stream.clone(), peer, sending: true, stop: stop.clone() };
+        let source =
+            ClientSource { channel, stream: stream.clone(), peer, sending: true, stop: stop.clone() };
         Ok((Self { stream, peer, framing, stop: stop.clone(), counters: meter.counters() }, source))
     }
 }
@@ -131,7 +138,11 @@ impl Patient<'_> {
                 poll_for(&mut fds, Some(left))?
             }
         };
-        if ready { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts nothing any more")) }
+        if ready {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts nothing any more"))
+        }
     }
 
     fn patiently(&self, mut write: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
@@ -201,7 +212,8 @@ impl Source for ClientSource {
         // One that only has shut down its sending side still gets everything: then only an error or a
         // reset, which are always reported, say that it is gone.
         let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
-        let mut fds = [PollFd::new(self.channel.socket(), PollFlags::IN), PollFd::new(&*self.stream, interest)];
+        let mut fds =
+            [PollFd::new(self.channel.socket(), PollFlags::IN), PollFd::new(&*self.stream, interest)];
         wait(&mut fds, None, &self.stop).map_err(gone)?;
         let events = fds[1].revents();
         if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
@@ -252,7 +264,13 @@ impl TcpServerSource {
     ///
     /// # Errors
     /// Wrong use if the endpoint is a multicast group.
-    pub fn new(endpoint: Resolved, framing: Framing, size: usize, meter: Meter, stop: &Stop) -> Result<Self, Error> {
+    pub fn new(
+        endpoint: Resolved,
+        framing: Framing,
+        size: usize,
+        meter: Meter,
+        stop: &Stop,
+    ) -> Result<Self, Error> {
         endpoint.require_unicast()?;
         Ok(Self {
             endpoint,
@@ -288,7 +306,14 @@ impl TcpServerSource {
                     report::info(format_args!("{}: connected to {address}", self.endpoint));
                     let name = self.endpoint.to_string();
                     let counters = self.meter.counters();
-                    return Ok(StreamSource::new(stream, name, self.framing, self.size, &self.stop, counters));
+                    return Ok(StreamSource::new(
+                        stream,
+                        name,
+                        self.framing,
+                        self.size,
+                        &self.stop,
+                        counters,
+                    ));
                 }
                 Err(error) => last_error = error,
             }

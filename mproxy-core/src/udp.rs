@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::report;
 use crate::health::Health;
+use crate::report;
 use crate::socket::{connect_udp, path_payload};
 use crate::stats::{Counters, Meter};
 use crate::stop::POLL_INTERVAL;
@@ -31,7 +31,12 @@ impl UdpSource {
     ///
     /// # Errors
     /// If one cannot be opened; see [`listen_udp`].
-    pub fn open(endpoint: &Resolved, options: &SocketOptions, meter: &Meter, stop: &Stop) -> Result<Vec<Self>, Error> {
+    pub fn open(
+        endpoint: &Resolved,
+        options: &SocketOptions,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Result<Vec<Self>, Error> {
         let sockets = listen_udp(endpoint, options)?;
         sockets.into_iter().map(|socket| Self::new(socket, endpoint.to_string(), meter, stop)).collect()
     }
@@ -40,7 +45,14 @@ impl UdpSource {
         socket.set_read_timeout(POLL_INTERVAL).map_err(|e| Error::io("set up", &endpoint, e))?;
         let socket = Arc::new(socket);
         stop.watch(&socket);
-        Ok(Self { socket, endpoint, stop: stop.clone(), draining: false, errors: 0, counters: meter.counters() })
+        Ok(Self {
+            socket,
+            endpoint,
+            stop: stop.clone(),
+            draining: false,
+            errors: 0,
+            counters: meter.counters(),
+        })
     }
 
     /// The socket, to learn its address or wait for it.
@@ -105,7 +117,12 @@ impl UdpTarget {
     #[must_use]
     pub fn new(resolved: Resolved, options: &SocketOptions, meter: Meter) -> Self {
         let health = Health::new(resolved.to_string());
-        Self { resolved: Arc::new(resolved), options: options.clone(), meter, health: Arc::new(Mutex::new(health)) }
+        Self {
+            resolved: Arc::new(resolved),
+            options: options.clone(),
+            meter,
+            health: Arc::new(Mutex::new(health)),
+        }
     }
 
     /// Opens a sink. A target that cannot be reached now may be later, so this never fails.
@@ -249,7 +266,12 @@ fn is_unusable(error: &io::Error) -> bool {
     is_refused(error)
         || matches!(
             error.kind(),
-            AddrNotAvailable | HostUnreachable | InvalidInput | NetworkDown | NetworkUnreachable | Unsupported
+            AddrNotAvailable
+                | HostUnreachable
+                | InvalidInput
+                | NetworkDown
+                | NetworkUnreachable
+                | Unsupported
         )
 }
 

@@ -72,7 +72,11 @@ impl Input for std::fs::File {
 /// Waits until one of the descriptors is ready, and leaves the events in them.
 ///
 /// Once a stop was requested this returns [`Wait::Stopped`] at once.
-pub(crate) fn wait<'a>(fds: &mut [PollFd<'a>], timeout: Option<Duration>, stop: &'a Stop) -> io::Result<Wait> {
+pub(crate) fn wait<'a>(
+    fds: &mut [PollFd<'a>],
+    timeout: Option<Duration>,
+    stop: &'a Stop,
+) -> io::Result<Wait> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {
         if stop.requested() {

@@ -20,11 +20,11 @@
 mod compat;
 
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{
-    Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource,
-    UdpTarget, datagram_size, refuse_loops,
+    Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource, UdpTarget,
+    datagram_size, refuse_loops,
 };
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
 /// What to receive, and where to send it. See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
@@ -104,10 +104,14 @@ impl Forward {
     /// address in use.
     pub fn spawn(&self) -> Result<Handle, Error> {
         if self.udp_listen.is_empty() && self.tcp_connect.is_empty() {
-            return Err(Error::usage("nothing to do: give a UDP address to listen on, or a TCP server to connect to"));
+            return Err(Error::usage(
+                "nothing to do: give a UDP address to listen on, or a TCP server to connect to",
+            ));
         }
         if self.targets.is_empty() && !self.tee {
-            return Err(Error::usage("nothing to do: give a UDP target to send to, or tee to copy to standard output"));
+            return Err(Error::usage(
+                "nothing to do: give a UDP target to send to, or tee to copy to standard output",
+            ));
         }
         let listeners = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
         let servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;

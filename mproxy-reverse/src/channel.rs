@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use mproxy_core::{
-    Direction, Endpoint, Error, Meter, Registry, Resolved, Role, SocketOptions, Stop, UdpSink, UdpSource, UdpTarget,
-    reserve_group,
+    Direction, Endpoint, Error, Meter, Registry, Resolved, Role, SocketOptions, Stop, UdpSink, UdpSource,
+    UdpTarget, reserve_group,
 };
 
 use crate::unlisted;
@@ -45,9 +45,9 @@ impl Channel {
     /// A source for one more output, with a membership of its own.
     pub(crate) fn source(&self, options: &SocketOptions, stop: &Stop) -> Result<UdpSource, Error> {
         let mut sources = UdpSource::open(&self.group, options, &self.received, stop)?;
-        sources.pop().ok_or_else(|| {
-            Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into())
-        })
+        sources
+            .pop()
+            .ok_or_else(|| Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mproxy_core::{report, Error, Stop, Task, accept_each, spawn};
+use mproxy_core::{Error, Stop, Task, accept_each, report, spawn};
 
 /// How many connections there may be, and are, at all listeners that share the limit.
 #[derive(Debug, Clone)]
@@ -50,7 +50,9 @@ impl Connections {
             threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
             let Some(slot) = self.slot() else {
                 if !std::mem::replace(&mut full, true) {
-                    report::warn(format_args!("{what} {peer} refused: {max} are served already (--max-clients)"));
+                    report::warn(format_args!(
+                        "{what} {peer} refused: {max} are served already (--max-clients)"
+                    ));
                 }
                 return;
             };

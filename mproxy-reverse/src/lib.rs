@@ -23,11 +23,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{
-    ClientSink, Direction, Endpoint, Program, Registry, Resolved, Role, Sinks, Source, Stdout, Stop, StopOnDrop,
-    StreamSource, Task, UdpSource, UdpTarget, datagram_size, listen_tcp, refuse_loops, relay,
+    ClientSink, Direction, Endpoint, Program, Registry, Resolved, Role, Sinks, Source, Stdout, Stop,
+    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, datagram_size, listen_tcp, refuse_loops, relay,
 };
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
 use crate::channel::Channel;
 use crate::connections::Connections;
@@ -166,7 +166,8 @@ impl Reverse {
         let outputs = if plan.has_inputs() { Stop::new()? } else { inputs.clone() };
         let last_input = plan.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
         let registry = program.registry().clone();
-        let channel = Arc::new(Channel::open(plan.channel.clone(), &self.options, &registry, plan.has_inputs())?);
+        let channel =
+            Arc::new(Channel::open(plan.channel.clone(), &self.options, &registry, plan.has_inputs())?);
 
         // Listeners are opened before any thread is started, and outputs before inputs.
         let mut udp_inputs = Vec::new();
@@ -181,7 +182,9 @@ impl Reverse {
             let mut all = Vec::new();
             for endpoint in endpoints {
                 let listeners = listen_tcp(endpoint)?;
-                listeners.iter().for_each(|listener| program.listens_on(listener.local_addr()));
+                for listener in &listeners {
+                    program.listens_on(listener.local_addr());
+                }
                 all.push((endpoint.clone(), listeners));
             }
             Ok::<_, Error>(all)
@@ -228,7 +231,8 @@ impl Reverse {
             let serve = move |stream: TcpStream, peer: SocketAddr| {
                 let sink = channel.sink();
                 let size = size.unwrap_or_else(|| datagram_size(std::slice::from_ref(&sink)));
-                let source = StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
+                let source =
+                    StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
                 Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
             };
             let (senders, stop) = (senders.clone(), inputs.clone());
@@ -247,12 +251,18 @@ impl Reverse {
         let inputs = !self.udp_listen.is_empty() || !self.tcp_listen.is_empty();
         let outputs = !self.tcp_output.is_empty() || !self.udp_output.is_empty() || self.tee;
         match (inputs, outputs, self.multicast.is_some()) {
-            (false, false, _) => return Err(Error::usage("nothing to do: give an input, or a group, and an output")),
+            (false, false, _) => {
+                return Err(Error::usage("nothing to do: give an input, or a group, and an output"));
+            }
             (false, true, false) => {
-                return Err(Error::usage("no input: give an address to listen on, or a multicast group to join"));
+                return Err(Error::usage(
+                    "no input: give an address to listen on, or a multicast group to join",
+                ));
             }
             (true, false, false) => {
-                return Err(Error::usage("no output: give an output address, or a multicast group to send to"));
+                return Err(Error::usage(
+                    "no output: give an output address, or a multicast group to send to",
+                ));
             }
             _ => {}
         }

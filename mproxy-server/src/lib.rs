@@ -21,8 +21,8 @@ mod compat;
 use std::path::{Path, PathBuf};
 
 pub use compat::{listener, upstream_socket_interface};
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 use mproxy_core::{Direction, Endpoint, FileSink, Program, Role, Sinks, Stdout, UdpSource};
+pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
 /// Where to receive, and where to write. See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
@@ -91,7 +91,9 @@ impl Server {
         let file = self.path.as_deref().filter(|path| path.as_os_str() != "-");
         let to_stdout = self.tee || self.path.is_some() && file.is_none();
         if file.is_none() && !to_stdout {
-            return Err(Error::usage("nothing to do: give a path to write to, or tee to copy to standard output"));
+            return Err(Error::usage(
+                "nothing to do: give a path to write to, or tee to copy to standard output",
+            ));
         }
         let endpoints = Endpoint::parse_all(&self.listen, Role::UdpListener)?;
         self.options.chosen_interface()?;

@@ -3,24 +3,31 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::{Error, Handle};
-use mproxy_core::command::{Args, Command, FRAMING, INTERFACE, Opt, RECV_BUFFER, TEE, TTL};
+use mproxy_core::command::{Args, Command};
+use mproxy_core::{Error, Handle, flags_help, framing_help, socket_options_help};
 use mproxy_server::Server;
-
-const PATH: Opt = Opt::value(
-    "--path",
-    "FILE",
-    "The file to append to; - is standard output. {addr} in it\nstands for the listener's address: a file for each",
-);
-const LISTEN_ADDR: Opt = Opt::value("--listen-addr", "HOST:PORT", "Where to receive; may be repeated");
 
 const COMMAND: Command = Command {
     name: "mproxy-server",
     version: env!("CARGO_PKG_VERSION"),
-    about: "MPROXY server: receives UDP datagrams, unicast and multicast, into a file and to\n\
-            standard output.",
-    options: &[PATH, LISTEN_ADDR, TEE, FRAMING, INTERFACE, TTL, RECV_BUFFER],
-    notes: "\
+    help: concat!(
+        "MPROXY server: receives UDP datagrams, unicast and multicast, into a file and to
+standard output.
+
+USAGE:
+  mproxy-server --path FILE --listen-addr HOST:PORT... [OPTIONS]
+
+OPTIONS:
+      --path FILE             The file to append to; - is standard output. {addr}
+                              in it stands for the listener's address: a file for
+                              each
+      --listen-addr HOST:PORT
+                              Where to receive; may be repeated
+",
+        framing_help!(),
+        socket_options_help!(),
+        flags_help!(),
+        "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
 239.1.2.3:9920 or, with the interface of a group, 239.1.2.3%eth0:9920 and
 [ff02::114%eth0]:9920. SOURCE@GROUP:PORT takes one sender only, as in
@@ -31,7 +38,8 @@ EXAMPLES:
   mproxy-server --path feed.log --listen-addr localhost:9920 --tee
   mproxy-server --path 'feed-{addr}.log' --listen-addr 0.0.0.0:9920 \\
                 --listen-addr 239.1.2.3:9921
-",
+"
+    ),
 };
 
 fn main() -> ExitCode {
@@ -39,16 +47,14 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let mut server = Server::new()
-        .tee(args.flag(TEE))
-        .framing(args.framing()?)
-        .socket_options(args.socket_options()?);
-    if let Some(path) = args.os_value(PATH)? {
+    let mut server = Server::new().framing(args.framing()?).socket_options(args.socket_options()?);
+    if let Some(path) = args.os_text("--path")? {
         server = server.path(path);
     }
-    for endpoint in args.values(LISTEN_ADDR)? {
+    for endpoint in args.texts("--listen-addr")? {
         server = server.listen(endpoint);
     }
+    server = server.tee(args.flag("--tee", "-t"));
     args.finish()?;
     server.spawn()
 }

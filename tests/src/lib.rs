@@ -1,1 +1,278 @@
-//! What the whole-network tests of MPROXY share.
+//! What the whole-network tests of MPROXY share: the real programs as child processes, whose messages
+//! can be waited for, and hosts of their own in network namespaces.
+//!
+//! Everything here panics when something is not as a test expects.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
+#![allow(clippy::print_stderr, clippy::must_use_candidate)]
+
+mod network;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+pub use network::{Network, can_make_networks};
+
+/// How long anything may take. Far more than it does, so that a slow machine fails no test.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The path of one of the programs, built from this workspace.
+pub fn program(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
+        if let Some(directory) = std::env::var_os("MPROXY_BIN_DIR") {
+            return directory.into();
+        }
+        // target/PROFILE/deps/test-1234 or target/PROFILE/examples/demo
+        let exe = std::env::current_exe().unwrap();
+        let directory = exe.ancestors().nth(2).unwrap().to_owned();
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bins"]);
+        for package in ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"] {
+            build.args(["--package", package]);
+        }
+        build.arg("--target-dir").arg(directory.parent().unwrap());
+        if directory.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "the programs cannot be built");
+        directory
+    });
+    directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Waits until `ready` gives something.
+pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until the file holds at least as many bytes, and returns them.
+pub fn file_with(path: &Path, bytes: usize) -> Vec<u8> {
+    let mut len = 0;
+    let end = Instant::now() + PATIENCE;
+    while len < bytes {
+        len = std::fs::metadata(path).map_or(0, |meta| usize::try_from(meta.len()).unwrap());
+        assert!(Instant::now() < end, "{} has {len} bytes of {bytes}", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::read(path).unwrap()
+}
+
+/// A port that is free for UDP and TCP on all addresses of IPv4 loopback at this moment. Only for what
+/// cannot be asked for its port: the programs' own listeners take port 0 and say what they got.
+pub fn free_port() -> u16 {
+    eventually("a free port", || {
+        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = udp.local_addr().unwrap().port();
+        std::net::TcpListener::bind(("0.0.0.0", port)).ok().map(|_| port)
+    })
+}
+
+/// A multicast group that no other test uses, on the loopback interface: `GROUP%127.0.0.1:PORT`.
+pub fn loopback_group() -> String {
+    let port = free_port();
+    let [high, low] = port.to_be_bytes();
+    format!("239.192.{high}.{low}%127.0.0.1:{port}")
+}
+
+/// A UDP socket on 127.0.0.1 with a receive time-out of [`PATIENCE`], and its address.
+pub fn udp() -> (UdpSocket, SocketAddr) {
+    udp_on("127.0.0.1:0")
+}
+
+/// As [`udp`], on another address.
+pub fn udp_on(address: &str) -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20);
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// The next datagram.
+pub fn datagram(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65_536];
+    let len = socket.recv(&mut buffer).expect("no datagram came");
+    buffer.truncate(len);
+    buffer
+}
+
+/// One of the programs, running. It is killed when this is dropped.
+pub struct Running {
+    child: Child,
+    messages: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+    stdout: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Starts a program with standard input closed.
+pub fn start<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I]) -> Running {
+    let mut command = Command::new(program(name));
+    command.args(arguments).stdin(Stdio::null());
+    Running::new(&mut command)
+}
+
+/// Starts a program with a pipe to its standard input.
+pub fn start_piped<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I]) -> (Running, ChildStdin) {
+    let mut command = Command::new(program(name));
+    command.args(arguments).stdin(Stdio::piped());
+    let mut running = Running::new(&mut command);
+    let stdin = running.child.stdin.take().unwrap();
+    (running, stdin)
+}
+
+impl Running {
+    /// Starts the command. Its standard output is collected, unless it goes elsewhere already.
+    pub fn new(command: &mut Command) -> Self {
+        Self::spawn(command.stdout(Stdio::piped()))
+    }
+
+    /// Starts the command with standard output as it is set up.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let messages = Arc::new(Mutex::new(String::new()));
+        let stdout = Arc::new(Mutex::new(Vec::new()));
+        let mut readers = Vec::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let into = messages.clone();
+        readers.push(std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
+                let _ = write!(into.lock().unwrap(), "{}", String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        }));
+        if let Some(mut out) = child.stdout.take() {
+            let into = stdout.clone();
+            readers.push(std::thread::spawn(move || {
+                let mut buffer = [0; 65_536];
+                while let Ok(len @ 1..) = out.read(&mut buffer) {
+                    into.lock().unwrap().extend_from_slice(&buffer[..len]);
+                }
+            }));
+        }
+        Self { child, messages, readers, stdout }
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All of its messages so far.
+    pub fn messages(&self) -> String {
+        self.messages.lock().unwrap().clone()
+    }
+
+    /// Its standard output so far.
+    pub fn stdout(&self) -> Vec<u8> {
+        self.stdout.lock().unwrap().clone()
+    }
+
+    /// Waits until a message contains the text, and returns that line.
+    pub fn says(&self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let messages = self.messages();
+            if let Some(line) = messages.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < end, "no message says '{text}':\n{messages}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The address that a listener got: the program must run with `-v`, and the endpoint be as given,
+    /// `127.0.0.1:0` for example.
+    pub fn udp_address(&self, endpoint: &str) -> SocketAddr {
+        let line = self.says(&format!(" {endpoint}: listening on "));
+        let text = line.split(": listening on ").nth(1).unwrap();
+        text.split(',').next().unwrap().parse().unwrap()
+    }
+
+    /// As [`udp_address`](Self::udp_address), of a TCP listener.
+    pub fn tcp_address(&self, endpoint: &str) -> SocketAddr {
+        let line = self.says(&format!(" {endpoint}: accepting TCP connections on "));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until standard output holds as many bytes.
+    pub fn writes(&self, bytes: usize) -> Vec<u8> {
+        eventually(&format!("{bytes} bytes on standard output"), || {
+            let out = self.stdout();
+            (out.len() >= bytes).then_some(out)
+        })
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end, which must come with exit code 0.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.messages());
+    }
+
+    /// Waits for the end, and for all output.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = eventually("the end of the program", || self.child.try_wait().unwrap());
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        status
+    }
+
+    /// Waits for the end, and returns the exit code.
+    pub fn exit_code(&mut self) -> i32 {
+        self.wait().code().expect("ended by a signal")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("messages of process {}:\n{}", self.child.id(), self.messages());
+        }
+    }
+}
+
+/// What a program that ends by itself leaves behind.
+pub struct Outcome {
+    /// The exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs a program to its end with this input.
+pub fn run<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I], input: &[u8]) -> Outcome {
+    use std::io::Write;
+    let (mut running, mut stdin) = start_piped(name, arguments);
+    // A program that ends early leaves some of it.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    let code = running.exit_code();
+    Outcome { code, stdout: running.stdout(), stderr: running.messages() }
+}

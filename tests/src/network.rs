@@ -1,0 +1,112 @@
+//! Hosts of their own: network namespaces on a bridge, so that multicast is real and never leaves the
+//! machine.
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{Running, eventually, program};
+
+/// Whether this process may make network namespaces. Where it may not, a test that needs them says so
+/// and passes; under CI it must not come to that, so there this panics instead.
+pub fn can_make_networks(test: &str) -> bool {
+    let able = cfg!(target_os = "linux")
+        && rustix::process::geteuid().is_root()
+        && Command::new("ip").args(["netns", "list"]).output().is_ok_and(|out| out.status.success());
+    if !able {
+        assert!(std::env::var_os("CI").is_none(), "{test}: network namespaces are needed under CI");
+        eprintln!("SKIPPED {test}: making network namespaces needs root and iproute2 on Linux");
+    }
+    able
+}
+
+/// Hosts `0..n` with the addresses `10.77.0.(1+i)/24` and `fd77::(1+i)/64` on their interface `eth0`,
+/// joined by a bridge that floods multicast. All of it goes when this is dropped.
+pub struct Network {
+    name: String,
+    hosts: usize,
+}
+
+impl Network {
+    /// Makes the hosts.
+    pub fn new(hosts: usize) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mp{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let network = Self { name, hosts: 0 };
+        let switch = network.namespace(None);
+        ip(&["netns", "add", &switch]);
+        let mut network = network;
+        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
+        ip(&["-n", &switch, "link", "set", "br0", "up"]);
+        for i in 0..hosts {
+            let host = network.namespace(Some(i));
+            ip(&["netns", "add", &host]);
+            network.hosts = i + 1;
+            let port = format!("p{i}");
+            ip(&[
+                "-n", &host, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &switch,
+            ]);
+            ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
+            ip(&["-n", &host, "addr", "add", &format!("{}/24", Self::ipv4(i)), "dev", "eth0"]);
+            ip(&["-n", &host, "addr", "add", &format!("{}/64", Self::ipv6(i)), "dev", "eth0", "nodad"]);
+            ip(&["-n", &host, "link", "set", "lo", "up"]);
+            ip(&["-n", &host, "link", "set", "eth0", "up"]);
+        }
+        // An IPv6 interface cannot send before its link-local address is settled.
+        for i in 0..hosts {
+            eventually("IPv6 addresses", || {
+                let out = network.run(i, "ip", &["-6", "addr", "show", "dev", "eth0", "scope", "link"]);
+                let text = String::from_utf8_lossy(&out.stdout).into_owned();
+                (text.contains("fe80") && !text.contains("tentative")).then_some(())
+            });
+        }
+        network
+    }
+
+    /// The IPv4 address of a host.
+    pub fn ipv4(host: usize) -> String {
+        format!("10.77.0.{}", host + 1)
+    }
+
+    /// The IPv6 address of a host.
+    pub fn ipv6(host: usize) -> String {
+        format!("fd77::{}", host + 1)
+    }
+
+    fn namespace(&self, host: Option<usize>) -> String {
+        match host {
+            Some(host) => format!("{}-h{host}", self.name),
+            None => format!("{}-sw", self.name),
+        }
+    }
+
+    /// A command that runs on the host.
+    pub fn command(&self, host: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(Some(host))]).arg(program);
+        command
+    }
+
+    /// Runs a command on the host to its end.
+    pub fn run(&self, host: usize, program: &str, arguments: &[&str]) -> Output {
+        self.command(host, program).args(arguments).output().unwrap()
+    }
+
+    /// Starts one of the programs on the host, with standard input closed.
+    pub fn start(&self, host: usize, name: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(host, program(name));
+        Running::new(command.args(arguments).stdin(std::process::Stdio::null()))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in (0..self.hosts).map(Some).chain([None]) {
+            let _ = Command::new("ip").args(["netns", "delete", &self.namespace(host)]).status();
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let out = Command::new("ip").args(arguments).output().unwrap();
+    assert!(out.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
