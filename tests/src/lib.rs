@@ -159,7 +159,7 @@ impl Running {
         if let Some(mut out) = child.stdout.take() {
             let into = stdout.clone();
             readers.push(std::thread::spawn(move || {
-                let mut buffer = [0; 65_536];
+                let mut buffer = vec![0; 65_536];
                 while let Ok(len @ 1..) = out.read(&mut buffer) {
                     into.lock().unwrap().extend_from_slice(&buffer[..len]);
                 }
