@@ -1,0 +1,208 @@
+//! Multicast between hosts: network namespaces on a bridge. Needs root on Linux; said and passed over
+//! elsewhere.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::Stdio;
+
+use mproxy_tests::{Network, Running, can_make_networks, eventually, program};
+
+/// Runs the client on a host to its end, with this input.
+fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
+    use std::io::Write;
+    let mut command = network.command(host, program("mproxy-client"));
+    let mut child = command.args(["--path", "-"]).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "client {arguments:?}");
+}
+
+/// A server on a host that writes to its standard output, listening.
+fn server(network: &Network, host: usize, arguments: &[&str]) -> Running {
+    let server = network.start(host, "mproxy-server", &[&["--path", "-", "-v"], arguments].concat());
+    server.says("listening");
+    server
+}
+
+/// Waits until the program's output is just this.
+fn receives(server: &Running, expected: &str) {
+    let out = server.writes(expected.len());
+    assert_eq!(String::from_utf8_lossy(&out), expected);
+}
+
+#[test]
+fn a_group_reaches_every_host_that_has_joined_it() {
+    if !can_make_networks("a_group_reaches_every_host_that_has_joined_it") {
+        return;
+    }
+    let network = Network::new(3);
+    for group in ["239.1.2.3%eth0:9920", "239.1.2.3:9920", "[ff15::1234%eth0]:9920", "[ff02::1234]:9920"] {
+        let here = server(&network, 0, &["--listen-addr", group]);
+        let there = [1, 2].map(|host| server(&network, host, &["--listen-addr", group]));
+        send(&network, 0, &["--server-addr", group], "to all\n");
+        for server in there.iter().chain([&here]) {
+            receives(server, "to all\n");
+        }
+    }
+}
+
+#[test]
+fn the_interface_option_chooses_by_name_index_and_address_and_a_zone_comes_before_it() {
+    if !can_make_networks("the_interface_option_chooses_by_name_index_and_address") {
+        return;
+    }
+    let network = Network::new(2);
+    let index = String::from_utf8(network.run(0, "cat", &["/sys/class/net/eth0/ifindex"]).stdout).unwrap();
+    let group = "239.1.2.4:9920";
+    let there = server(&network, 1, &["--listen-addr", group, "--interface", "eth0"]);
+    let mut expected = String::new();
+    for (i, interface) in ["eth0", index.trim(), &Network::ipv4(0)].into_iter().enumerate() {
+        let line = format!("{i}\n");
+        send(&network, 0, &["--server-addr", group, "--interface", interface], &line);
+        expected += &line;
+        receives(&there, &expected);
+    }
+    // On loopback it stays on the host, unless the zone says otherwise.
+    send(&network, 0, &["--server-addr", group, "--interface", "lo"], "stays\n");
+    send(&network, 0, &["--server-addr", "239.1.2.4%eth0:9920", "--interface", "lo"], "goes\n");
+    receives(&there, &(expected + "goes\n"));
+}
+
+#[test]
+fn ttl_0_keeps_multicast_on_the_host() {
+    if !can_make_networks("ttl_0_keeps_multicast_on_the_host") {
+        return;
+    }
+    let network = Network::new(2);
+    for group in ["239.1.2.5%eth0:9920", "[ff15::5%eth0]:9920"] {
+        let here = server(&network, 0, &["--listen-addr", group]);
+        let there = server(&network, 1, &["--listen-addr", group]);
+        send(&network, 0, &["--server-addr", group, "--ttl", "0"], "here\n");
+        receives(&here, "here\n");
+        send(&network, 0, &["--server-addr", group], "there\n");
+        receives(&here, "here\nthere\n");
+        receives(&there, "there\n");
+    }
+}
+
+#[test]
+fn a_source_specific_listener_hears_that_source_alone() {
+    if !can_make_networks("a_source_specific_listener_hears_that_source_alone") {
+        return;
+    }
+    let network = Network::new(3);
+    let listen = format!("{}@232.1.1.1%eth0:5000", Network::ipv4(0));
+    let listener = server(&network, 2, &["--listen-addr", &listen]);
+    send(&network, 1, &["--server-addr", "232.1.1.1%eth0:5000"], "other\n");
+    send(&network, 0, &["--server-addr", "232.1.1.1%eth0:5000"], "chosen\n");
+    receives(&listener, "chosen\n");
+}
+
+#[test]
+fn unicast_and_broadcast_reach_another_host() {
+    if !can_make_networks("unicast_and_broadcast_reach_another_host") {
+        return;
+    }
+    let network = Network::new(2);
+    let listener =
+        server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "[::]:9920"]);
+    listener.says("[::]:9920: listening");
+    let mut expected = String::new();
+    let unicast = format!("{}:9920", Network::ipv4(1));
+    let unicast6 = format!("[{}]:9920", Network::ipv6(1));
+    for target in [&unicast, &unicast6, "10.77.0.255:9920"] {
+        send(&network, 0, &["--server-addr", target], &format!("{target}\n"));
+        expected += &format!("{target}\n");
+        receives(&listener, &expected);
+    }
+}
+
+#[test]
+fn a_reverse_proxy_shares_its_channel_with_the_network() {
+    if !can_make_networks("a_reverse_proxy_shares_its_channel_with_the_network") {
+        return;
+    }
+    let network = Network::new(3);
+    let channel = "239.1.2.6:9918";
+    let receiver = server(&network, 2, &["--listen-addr", channel]);
+    let reverse = network.start(
+        1,
+        "mproxy-reverse",
+        &["--udp-listen-addr", "0.0.0.0:9920", "--multicast-addr", channel, "--tee", "-v"],
+    );
+    reverse.says("listening to group");
+    reverse.says("0.0.0.0:9920: listening");
+    send(&network, 0, &["--server-addr", &format!("{}:9920", Network::ipv4(1))], "through\n");
+    receives(&receiver, "through\n");
+    receives(&reverse, "through\n");
+    send(&network, 0, &["--server-addr", channel], "into the channel\n");
+    receives(&reverse, "through\ninto the channel\n");
+}
+
+#[test]
+fn a_private_channel_never_leaves_the_host() {
+    if !can_make_networks("a_private_channel_never_leaves_the_host") {
+        return;
+    }
+    let network = Network::new(2);
+    let mut reverse =
+        network.start(0, "mproxy-reverse", &["--udp-listen-addr", "127.0.0.1:9920", "--tee", "-v"]);
+    reverse.says("127.0.0.1:9920: listening");
+    let sent = |network: &Network| {
+        let out = network.run(0, "cat", &["/sys/class/net/eth0/statistics/tx_bytes"]);
+        String::from_utf8(out.stdout).unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = sent(&network);
+    let lines = "0123456789\n".repeat(10_000);
+    send(&network, 0, &["--server-addr", "127.0.0.1:9920", "--rate", "20M"], &lines);
+    receives(&reverse, &lines);
+    // IPv6 sends a packet of its own now and then.
+    assert!(sent(&network) - before < 10_000, "the channel was seen on eth0");
+    reverse.stop();
+}
+
+#[test]
+fn a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route() {
+    if !can_make_networks("a_target_without_a_route_costs_the_others_nothing") {
+        return;
+    }
+    let network = Network::new(2);
+    let (good, bad) = (format!("{}:9920", Network::ipv4(1)), "10.78.0.2:9921");
+    let listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "0.0.0.0:9921"]);
+    listener.says("0.0.0.0:9921: listening");
+    let forward = network.start(
+        0,
+        "mproxy-forward",
+        &["--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", bad, "--udp-downstream-addr", &good, "-v"],
+    );
+    forward.says("127.0.0.1:9900: listening");
+    let line = |n: usize| format!("{n}\n");
+    let mut expected = String::new();
+    for n in 0..20 {
+        send(&network, 0, &["--server-addr", "127.0.0.1:9900"], &line(n));
+        expected += &line(n);
+        receives(&listener, &expected);
+    }
+    network.run(1, "ip", &["addr", "add", "10.78.0.2/24", "dev", "eth0"]);
+    network.run(0, "ip", &["addr", "add", "10.78.0.1/24", "dev", "eth0"]);
+    eventually("the target's recovery", || {
+        send(&network, 0, &["--server-addr", "127.0.0.1:9900"], "more\n");
+        forward.messages().contains("10.78.0.2:9921 works again").then_some(())
+    });
+    let messages = forward.messages();
+    assert_eq!(messages.matches("cannot send to 10.78.0.2:9921").count(), 1, "{messages}");
+    let out = String::from_utf8(listener.stdout()).unwrap();
+    assert!(out.matches("more\n").count() > 1, "{out}");
+}
+
+#[test]
+fn a_host_with_nothing_but_loopback_still_has_multicast() {
+    if !can_make_networks("a_host_with_nothing_but_loopback_still_has_multicast") {
+        return;
+    }
+    let network = Network::new(1);
+    network.run(0, "ip", &["link", "delete", "eth0"]);
+    let listener = server(&network, 0, &["--listen-addr", "239.1.2.7:9920"]);
+    send(&network, 0, &["--server-addr", "239.1.2.7:9920"], "alone\n");
+    receives(&listener, "alone\n");
+    let none = network.start(0, "mproxy-server", &["--path", "-", "--listen-addr", "[ff15::7]:9920"]);
+    none.says("cannot listen on [ff15::7]:9920");
+}
