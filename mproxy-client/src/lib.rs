@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
     Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, datagram_size, relay,
+    stdio,
 };
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
@@ -161,17 +162,5 @@ impl Client {
 
 /// Standard input without the buffer that `std` has behind it, or the file.
 fn open(path: &Path) -> std::io::Result<File> {
-    if path.as_os_str() != "-" {
-        return File::open(path);
-    }
-    #[cfg(unix)]
-    {
-        use std::os::fd::AsFd;
-        Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
-    }
-    #[cfg(windows)]
-    {
-        use std::os::windows::io::AsHandle;
-        Ok(File::from(std::io::stdin().as_handle().try_clone_to_owned()?))
-    }
+    if path.as_os_str() == "-" { stdio::stdin() } else { File::open(path) }
 }

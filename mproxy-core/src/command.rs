@@ -2,14 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use pico_args::Arguments;
 
 use crate::signals::Signals;
 use crate::stream::MAX_DATAGRAM;
-use crate::{Error, Framing, Handle, SocketOptions};
+use crate::{Error, Framing, Handle, SocketOptions, stdio};
 
 /// The help of [`Args::socket_options`], to [`concat!`] into a program's.
 #[macro_export]
@@ -100,15 +100,15 @@ impl Command {
     pub fn run(&self, start: fn(Args) -> Result<Handle, Error>) -> ExitCode {
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         if arguments.is_empty() {
-            print(&mut io::stderr(), self.help);
+            let _ = stdio::write_stderr(self.help);
             return Exit::WrongUse.into();
         }
         let asks_for = |long: &str, short: &str| arguments.iter().any(|a| a == long || a == short);
         if asks_for("--help", "-h") {
-            return print(&mut io::stdout(), self.help);
+            return printed(stdio::write_stdout(self.help));
         }
         if asks_for("--version", "-V") {
-            return print(&mut io::stdout(), &format!("{} {}\n", self.name, self.version));
+            return printed(stdio::write_stdout(&format!("{} {}\n", self.name, self.version)));
         }
         // Fails only if there is a logger already, which then has its own idea of what to show.
         if log::set_boxed_logger(Box::new(Messages(self.name))).is_ok() {
@@ -344,11 +344,12 @@ impl log::Log for Messages {
 
 /// One line on stderr, in one write; nothing if stderr is closed.
 pub(crate) fn say(message: &dyn fmt::Display) {
-    print(&mut io::stderr(), &format!("{message}\n"));
+    let _ = stdio::write_stderr(&format!("{message}\n"));
 }
 
-fn print(out: &mut dyn Write, text: &str) -> ExitCode {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+/// A reader that has enough is no failure.
+fn printed(result: io::Result<()>) -> ExitCode {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Failed.into(),
         _ => Exit::Done.into(),
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::report;
 use crate::stats::{Counters, Meter};
-use crate::{Batch, Error, Framing, Sink};
+use crate::{Batch, Error, Framing, Sink, stdio};
 
 /// Appends each batch to a file in one write, so that several writers of a file never tear a datagram.
 ///
@@ -97,7 +97,7 @@ impl Stdout {
     /// # Errors
     /// If standard output is closed.
     pub fn open(framing: Framing, only: bool, meter: Meter) -> Result<Self, Error> {
-        let file = duplicate().map_err(|error| Error::io("open", "standard output", error))?;
+        let file = stdio::stdout().map_err(|error| Error::io("open", "standard output", error))?;
         Ok(Self { shared: Arc::new(Mutex::new(Some(file))), framing, only, meter })
     }
 
@@ -106,18 +106,6 @@ impl Stdout {
     pub fn sink(&self, stop: &crate::Stop) -> StdoutSink {
         StdoutSink { stdout: self.clone(), counters: self.meter.counters(), stop: stop.clone() }
     }
-}
-
-#[cfg(unix)]
-fn duplicate() -> io::Result<File> {
-    use std::os::fd::AsFd;
-    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
-}
-
-#[cfg(windows)]
-fn duplicate() -> io::Result<File> {
-    use std::os::windows::io::AsHandle;
-    Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
 }
 
 /// Copies each batch to standard output.

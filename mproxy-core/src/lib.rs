@@ -21,6 +21,7 @@ pub mod report;
 mod signals;
 mod socket;
 mod stats;
+pub mod stdio;
 mod stop;
 mod stream;
 mod tcp;

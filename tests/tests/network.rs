@@ -102,8 +102,7 @@ fn unicast_and_broadcast_reach_another_host() {
         return;
     }
     let network = Network::new(2);
-    let listener =
-        server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "[::]:9920"]);
+    let listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "[::]:9920"]);
     listener.says("[::]:9920: listening");
     let mut expected = String::new();
     let unicast = format!("{}:9920", Network::ipv4(1));
@@ -171,7 +170,15 @@ fn a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route
     let forward = network.start(
         0,
         "mproxy-forward",
-        &["--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", bad, "--udp-downstream-addr", &good, "-v"],
+        &[
+            "--udp-listen-addr",
+            "127.0.0.1:9900",
+            "--udp-downstream-addr",
+            bad,
+            "--udp-downstream-addr",
+            &good,
+            "-v",
+        ],
     );
     forward.says("127.0.0.1:9900: listening");
     let line = |n: usize| format!("{n}\n");

@@ -1,0 +1,85 @@
+//! The standard streams as plain descriptors, without the buffers and locks that `std` puts before them:
+//! data must be in the system when a write is done, and what is not linked makes a small binary.
+
+use std::fs::File;
+use std::io;
+
+pub use system::{stdin, stdout};
+pub(crate) use system::{write_stderr, write_stdout};
+
+#[cfg(unix)]
+mod system {
+    use super::{File, io};
+    use rustix::fd::BorrowedFd;
+
+    /// Standard input.
+    ///
+    /// # Errors
+    /// If it is closed, or descriptors have run out.
+    pub fn stdin() -> io::Result<File> {
+        Ok(File::from(rustix::stdio::stdin().try_clone_to_owned()?))
+    }
+
+    /// Standard output.
+    ///
+    /// # Errors
+    /// As [`stdin`].
+    pub fn stdout() -> io::Result<File> {
+        Ok(File::from(rustix::stdio::stdout().try_clone_to_owned()?))
+    }
+
+    /// Writes a text whole; it takes no descriptor, so that a lack of them can be told.
+    pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
+        write_all(rustix::stdio::stdout(), text.as_bytes())
+    }
+
+    /// As [`write_stdout`].
+    pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
+        write_all(rustix::stdio::stderr(), text.as_bytes())
+    }
+
+    fn write_all(stream: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(stream, bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    use super::{File, io};
+    use std::io::Write;
+    use std::os::windows::io::AsHandle;
+
+    /// Standard input.
+    ///
+    /// # Errors
+    /// If it is closed.
+    pub fn stdin() -> io::Result<File> {
+        Ok(File::from(io::stdin().as_handle().try_clone_to_owned()?))
+    }
+
+    /// Standard output.
+    ///
+    /// # Errors
+    /// As [`stdin`].
+    pub fn stdout() -> io::Result<File> {
+        Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
+    }
+
+    /// Writes a text whole.
+    pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
+        let mut stream = io::stdout().lock();
+        stream.write_all(text.as_bytes()).and_then(|()| stream.flush())
+    }
+
+    /// As [`write_stdout`].
+    pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
+        io::stderr().write_all(text.as_bytes())
+    }
+}
