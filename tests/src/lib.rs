@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -275,4 +276,64 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I], input: &[u8])
     drop(stdin);
     let code = running.exit_code();
     Outcome { code, stdout: running.stdout(), stderr: running.messages() }
+}
+
+/// Whether this machine has `::1`. Where it has not, a test that needs it says so and passes.
+pub fn has_ipv6(test: &str) -> bool {
+    let has = UdpSocket::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("SKIPPED {test}: this machine has no ::1");
+    }
+    has
+}
+
+/// A host of its own that has no network but the loopback interface, as most containers do. It goes
+/// when this is dropped.
+pub struct LoopbackHost {
+    name: String,
+}
+
+impl LoopbackHost {
+    /// Makes the host. Needs what [`can_make_networks`] tells.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mp{}-lo{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let done = Command::new("ip").args(["netns", "add", &name]).status().unwrap();
+        assert!(done.success(), "no namespace {name}");
+        let host = Self { name };
+        host.sh("ip link set lo up");
+        host
+    }
+
+    /// Takes IPv6 away from it.
+    pub fn without_ipv6(self) -> Self {
+        self.sh("! test -e /proc/sys/net/ipv6 || echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        self
+    }
+
+    /// Starts one of the programs on the host, with standard input closed.
+    pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(program(name));
+        Running::new(command.args(arguments).stdin(Stdio::null()))
+    }
+
+    /// Runs a shell command on the host, which must succeed, and returns what it prints.
+    pub fn sh(&self, script: &str) -> String {
+        let out = self.command("sh").args(["-c", script]).output().unwrap();
+        assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+}
+
+impl Drop for LoopbackHost {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
 }

@@ -108,8 +108,9 @@ fn unicast_and_broadcast_reach_another_host() {
     let unicast = format!("{}:9920", Network::ipv4(1));
     let unicast6 = format!("[{}]:9920", Network::ipv6(1));
     for target in [&unicast, &unicast6, "10.77.0.255:9920"] {
-        send(&network, 0, &["--server-addr", target], &format!("{target}\n"));
-        expected += &format!("{target}\n");
+        let line = format!("{target}\n");
+        send(&network, 0, &["--server-addr", target], &line);
+        expected += &line;
         receives(&listener, &expected);
     }
 }
