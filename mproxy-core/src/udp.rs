@@ -133,24 +133,15 @@ impl UdpTarget {
             counters: self.meter.counters(),
             current: 0,
             socket: None,
+            proven: false,
             retry_at: None,
             failing: false,
         };
-        let addresses = &self.resolved.addresses;
-        let mut first_error = None;
-        for (i, address) in addresses.iter().enumerate() {
-            match connect_udp(&self.resolved, *address, &self.options) {
-                Ok(socket) => {
-                    (sink.current, sink.socket) = (i, Some(socket));
-                    return sink;
-                }
-                Err(error) => {
-                    first_error.get_or_insert(error);
-                }
+        for _ in 0..self.resolved.addresses.len() {
+            match sink.open() {
+                Ok(_) => break,
+                Err(error) => sink.leave_address(&error),
             }
-        }
-        if let Some(error) = first_error {
-            sink.report(&error);
         }
         sink
     }
@@ -168,6 +159,8 @@ pub struct UdpSink {
     /// The address in use.
     current: usize,
     socket: Option<UdpSocket>,
+    /// The address did not refuse the first datagram.
+    proven: bool,
     /// When to try again, if no address could be used.
     retry_at: Option<Instant>,
     failing: bool,
@@ -184,61 +177,89 @@ impl UdpSink {
     }
 
     fn send_one(&mut self, datagram: &[u8]) {
-        if self.retry_at.is_some_and(|at| Instant::now() < at) {
-            self.counters.failed();
-            return;
-        }
-        self.retry_at = None;
-        let addresses = self.target.resolved.addresses.len();
-        for _ in 0..addresses {
-            match self.send_to_current(datagram) {
-                Ok(()) => {
-                    self.counters.passed(1, datagram.len());
-                    return;
-                }
-                Err(error) => {
-                    self.report(&error);
-                    if !is_unusable(&error) {
-                        self.counters.failed();
-                        return;
+        if self.retry_at.is_none_or(|at| Instant::now() >= at) {
+            self.retry_at = None;
+            for _ in 0..self.target.resolved.addresses.len() {
+                match self.try_send(datagram) {
+                    Ok(()) => return self.counters.passed(1, datagram.len()),
+                    Err(error) if self.is_unusable(&error) => self.leave_address(&error),
+                    Err(error) => {
+                        self.failed(&error);
+                        return self.counters.failed();
                     }
-                    self.socket = None;
-                    self.current = (self.current + 1) % addresses;
                 }
             }
+            self.retry_at = Some(Instant::now() + RETRY);
         }
         self.counters.failed();
-        self.retry_at = Some(Instant::now() + RETRY);
     }
 
-    fn send_to_current(&mut self, datagram: &[u8]) -> io::Result<()> {
-        let resolved = &self.target.resolved;
-        let has_others = resolved.addresses.len() > 1;
-        let fresh = self.socket.is_none();
-        let socket = match self.socket.take() {
-            Some(socket) => socket,
-            None => connect_udp(resolved, resolved.addresses[self.current], &self.target.options)?,
-        };
-        let socket = self.socket.insert(socket);
-        let mut result = send(socket, datagram);
-        if let Err(error) = &result {
-            if has_others && is_refused(error) {
-                return result;
+    fn try_send(&mut self, datagram: &[u8]) -> io::Result<()> {
+        let (has_others, proven) = (self.has_others(), self.proven);
+        let socket = self.open()?;
+        match send(socket, datagram) {
+            Ok(()) if has_others && !proven => {
+                // On this host a refusal is known at once, and another address may not refuse.
+                if let Some(refused) = socket.take_error()? {
+                    return Err(refused);
+                }
+                self.proven = true;
+                Ok(())
             }
-            // It may tell of an earlier datagram, and then this one was not sent yet.
-            self.failing = true;
-            self.target.health(|health| health.failed(error));
-            self.counters.failed();
-            result = send(socket, datagram);
+            Ok(()) => Ok(()),
+            Err(error) if has_others && is_refused(&error) => Err(error),
+            Err(error) => {
+                // It may tell of an earlier datagram, and then this one was not sent yet.
+                send(socket, datagram)?;
+                self.failed(&error);
+                self.counters.failed();
+                Ok(())
+            }
         }
-        if fresh && has_others && result.is_ok() {
-            // On this host a refusal is known at once, and another address may not refuse.
-            return socket.take_error()?.map_or(Ok(()), Err);
-        }
-        result
     }
 
-    fn report(&mut self, error: &io::Error) {
+    /// The socket, opened if it is not.
+    fn open(&mut self) -> io::Result<&UdpSocket> {
+        let socket = if let Some(socket) = self.socket.take() {
+            socket
+        } else {
+            let resolved = &self.target.resolved;
+            self.proven = false;
+            connect_udp(resolved, resolved.addresses[self.current], &self.target.options)?
+        };
+        Ok(self.socket.insert(socket))
+    }
+
+    /// Closes the socket, so that the next send opens the next address; the same, if it is the only one.
+    fn leave_address(&mut self, error: &io::Error) {
+        self.failed(error);
+        self.socket = None;
+        self.current = (self.current + 1) % self.target.resolved.addresses.len();
+    }
+
+    fn has_others(&self) -> bool {
+        self.target.resolved.addresses.len() > 1
+    }
+
+    /// Whether the route, this host's own address or the target's stand against every datagram, so that
+    /// another address or a new socket may do better.
+    fn is_unusable(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{
+            AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, Unsupported,
+        };
+        let lasting = matches!(
+            error.kind(),
+            AddrNotAvailable
+                | HostUnreachable
+                | InvalidInput
+                | NetworkDown
+                | NetworkUnreachable
+                | Unsupported
+        );
+        self.socket.is_none() || lasting || self.has_others() && is_refused(error)
+    }
+
+    fn failed(&mut self, error: &io::Error) {
         self.failing = true;
         self.target.health(|health| health.failed(error));
     }
@@ -257,33 +278,15 @@ fn is_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
 }
 
-/// Whether the route, this host's own address or the target's stand against every datagram, so that
-/// another address or a new socket may do better.
-fn is_unusable(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, Unsupported,
-    };
-    is_refused(error)
-        || matches!(
-            error.kind(),
-            AddrNotAvailable
-                | HostUnreachable
-                | InvalidInput
-                | NetworkDown
-                | NetworkUnreachable
-                | Unsupported
-        )
-}
-
 impl Sink for UdpSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         for datagram in batch.datagrams() {
             self.send_one(datagram);
         }
         if self.failing {
-            let mut recovered = false;
-            self.target.health(|health| recovered = health.passed());
-            self.failing = !recovered;
+            let mut well = false;
+            self.target.health(|health| well = health.passed());
+            self.failing = !well;
         }
         Ok(())
     }
