@@ -106,11 +106,15 @@ pub struct Meter {
 }
 
 impl Registry {
-    /// Adds an endpoint.
+    /// The endpoint's meter. Several listeners that write to one file share that file's.
     pub fn endpoint(&self, endpoint: impl fmt::Display, direction: Direction) -> Meter {
+        let endpoint = endpoint.to_string();
         let mut entries = self.lock();
-        let total =
-            EndpointStats { endpoint: endpoint.to_string(), direction, datagrams: 0, bytes: 0, errors: 0 };
+        let same = |entry: &Entry| entry.total.direction == direction && entry.total.endpoint == endpoint;
+        if let Some(index) = entries.iter().position(same) {
+            return Meter { registry: self.clone(), index };
+        }
+        let total = EndpointStats { endpoint, direction, datagrams: 0, bytes: 0, errors: 0 };
         entries.push(Entry { total, live: Vec::new() });
         Meter { registry: self.clone(), index: entries.len() - 1 }
     }

@@ -97,20 +97,20 @@ impl Server {
         }
         let endpoints = Endpoint::parse_all(&self.listen, Role::UdpListener)?;
         self.options.chosen_interface()?;
+        let resolved = Endpoint::resolve_all(&endpoints, &self.options)?;
 
         let mut program = Program::new()?;
         let stop = program.stop().clone();
         let registry = program.registry().clone();
         let mut sources = Vec::new();
-        for endpoint in &endpoints {
-            let resolved = endpoint.resolve(&self.options)?;
-            let meter = registry.endpoint(endpoint, Direction::In);
-            for source in UdpSource::open(&resolved, &self.options, &meter, &stop)? {
+        for listener in &resolved {
+            let meter = registry.endpoint(listener, Direction::In);
+            for source in UdpSource::open(listener, &self.options, &meter, &stop)? {
                 let bound = source.socket().local_addr();
                 // The port that the system chose, so that a file can be named after it.
-                let port = bound.as_ref().map_or(endpoint.port(), std::net::SocketAddr::port);
+                let port = bound.as_ref().map_or(listener.endpoint.port(), std::net::SocketAddr::port);
                 program.listens_on(bound);
-                sources.push((endpoint.with_port(port), source));
+                sources.push((listener.endpoint.with_port(port), source));
             }
         }
         let stdout = if to_stdout {
