@@ -7,8 +7,6 @@ use mproxy_core::{
     UdpTarget, reserve_group,
 };
 
-use crate::unlisted;
-
 /// A group with the options that it is sent to and joined with.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -59,4 +57,9 @@ fn private() -> Result<(Resolved, SocketOptions, Option<UdpSocket>), Error> {
     let options = SocketOptions::new().ttl(0);
     let endpoint = Endpoint::parse(&format!("{group}%127.0.0.1:{}", address.port()), Role::Channel)?;
     Ok((endpoint.resolve(&options)?, options, Some(reserved)))
+}
+
+/// A meter that no statistics show: what passes the channel is counted where it comes in and goes out.
+fn unlisted(name: &Resolved) -> Meter {
+    Registry::default().endpoint(name, Direction::Channel)
 }

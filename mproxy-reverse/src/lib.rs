@@ -18,26 +18,17 @@
 mod channel;
 mod compat;
 mod connections;
-
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+mod plan;
+mod proxy;
 
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
-use mproxy_core::{
-    ClientSink, Direction, Endpoint, Program, Registry, Resolved, Role, Sinks, Source, Stdout, Stop,
-    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, datagram_size, listen_tcp, refuse_loops, relay,
-};
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
-use crate::channel::Channel;
-use crate::connections::Connections;
+use crate::plan::Plan;
+use crate::proxy::Proxy;
 
 /// TCP clients that are served at the same time, unless told otherwise.
 const MAX_CLIENTS: usize = 1024;
-
-/// Receive buffer of a TCP client's channel socket: modest, so that many stalled clients together do
-/// not take all the memory that the host has for UDP.
-const CLIENT_RECV_BUFFER: usize = 1 << 20;
 
 /// What to gather, and whom to hand it out to. See the [crate's](crate) example.
 #[derive(Debug, Clone)]
@@ -159,168 +150,17 @@ impl Reverse {
     /// Wrong use, such as an output that is the proxy's own input; a name that does not resolve; an
     /// address in use.
     pub fn spawn(&self) -> Result<Handle, Error> {
-        let plan = self.plan()?;
-        let mut program = Program::new()?;
-        let inputs = program.stop().clone();
-        // The outputs go on until the last input has delivered what it held.
-        let outputs = if plan.has_inputs() { Stop::new()? } else { inputs.clone() };
-        let last_input = plan.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
-        let registry = program.registry().clone();
-        let channel =
-            Arc::new(Channel::open(plan.channel.clone(), &self.options, &registry, plan.has_inputs())?);
-
-        // Listeners are opened before any thread is started, and outputs before inputs.
-        let mut udp_inputs = Vec::new();
-        for listener in &plan.udp_listen {
-            let meter = registry.endpoint(listener, Direction::In);
-            udp_inputs.extend(UdpSource::open(listener, &self.options, &meter, &inputs)?);
-        }
-        for source in &udp_inputs {
-            program.listens_on(source.socket().local_addr());
-        }
-        let mut connections = |endpoints: &[Resolved]| {
-            let mut all = Vec::new();
-            for endpoint in endpoints {
-                let listeners = listen_tcp(endpoint)?;
-                for listener in &listeners {
-                    program.listens_on(listener.local_addr());
-                }
-                all.push((endpoint.clone(), listeners));
-            }
-            Ok::<_, Error>(all)
-        };
-        let tcp_inputs = connections(&plan.tcp_listen)?;
-        let tcp_outputs = connections(&plan.tcp_output)?;
-
-        if !plan.udp_output.is_empty() {
-            let mut sinks: Sinks = Vec::new();
-            for target in plan.udp_output {
-                let meter = registry.endpoint(&target, Direction::Out);
-                sinks.push(Box::new(UdpTarget::new(target, &self.options, meter).open()));
-            }
-            let source = channel.source(&self.options, &outputs)?;
-            program.thread("udp output".to_owned(), task(source, sinks, &outputs, None))?;
-        }
-        if self.tee {
-            let meter = registry.endpoint("standard output", Direction::Out);
-            let only = self.tcp_output.is_empty() && self.udp_output.is_empty() && self.multicast.is_none();
-            let stdout = Stdout::open(self.framing, only, meter)?.sink(&outputs);
-            let source = channel.source(&self.options, &outputs)?;
-            program.thread("tee".to_owned(), task(source, vec![Box::new(stdout)], &outputs, None))?;
-        }
-        let clients = Connections::new("TCP client", self.max_clients);
-        for (endpoint, listeners) in tcp_outputs {
-            let meter = registry.endpoint(&endpoint, Direction::Out);
-            let options = self.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER);
-            let (channel, outputs, framing) = (channel.clone(), outputs.clone(), self.framing);
-            let serve = move |stream: TcpStream, peer: SocketAddr| {
-                let source = channel.source(&options, &outputs)?;
-                let (sink, source) = ClientSink::new(stream, peer, framing, source, &meter, &outputs)?;
-                Ok(task(source, vec![Box::new(sink)], &outputs, None))
-            };
-            let (clients, stop) = (clients.clone(), inputs.clone());
-            let accept = move || clients.accept(&listeners, &stop, &serve);
-            program.thread(endpoint.to_string(), Box::new(accept))?;
-        }
-
-        let senders = Connections::new("TCP input", self.max_clients);
-        for (endpoint, listeners) in tcp_inputs {
-            let meter = registry.endpoint(&endpoint, Direction::In);
-            let (channel, stop, last_input) = (channel.clone(), inputs.clone(), last_input.clone());
-            let (framing, size) = (self.framing, self.datagram_size);
-            let serve = move |stream: TcpStream, peer: SocketAddr| {
-                let sink = channel.sink();
-                let size = size.unwrap_or_else(|| datagram_size(std::slice::from_ref(&sink)));
-                let source =
-                    StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
-                Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
-            };
-            let (senders, stop) = (senders.clone(), inputs.clone());
-            let accept = move || senders.accept(&listeners, &stop, &serve);
-            program.thread(endpoint.to_string(), Box::new(accept))?;
-        }
-        for source in udp_inputs {
-            let sinks: Sinks = vec![Box::new(channel.sink())];
-            program.thread("udp input".to_owned(), task(source, sinks, &inputs, last_input.clone()))?;
-        }
-        Ok(program.handle())
+        let plan = Plan::new(self)?;
+        let mut proxy = Proxy::open(self, &plan)?;
+        // Listeners are opened before any thread is started, and outputs are before inputs.
+        let udp_inputs = proxy.listen_udp(&plan.udp_listen)?;
+        let tcp_inputs = proxy.listen_tcp(&plan.tcp_listen)?;
+        let tcp_outputs = proxy.listen_tcp(&plan.tcp_output)?;
+        proxy.start_udp_output(plan.udp_output)?;
+        proxy.start_tee()?;
+        proxy.start_tcp_outputs(tcp_outputs)?;
+        proxy.start_tcp_inputs(tcp_inputs)?;
+        proxy.start_udp_inputs(udp_inputs)?;
+        Ok(proxy.handle())
     }
-
-    /// Checks everything that can be checked without opening anything.
-    fn plan(&self) -> Result<Plan, Error> {
-        let inputs = !self.udp_listen.is_empty() || !self.tcp_listen.is_empty();
-        let outputs = !self.tcp_output.is_empty() || !self.udp_output.is_empty() || self.tee;
-        match (inputs, outputs, self.multicast.is_some()) {
-            (false, false, _) => {
-                return Err(Error::usage("nothing to do: give an input, or a group, and an output"));
-            }
-            (false, true, false) => {
-                return Err(Error::usage(
-                    "no input: give an address to listen on, or a multicast group to join",
-                ));
-            }
-            (true, false, false) => {
-                return Err(Error::usage(
-                    "no output: give an output address, or a multicast group to send to",
-                ));
-            }
-            _ => {}
-        }
-        if self.max_clients == 0 {
-            return Err(Error::usage("at least one TCP client must be allowed"));
-        }
-        let udp_listen = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
-        let tcp_listen = Endpoint::parse_all(&self.tcp_listen, Role::TcpListener)?;
-        let channel = Endpoint::parse_all(self.multicast.as_slice(), Role::Channel)?;
-        let tcp_output = Endpoint::parse_all(&self.tcp_output, Role::TcpListener)?;
-        let udp_output = Endpoint::parse_all(&self.udp_output, Role::UdpTarget)?;
-        self.options.chosen_interface()?;
-
-        let channel = Endpoint::resolve_all(&channel, &self.options)?;
-        let plan = Plan {
-            udp_listen: Endpoint::resolve_all(&udp_listen, &self.options)?,
-            tcp_listen: Endpoint::resolve_all(&tcp_listen, &self.options)?,
-            tcp_output: Endpoint::resolve_all(&tcp_output, &self.options)?,
-            udp_output: Endpoint::resolve_all(&udp_output, &self.options)?,
-            channel: channel.first().cloned(),
-        };
-        refuse_loops(&plan.udp_listen, &channel)?;
-        refuse_loops(&plan.udp_listen, &plan.udp_output)?;
-        refuse_loops(&channel, &plan.udp_output)?;
-        Ok(plan)
-    }
-}
-
-/// Every endpoint, checked and resolved.
-struct Plan {
-    udp_listen: Vec<Resolved>,
-    tcp_listen: Vec<Resolved>,
-    channel: Option<Resolved>,
-    tcp_output: Vec<Resolved>,
-    udp_output: Vec<Resolved>,
-}
-
-impl Plan {
-    fn has_inputs(&self) -> bool {
-        !self.udp_listen.is_empty() || !self.tcp_listen.is_empty()
-    }
-}
-
-/// One relay, to run on a thread of its own; an input holds on to `last_input` until its end.
-fn task(
-    mut source: impl Source + Send + 'static,
-    mut sinks: Sinks,
-    stop: &Stop,
-    last_input: Option<Arc<StopOnDrop>>,
-) -> Task {
-    let stop = stop.clone();
-    Box::new(move || {
-        let _until_the_end = last_input;
-        relay(&mut source, &mut sinks, &stop)
-    })
-}
-
-/// A meter that no statistics show.
-fn unlisted(name: &Resolved) -> mproxy_core::Meter {
-    Registry::default().endpoint(name, Direction::Channel)
 }

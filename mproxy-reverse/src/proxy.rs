@@ -1,0 +1,176 @@
+//! A proxy that is being started: its channel, and the threads on either side of it.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use mproxy_core::{
+    ClientSink, Direction, Error, Handle, Program, Registry, Resolved, Sinks, Source, Stdout, Stop,
+    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, datagram_size, listen_tcp, relay,
+};
+
+use crate::Reverse;
+use crate::channel::Channel;
+use crate::connections::Connections;
+use crate::plan::Plan;
+
+/// Receive buffer of a TCP client's channel socket: modest, so that many stalled clients together do
+/// not take all the memory that the host has for UDP.
+const CLIENT_RECV_BUFFER: usize = 1 << 20;
+
+pub(crate) struct Proxy<'a> {
+    reverse: &'a Reverse,
+    program: Program,
+    registry: Registry,
+    channel: Arc<Channel>,
+    inputs: Stop,
+    outputs: Stop,
+    /// Held by each input until it has delivered what it held: then the outputs may stop.
+    last_input: Option<Arc<StopOnDrop>>,
+}
+
+type Listeners = Vec<(Resolved, Vec<TcpListener>)>;
+
+impl<'a> Proxy<'a> {
+    pub(crate) fn open(reverse: &'a Reverse, plan: &Plan) -> Result<Self, Error> {
+        let program = Program::new()?;
+        let registry = program.registry().clone();
+        let inputs = program.stop().clone();
+        let outputs = if plan.has_inputs() { Stop::new()? } else { inputs.clone() };
+        let last_input = plan.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
+        let channel = Channel::open(plan.channel.clone(), &reverse.options, &registry, plan.has_inputs())?;
+        Ok(Self { reverse, program, registry, channel: Arc::new(channel), inputs, outputs, last_input })
+    }
+
+    pub(crate) fn listen_udp(&mut self, endpoints: &[Resolved]) -> Result<Vec<UdpSource>, Error> {
+        let mut sources = Vec::new();
+        for endpoint in endpoints {
+            let meter = self.registry.endpoint(endpoint, Direction::In);
+            for source in UdpSource::open(endpoint, &self.reverse.options, &meter, &self.inputs)? {
+                self.program.listens_on(source.socket().local_addr());
+                sources.push(source);
+            }
+        }
+        Ok(sources)
+    }
+
+    pub(crate) fn listen_tcp(&mut self, endpoints: &[Resolved]) -> Result<Listeners, Error> {
+        let mut all = Vec::new();
+        for endpoint in endpoints {
+            let listeners = listen_tcp(endpoint)?;
+            for listener in &listeners {
+                self.program.listens_on(listener.local_addr());
+            }
+            all.push((endpoint.clone(), listeners));
+        }
+        Ok(all)
+    }
+
+    /// One thread for all targets.
+    pub(crate) fn start_udp_output(&self, targets: Vec<Resolved>) -> Result<(), Error> {
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let mut sinks: Sinks = Vec::new();
+        for target in targets {
+            let meter = self.registry.endpoint(&target, Direction::Out);
+            sinks.push(Box::new(UdpTarget::new(target, &self.reverse.options, meter).open()));
+        }
+        self.start_output("udp output", sinks)
+    }
+
+    /// Standard output is one more reader of the channel, so that it holds up nobody else.
+    pub(crate) fn start_tee(&self) -> Result<(), Error> {
+        let reverse = self.reverse;
+        if !reverse.tee {
+            return Ok(());
+        }
+        let meter = self.registry.endpoint("standard output", Direction::Out);
+        let only =
+            reverse.tcp_output.is_empty() && reverse.udp_output.is_empty() && reverse.multicast.is_none();
+        let stdout = Stdout::open(reverse.framing, only, meter)?.sink(&self.outputs);
+        self.start_output("tee", vec![Box::new(stdout)])
+    }
+
+    fn start_output(&self, name: &str, sinks: Sinks) -> Result<(), Error> {
+        let source = self.channel.source(&self.reverse.options, &self.outputs)?;
+        self.program.thread(name.to_owned(), task(source, sinks, &self.outputs, None))
+    }
+
+    /// One thread for each endpoint, and one for each of its clients.
+    pub(crate) fn start_tcp_outputs(&self, all: Listeners) -> Result<(), Error> {
+        let clients = Connections::new("TCP client", self.reverse.max_clients);
+        for (endpoint, listeners) in all {
+            let meter = self.registry.endpoint(&endpoint, Direction::Out);
+            let options = self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER);
+            let (channel, outputs, framing) =
+                (self.channel.clone(), self.outputs.clone(), self.reverse.framing);
+            let serve = move |stream: TcpStream, peer: SocketAddr| {
+                let source = channel.source(&options, &outputs)?;
+                let (sink, source) = ClientSink::new(stream, peer, framing, source, &meter, &outputs)?;
+                Ok(task(source, vec![Box::new(sink)], &outputs, None))
+            };
+            self.start_accepting(&endpoint, listeners, &clients, Box::new(serve))?;
+        }
+        Ok(())
+    }
+
+    /// One thread for each endpoint, and one for each connection.
+    pub(crate) fn start_tcp_inputs(&self, all: Listeners) -> Result<(), Error> {
+        let senders = Connections::new("TCP input", self.reverse.max_clients);
+        for (endpoint, listeners) in all {
+            let meter = self.registry.endpoint(&endpoint, Direction::In);
+            let (channel, stop, last_input) =
+                (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
+            let (framing, size) = (self.reverse.framing, self.reverse.datagram_size);
+            let serve = move |stream: TcpStream, peer: SocketAddr| {
+                let sink = channel.sink();
+                let size = size.unwrap_or_else(|| datagram_size(std::slice::from_ref(&sink)));
+                let source =
+                    StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
+                Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
+            };
+            self.start_accepting(&endpoint, listeners, &senders, Box::new(serve))?;
+        }
+        Ok(())
+    }
+
+    fn start_accepting(
+        &self,
+        endpoint: &Resolved,
+        listeners: Vec<TcpListener>,
+        connections: &Connections,
+        serve: Box<dyn Fn(TcpStream, SocketAddr) -> Result<Task, Error> + Send>,
+    ) -> Result<(), Error> {
+        let (connections, stop) = (connections.clone(), self.inputs.clone());
+        let accept = move || connections.accept(&listeners, &stop, &*serve);
+        self.program.thread(endpoint.to_string(), Box::new(accept))
+    }
+
+    /// One thread for each listener.
+    pub(crate) fn start_udp_inputs(&self, sources: Vec<UdpSource>) -> Result<(), Error> {
+        for source in sources {
+            let sinks: Sinks = vec![Box::new(self.channel.sink())];
+            let task = task(source, sinks, &self.inputs, self.last_input.clone());
+            self.program.thread("udp input".to_owned(), task)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle(self) -> Handle {
+        self.program.handle()
+    }
+}
+
+/// One relay, to run on a thread of its own; an input holds on to `last_input` until its end.
+fn task(
+    mut source: impl Source + Send + 'static,
+    mut sinks: Sinks,
+    stop: &Stop,
+    last_input: Option<Arc<StopOnDrop>>,
+) -> Task {
+    let stop = stop.clone();
+    Box::new(move || {
+        let _until_the_end = last_input;
+        relay(&mut source, &mut sinks, &stop)
+    })
+}
