@@ -137,11 +137,16 @@ impl UdpTarget {
             retry_at: None,
             failing: false,
         };
+        let mut last_error = None;
         for _ in 0..self.resolved.addresses.len() {
             match sink.open() {
-                Ok(_) => break,
-                Err(error) => sink.leave_address(&error),
+                Ok(_) => return sink,
+                Err(error) => last_error = Some(error),
             }
+            sink.leave_address();
+        }
+        if let Some(error) = last_error {
+            sink.failed(&error);
         }
         sink
     }
@@ -179,15 +184,22 @@ impl UdpSink {
     fn send_one(&mut self, datagram: &[u8]) {
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
             self.retry_at = None;
+            let mut last_error = None;
             for _ in 0..self.target.resolved.addresses.len() {
                 match self.try_send(datagram) {
                     Ok(()) => return self.counters.passed(1, datagram.len()),
-                    Err(error) if self.is_unusable(&error) => self.leave_address(&error),
+                    Err(error) if self.is_unusable(&error) => {
+                        last_error = Some(error);
+                        self.leave_address();
+                    }
                     Err(error) => {
                         self.failed(&error);
                         return self.counters.failed();
                     }
                 }
+            }
+            if let Some(error) = last_error {
+                self.failed(&error);
             }
             self.retry_at = Some(Instant::now() + RETRY);
         }
@@ -231,8 +243,7 @@ impl UdpSink {
     }
 
     /// Closes the socket, so that the next send opens the next address; the same, if it is the only one.
-    fn leave_address(&mut self, error: &io::Error) {
-        self.failed(error);
+    fn leave_address(&mut self) {
         self.socket = None;
         self.current = (self.current + 1) % self.target.resolved.addresses.len();
     }

@@ -1,6 +1,7 @@
 //! Hosts of their own: network namespaces on a bridge, so that multicast is real and never leaves the
 //! machine.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -79,6 +80,18 @@ impl Network {
         }
     }
 
+    /// Gives the host an `/etc/hosts` of its own.
+    pub fn set_names(&self, host: usize, hosts: &str) {
+        let directory = self.configuration(host);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("hosts"), hosts).unwrap();
+    }
+
+    /// Where iproute2 looks for the files of a namespace that stand in for those of the machine.
+    fn configuration(&self, host: usize) -> PathBuf {
+        Path::new("/etc/netns").join(self.namespace(Some(host)))
+    }
+
     /// A command that runs on the host.
     pub fn command(&self, host: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -102,6 +115,9 @@ impl Drop for Network {
     fn drop(&mut self) {
         for host in (0..self.hosts).map(Some).chain([None]) {
             let _ = Command::new("ip").args(["netns", "delete", &self.namespace(host)]).status();
+            if let Some(host) = host {
+                let _ = std::fs::remove_dir_all(self.configuration(host));
+            }
         }
     }
 }

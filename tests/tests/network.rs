@@ -10,9 +10,17 @@ use mproxy_tests::{Network, Running, can_make_networks, eventually, program};
 fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
     use std::io::Write;
     let mut command = network.command(host, program("mproxy-client"));
-    let mut child = command.args(["--path", "-"]).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .args(["--path", "-"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "client {arguments:?}");
+    let out = child.wait_with_output().unwrap();
+    let messages = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && messages.is_empty(), "client {arguments:?}: {messages}");
 }
 
 /// A server on a host that writes to its standard output, listening.
@@ -213,4 +221,59 @@ fn a_host_with_nothing_but_loopback_still_has_multicast() {
     receives(&listener, "alone\n");
     let none = network.start(0, "mproxy-server", &["--path", "-", "--listen-addr", "[ff15::7]:9920"]);
     none.says("cannot listen on [ff15::7]:9920");
+}
+
+#[test]
+fn a_listener_on_a_name_binds_all_its_addresses_and_a_sender_takes_the_first_that_works() {
+    if !can_make_networks("a_listener_on_a_name_binds_all_its_addresses") {
+        return;
+    }
+    let network = Network::new(1);
+    network.set_names(0, "::1 both\n127.0.0.1 both\n10.99.99.99 far\n127.0.0.1 far\n");
+    let both = server(&network, 0, &["--listen-addr", "both:9920"]);
+    both.says("listening on 127.0.0.1:9920");
+    both.says("listening on [::1]:9920");
+    send(&network, 0, &["--server-addr", "127.0.0.1:9920"], "4\n");
+    receives(&both, "4\n");
+    send(&network, 0, &["--server-addr", "[::1]:9920"], "6\n");
+    receives(&both, "4\n6\n");
+
+    // One that refuses, and one without a route: nothing is lost on either.
+    let only = server(&network, 0, &["--listen-addr", "127.0.0.1:9921"]);
+    send(&network, 0, &["--server-addr", "both:9921"], "refused\n");
+    receives(&only, "refused\n");
+    send(&network, 0, &["--server-addr", "far:9921"], "unreachable\n");
+    receives(&only, "refused\nunreachable\n");
+}
+
+#[test]
+fn a_tcp_server_is_resolved_anew_for_each_connection() {
+    if !can_make_networks("a_tcp_server_is_resolved_anew_for_each_connection") {
+        return;
+    }
+    let network = Network::new(3);
+    let name = |host| format!("{} feed\n", Network::ipv4(host));
+    let feed = |host| {
+        let feed = network.start(
+            host,
+            "mproxy-reverse",
+            &["--udp-listen-addr", "127.0.0.1:9920", "--tcp-output-addr", "0.0.0.0:9921", "-v"],
+        );
+        feed.says("accepting");
+        feed
+    };
+    network.set_names(0, &name(1));
+    let mut old = feed(1);
+    let forward = network.start(0, "mproxy-forward", &["--tcp-connect-addr", "feed:9921", "--tee", "-v"]);
+    old.says("connected");
+    send(&network, 1, &["--server-addr", "127.0.0.1:9920"], "old\n");
+    receives(&forward, "old\n");
+    let new = feed(2);
+    network.set_names(0, &name(2));
+    old.stop();
+    new.says("connected");
+    send(&network, 2, &["--server-addr", "127.0.0.1:9920"], "new\n");
+    receives(&forward, "old\nnew\n");
+    let messages = forward.messages();
+    assert_eq!(messages.matches("warning: ").count(), 2, "{messages}");
 }
