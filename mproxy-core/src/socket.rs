@@ -13,7 +13,7 @@ use crate::{Error, Interface, Resolved};
 const RECV_BUFFER: usize = 8 << 20;
 
 /// Connections that wait to be accepted. The system caps it.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// How sockets are set up: the options that all programs have in common.
 ///

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::report;
-use crate::socket::set_up_stream;
+use crate::socket::{BACKLOG, set_up_stream};
 use crate::stats::{Counters, Meter};
 use crate::wait::{Wait, poll_for, wait};
 use crate::{
@@ -21,7 +21,8 @@ const STALLED: Duration = Duration::from_secs(10);
 /// How long a stalled client may still hold up a stop.
 const STALLED_AT_STOP: Duration = Duration::from_millis(300);
 
-/// Accepts connections on all of the listeners until a stop is requested, and hands each to `accepted`.
+/// Accepts connections on all of the listeners until a stop is requested, those that wait by then too,
+/// and hands each to `accepted`.
 ///
 /// A lack of descriptors or memory is waited out.
 ///
@@ -35,38 +36,48 @@ pub fn accept_each(
     let mut lacking = false;
     loop {
         let mut fds: Vec<_> = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
-        match wait(&mut fds, None, stop).map_err(|e| Error::io("wait for", "TCP connections", e))? {
-            Wait::Stopped => return Ok(()),
-            Wait::Ready | Wait::TimedOut => {}
-        }
+        let ready = wait(&mut fds, None, stop).map_err(|e| Error::io("wait for", "TCP connections", e))?;
         for listener in listeners {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    lacking = false;
-                    // The listener does not block; on some systems its connections inherit that.
-                    if let Err(error) = stream.set_nonblocking(false).and_then(|()| set_up_stream(&stream)) {
-                        report::info(format_args!("{peer}: gone before it was served: {error}"));
-                        continue;
-                    }
-                    accepted(stream, peer);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock
-                    | io::ErrorKind::Interrupted
-                    | io::ErrorKind::ConnectionAborted => {}
-                    _ => {
-                        if !lacking {
-                            report::warn(format_args!(
-                                "cannot accept a connection: {error}; trying again until it works"
-                            ));
+            // Each in turn, but at a stop each to its end: what waits was connected in time.
+            for _ in 0..if ready == Wait::Stopped { BACKLOG } else { 1 } {
+                match listener.accept() {
+                    Ok((stream, peer)) => {
+                        lacking = false;
+                        // The listener does not block; on some systems its connections inherit that.
+                        match stream.set_nonblocking(false).and_then(|()| set_up_stream(&stream)) {
+                            Ok(()) => accepted(stream, peer),
+                            Err(error) => {
+                                report::info(format_args!("{peer}: gone before it was served: {error}"));
+                            }
                         }
-                        lacking = true;
-                        stop.sleep(Duration::from_millis(100));
                     }
-                },
+                    Err(error) => {
+                        if !is_passing(&error) {
+                            if !std::mem::replace(&mut lacking, true) {
+                                report::warn(format_args!(
+                                    "cannot accept a connection: {error}; trying again until it works"
+                                ));
+                            }
+                            stop.sleep(Duration::from_millis(100));
+                        }
+                        break;
+                    }
+                }
             }
         }
+        if ready == Wait::Stopped {
+            return Ok(());
+        }
     }
+}
+
+/// Whether the error concerns the connection that was to be accepted, or none at all, rather than this
+/// host.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
 }
 
 /// A TCP client as a sink. A slow one blocks only its own thread; what it misses meanwhile are whole

@@ -1,0 +1,461 @@
+//! The README keeps its word: its commands are run as they are written, on hosts of their own, since
+//! their ports and groups are fixed.
+//!
+//! Each `sh` block has a name, in a comment before it that the page does not show:
+//! `<!-- test: NAME -->`. The blocks `set-up` and `install` are run by `.ci/run`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mproxy_tests::{Network, Running, can_make_networks, eventually, file_with, program, run};
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+const PROGRAMS: [&str; 4] = ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"];
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(workspace().join(path)).unwrap()
+}
+
+/// The `sh` blocks of a page, each with the line before it.
+fn sh_blocks(page: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut before = "";
+    let mut lines = page.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if line == "```sh" {
+            let body: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((before.to_owned(), body.join("\n")));
+        }
+        before = line;
+    }
+    blocks
+}
+
+/// The README's `sh` blocks by name.
+fn blocks() -> Vec<(String, String)> {
+    let named = sh_blocks(&text("README.md")).into_iter().map(|(before, body)| {
+        let name = before.strip_prefix("<!-- test: ").and_then(|rest| rest.strip_suffix(" -->"));
+        (name.unwrap_or_else(|| panic!("no test is named for\n{body}")).to_owned(), body)
+    });
+    named.collect()
+}
+
+fn block(name: &str) -> String {
+    let found = blocks().into_iter().find(|(block, _)| block == name);
+    found.unwrap_or_else(|| panic!("the README has no block '{name}'")).1
+}
+
+/// Three hosts with the README's addresses, each with a directory of its own.
+struct Site {
+    network: Network,
+    directory: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { network: Network::new(3), directory: tempfile::tempdir().unwrap() };
+        for host in 0..3 {
+            std::fs::create_dir(site.path(host, "")).unwrap();
+            let (old, new) = (format!("{}/24", Network::ipv4(host)), format!("192.168.1.1{host}/24"));
+            for change in [["del", &old], ["add", &new]] {
+                let [what, address] = change;
+                let out = site.network.run(host, "ip", &["addr", what, address, "dev", "eth0"]);
+                assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            }
+        }
+        site
+    }
+
+    /// A file in the host's directory.
+    fn path(&self, host: usize, file: &str) -> PathBuf {
+        self.directory.path().join(host.to_string()).join(file)
+    }
+
+    fn write(&self, host: usize, file: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(host, file);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Types a block of the README into a terminal of the host.
+    fn terminal(&self, host: usize, name: &str) -> Terminal {
+        self.shell(host, &block(name), Stdio::null())
+    }
+
+    fn shell(&self, host: usize, commands: &str, stdin: Stdio) -> Terminal {
+        let programs = program("mproxy-client").parent().unwrap().to_owned();
+        let mut path = programs.into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap());
+        let mut command = self.network.command(host, "bash");
+        command.args(["-c", commands]).current_dir(self.path(host, "")).env("PATH", path);
+        Terminal(Running::new(command.stdin(stdin).process_group(0)))
+    }
+
+    /// A server on the host, once it listens; what it receives is its standard output.
+    fn receiver(&self, host: usize, endpoint: &str) -> Running {
+        let receiver =
+            self.network.start(host, "mproxy-server", &["-v", "--path", "-", "--listen-addr", endpoint]);
+        receiver.says(": listening ");
+        receiver
+    }
+
+    /// Sends these bytes from the host.
+    fn send(&self, host: usize, endpoint: &str, bytes: &[u8]) {
+        let file = self.write(host, "to-send", bytes);
+        let arguments = ["--path", file.to_str().unwrap(), "--server-addr", endpoint];
+        let mut client = self.network.start(host, "mproxy-client", &arguments);
+        assert_eq!(client.exit_code(), 0, "{}", client.messages());
+    }
+
+    fn output(&self, host: usize, command: &str, arguments: &[&str]) -> String {
+        String::from_utf8(self.network.run(host, command, arguments).stdout).unwrap()
+    }
+
+    /// Waits until a socket of the host listens on the UDP (or TCP) port, for each of the addresses as
+    /// `/proc/net` writes them.
+    fn listens(&self, host: usize, protocol: &str, port: u16, addresses: &[&str]) {
+        for address in addresses {
+            // 07 is a UDP socket that is not connected, 0A is a TCP socket that listens.
+            let state = if protocol == "tcp" { "0A" } else { "07" };
+            eventually(&format!("a listener on {protocol} port {port}"), || {
+                let files = [format!("/proc/net/{protocol}"), format!("/proc/net/{protocol}6")];
+                let sockets = self.output(host, "cat", &[&files[0], &files[1]]);
+                let local = format!(" {address}:{port:04X} ");
+                sockets.lines().any(|l| l.contains(&local) && l.contains(&format!(" {state} "))).then_some(())
+            });
+        }
+    }
+
+    /// Waits until as many sockets of the host are members of a group on the interface; the group may be
+    /// the beginning of an address.
+    fn members(&self, host: usize, interface: &str, group: &str, count: usize) {
+        eventually(&format!("{count} members of {group}"), || {
+            let groups = self.output(host, "ip", &["maddr", "show", "dev", interface]);
+            let users = groups.lines().filter_map(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let ours = words.get(1).is_some_and(|address| address.starts_with(group));
+                let users = match words.get(2) {
+                    Some(&"users") => words[3].parse().unwrap(),
+                    _ => 1,
+                };
+                ours.then_some(users)
+            });
+            (users.sum::<usize>() >= count).then_some(())
+        });
+    }
+}
+
+const ANY: &str = "00000000";
+const ANY_IPV6: &str = "00000000000000000000000000000000";
+
+/// A shell and what it runs, in a process group of their own.
+struct Terminal(Running);
+
+impl Terminal {
+    fn signal(&self, signal: Signal) {
+        let group = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        let _ = rustix::process::kill_process_group(group, signal);
+    }
+
+    /// Ctrl-C.
+    fn interrupt(mut self) {
+        self.signal(Signal::INT);
+        assert_eq!(self.0.exit_code(), 0, "{}", self.0.messages());
+        assert_eq!(self.0.messages(), "");
+    }
+
+    /// Waits until the commands have ended by themselves, without a complaint.
+    fn ends(mut self) {
+        assert_eq!(self.0.exit_code(), 0, "{}", self.0.messages());
+        assert_eq!(self.0.messages(), "");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
+    let names: Vec<_> = blocks().into_iter().map(|(name, _)| name).collect();
+    let unique: BTreeSet<_> = names.iter().collect();
+    assert_eq!(names.len(), unique.len(), "two blocks have the same name: {names:?}");
+    // The parts of this file that use a block name it.
+    let this = include_str!("readme.rs");
+    for name in names.iter().filter(|name| !["set-up", "install"].contains(&name.as_str())) {
+        assert!(this.contains(&format!("\"{name}\")")), "no test runs the block '{name}'");
+    }
+    assert_eq!(block("set-up"), "cargo run --release --example demo\ncargo test --workspace");
+    assert_eq!(block("install"), PROGRAMS.map(|name| format!("cargo install --path {name}")).join("\n"));
+}
+
+#[test]
+fn the_commands_of_the_crates_readmes_are_those_of_the_workspaces() {
+    let tested: Vec<String> = blocks()
+        .into_iter()
+        .flat_map(|(_, body)| body.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    for name in PROGRAMS {
+        let blocks = sh_blocks(&text(&format!("{name}/README.md")));
+        assert_eq!(blocks.len(), 2, "{name}: to install, and to use");
+        for line in blocks.iter().flat_map(|(_, body)| body.lines()) {
+            assert!(tested.iter().any(|tested| tested == line), "{name}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_table_lists_every_option_of_every_program_and_no_other() {
+    let readme = text("README.md");
+    let mut written = BTreeSet::new();
+    for row in readme.lines().filter(|line| line.starts_with("| `-")) {
+        let row = row.replace("\\|", "\u{1}");
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let option = cells[1].trim_matches('`').replace('\u{1}', "|");
+        for (program, cell) in ["client", "server", "forward", "reverse"].iter().zip(&cells[2..6]) {
+            assert!(["", "✓"].contains(cell), "{row}");
+            if *cell == "✓" {
+                assert!(written.insert((format!("mproxy-{program}"), option.clone())), "twice: {row}");
+            }
+        }
+    }
+    let mut offered = BTreeSet::new();
+    for name in PROGRAMS {
+        let help = String::from_utf8(run(name, &["--help"], b"").stdout).unwrap();
+        let options = help.lines().skip_while(|line| *line != "OPTIONS:").skip(1);
+        for line in options.take_while(|line| !line.is_empty()).map(str::trim) {
+            if line.starts_with('-') {
+                let option = line.split("  ").next().unwrap();
+                offered.insert((name.to_owned(), option.to_owned()));
+            }
+        }
+    }
+    assert!(offered.len() > 40, "{offered:?}");
+    assert_eq!(written, offered);
+}
+
+#[test]
+fn the_quick_start_works_in_two_terminals() {
+    if !can_make_networks("the_quick_start_works_in_two_terminals") {
+        return;
+    }
+    let site = Site::new();
+    let server = site.terminal(0, "quick start, server");
+    // The file comes after the last of localhost's addresses.
+    let log = site.path(0, "streamoutput.log");
+    eventually("the log", || log.exists().then_some(()));
+    let typed = b"Hello\n\nis anybody there?\n";
+    let stdin = File::open(site.write(0, "typed", typed)).unwrap();
+    site.shell(0, &block("quick start, client"), stdin.into()).ends();
+    assert_eq!(file_with(&log, typed.len()), typed);
+    assert_eq!(server.0.writes(typed.len()), typed);
+    server.interrupt();
+}
+
+#[test]
+fn the_client_recipes_work() {
+    if !can_make_networks("the_client_recipes_work") {
+        return;
+    }
+    let site = Site::new();
+    let one = site.receiver(1, "192.168.1.11:9920");
+    let two = site.receiver(2, "192.168.1.12:9920");
+    let group = site.receiver(2, "239.1.2.3:9920");
+    let mut log = File::create(site.path(0, "feed.log")).unwrap();
+    log.write_all(b"first\n").unwrap();
+    let client = site.terminal(0, "client, one to many");
+    for receiver in [&one, &two, &group] {
+        assert_eq!(receiver.writes(6), b"first\n");
+    }
+    log.write_all(b"second\n").unwrap();
+    for receiver in [&one, &two, &group] {
+        assert_eq!(receiver.writes(13), b"first\nsecond\n");
+    }
+    drop(client);
+
+    let video: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+    site.write(0, "video.ts", &video);
+    site.terminal(0, "client, paced").ends();
+    assert!(group.writes(13 + video.len())[13..] == video);
+}
+
+#[test]
+fn the_server_recipes_work() {
+    if !can_make_networks("the_server_recipes_work") {
+        return;
+    }
+    let site = Site::new();
+    let server = site.terminal(1, "server, many to one");
+    site.listens(1, "udp", 9920, &[ANY, ANY_IPV6]);
+    site.members(1, "eth0", "239.1.2.3", 1);
+    site.send(0, "192.168.1.11:9920", b"over IPv4\n");
+    site.send(0, "[fd77::2]:9920", b"over IPv6\n");
+    site.send(0, "239.1.2.3:9921", b"to a group\n");
+    let all = String::from_utf8(file_with(&site.path(1, "all.log"), 31)).unwrap();
+    let lines: BTreeSet<_> = all.lines().collect();
+    assert_eq!(lines, BTreeSet::from(["over IPv4", "over IPv6", "to a group"]));
+    server.interrupt();
+
+    let server = site.terminal(1, "server, a file each");
+    site.listens(1, "udp", 9920, &[ANY]);
+    site.members(1, "eth0", "239.1.2.3", 1);
+    site.send(0, "192.168.1.11:9920", b"one");
+    site.send(0, "239.1.2.3:9921", b"two");
+    assert_eq!(file_with(&site.path(1, "feed-0.0.0.0:9920.log"), 3), b"one");
+    assert_eq!(file_with(&site.path(1, "feed-239.1.2.3:9921.log"), 3), b"two");
+    server.interrupt();
+
+    let filter = site.terminal(1, "server, pipe");
+    site.members(1, "eth0", "239.1.2.3", 1);
+    site.send(0, "239.1.2.3:9920", b"# a comment\n!AIVDM,1\n# another\n!AIVDM,2\n");
+    assert_eq!(filter.0.writes(18), b"!AIVDM,1\n!AIVDM,2\n");
+}
+
+/// A TCP server on host 0, port 5631, that hands out what host 0 sends to its own UDP port 5630.
+fn tcp_server(site: &Site) -> Running {
+    let arguments = ["-v", "--udp-listen-addr", "127.0.0.1:5630", "--tcp-output-addr", "0.0.0.0:5631"];
+    let server = site.network.start(0, "mproxy-reverse", &arguments);
+    server.says("accepting TCP connections on 0.0.0.0:5631");
+    server
+}
+
+#[test]
+fn the_forward_recipes_work() {
+    if !can_make_networks("the_forward_recipes_work") {
+        return;
+    }
+    let site = Site::new();
+    let unicast = site.receiver(2, "192.168.1.12:9920");
+    let group = site.receiver(2, "239.1.2.3:9921");
+    let forward = site.terminal(1, "forward, one to many");
+    site.listens(1, "udp", 9920, &[ANY]);
+    site.send(0, "192.168.1.11:9920", b"to both\n");
+    assert_eq!(unicast.writes(8), b"to both\n");
+    assert_eq!(group.writes(8), b"to both\n");
+    forward.interrupt();
+
+    let server = tcp_server(&site);
+    let forward = site.terminal(1, "forward, many to one");
+    site.listens(1, "udp", 9920, &[ANY]);
+    site.listens(1, "udp", 9921, &[ANY]);
+    server.says("TCP client 192.168.1.11:");
+    site.send(0, "192.168.1.11:9920", b"first\n");
+    site.send(0, "192.168.1.11:9921", b"second\n");
+    site.send(0, "127.0.0.1:5630", b"third\n");
+    let merged = String::from_utf8(unicast.writes(27)).unwrap();
+    let lines: BTreeSet<_> = merged.lines().collect();
+    assert_eq!(lines, BTreeSet::from(["to both", "first", "second", "third"]));
+    forward.interrupt();
+    drop(server);
+
+    let group = site.receiver(2, "239.1.2.3:9920");
+    let server = tcp_server(&site);
+    let forward = site.terminal(1, "forward, TCP to UDP");
+    server.says("TCP client 192.168.1.11:");
+    site.send(0, "127.0.0.1:5630", b"from TCP\n");
+    assert_eq!(group.writes(9), b"from TCP\n");
+    forward.interrupt();
+}
+
+#[test]
+fn the_reverse_recipes_work() {
+    if !can_make_networks("the_reverse_recipes_work") {
+        return;
+    }
+    if Command::new("nc").arg("-h").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "nc is needed under CI");
+        eprintln!("SKIPPED the_reverse_recipes_work: nc is needed");
+        return;
+    }
+    let site = Site::new();
+    let reverse = site.terminal(1, "reverse, UDP to many TCP");
+    site.listens(1, "tcp", 9921, &[ANY]);
+    site.listens(1, "udp", 9920, &[ANY]);
+    let clients: Vec<_> = [0, 1, 2].map(|host| site.terminal(host, "reverse, TCP client")).into();
+    // The listener sends to the private group, and so is a member of it too.
+    site.members(1, "lo", "239.255.", 1 + clients.len());
+    site.send(0, "192.168.1.11:9920", b"to everyone\n");
+    for client in &clients {
+        assert_eq!(client.0.writes(12), b"to everyone\n");
+    }
+    reverse.interrupt();
+
+    let into = site.terminal(0, "reverse, into a group");
+    let out = site.terminal(1, "reverse, out of a group");
+    site.listens(0, "tcp", 9920, &[ANY]);
+    site.listens(1, "tcp", 9921, &[ANY]);
+    let client = site.terminal(2, "reverse, TCP client");
+    site.members(1, "eth0", "239.1.2.3", 1);
+    let stdin = File::open(site.write(2, "typed", b"by way of a group\n")).unwrap();
+    let _sender = site.shell(2, "nc 192.168.1.10 9920", stdin.into());
+    assert_eq!(client.0.writes(18), b"by way of a group\n");
+    into.interrupt();
+    out.interrupt();
+}
+
+#[test]
+fn the_multicast_recipes_work_across_hosts() {
+    if !can_make_networks("the_multicast_recipes_work_across_hosts") {
+        return;
+    }
+    let site = Site::new();
+    site.write(0, "feed.log", b"over IPv4\n");
+    let receivers = [1, 2].map(|host| site.terminal(host, "multicast, receiver"));
+    for host in [1, 2] {
+        site.members(host, "eth0", "239.1.2.3", 1);
+    }
+    let mut maddr = site.terminal(1, "troubleshooting, membership");
+    assert_eq!(maddr.0.exit_code(), 0);
+    assert!(String::from_utf8(maddr.0.stdout()).unwrap().contains("239.1.2.3"));
+    site.terminal(0, "multicast, sender").ends();
+    for host in [1, 2] {
+        assert_eq!(file_with(&site.path(host, "received.log"), 10), b"over IPv4\n");
+    }
+    receivers.into_iter().for_each(Terminal::interrupt);
+
+    site.write(0, "feed.log", b"over IPv6\n");
+    let receivers = [1, 2].map(|host| site.terminal(host, "multicast over IPv6, receiver"));
+    for host in [1, 2] {
+        site.members(host, "eth0", "ff02::114", 1);
+    }
+    site.terminal(0, "multicast over IPv6, sender").ends();
+    for host in [1, 2] {
+        assert_eq!(file_with(&site.path(host, "received.log"), 20)[10..], *b"over IPv6\n");
+    }
+    receivers.into_iter().for_each(Terminal::interrupt);
+
+    let receiver = site.terminal(1, "multicast, one source");
+    site.members(1, "eth0", "232.1.1.1", 1);
+    site.send(2, "232.1.1.1%eth0:9920", b"from another\n");
+    site.send(0, "232.1.1.1%eth0:9920", b"from the one\n");
+    assert_eq!(file_with(&site.path(1, "received.log"), 33)[20..], *b"from the one\n");
+    receiver.interrupt();
+}
+
+#[test]
+fn the_commands_of_the_troubleshooting_work_on_one_host() {
+    if !can_make_networks("the_commands_of_the_troubleshooting_work_on_one_host") {
+        return;
+    }
+    let site = Site::new();
+    site.write(0, "feed.log", b"it works\n");
+    let receiver = site.terminal(0, "troubleshooting, receiver");
+    receiver.0.says("listening to group 239.1.2.3:9920 on interface lo");
+    let mut sender = site.terminal(0, "troubleshooting, sender");
+    assert_eq!(sender.0.exit_code(), 0);
+    sender.0.says("sending to group 239.1.2.3:9920 on interface lo, TTL 1");
+    assert_eq!(receiver.0.writes(9), b"it works\n");
+}
