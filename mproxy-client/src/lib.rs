@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, datagram_size, relay,
-    stdio,
+    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, check_datagram_size,
+    datagram_size, relay, stdio,
 };
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
@@ -106,6 +106,10 @@ impl Client {
             return Err(Error::usage(
                 "nothing to do: give a target to send to, or tee to copy to standard output",
             ));
+        }
+        check_datagram_size(self.datagram_size)?;
+        if self.rate == Some(0) {
+            return Err(Error::usage("a rate of 0 would never end"));
         }
         let endpoints = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.chosen_interface()?;

@@ -147,12 +147,9 @@ impl Args {
     fn new(arguments: Vec<OsString>) -> Self {
         let mut split = Vec::new();
         for argument in arguments {
-            match argument.to_str().and_then(|text| text.split_once('=')) {
-                Some((option, value)) if option.starts_with("--") => {
-                    split.push(option.into());
-                    split.push(value.into());
-                }
-                _ => split.push(argument),
+            match split_option(&argument) {
+                Some((option, value)) => split.extend([option, value]),
+                None => split.push(argument),
             }
         }
         Self(Arguments::from_vec(split))
@@ -288,6 +285,23 @@ impl Args {
         let Some(argument) = rest.first() else { return Ok(()) };
         let what = if looks_like_option(argument) { "unknown option" } else { "unexpected argument" };
         Err(Error::usage(format!("{what} '{}'", argument.to_string_lossy())))
+    }
+}
+
+/// The option and the value of `--option=value`. A path need not be UTF-8.
+fn split_option(argument: &OsStr) -> Option<(OsString, OsString)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = argument.as_bytes();
+        let equals = bytes.iter().position(|byte| *byte == b'=').filter(|_| bytes.starts_with(b"--"))?;
+        let part = |bytes| OsStr::from_bytes(bytes).to_owned();
+        Some((part(&bytes[..equals]), part(&bytes[equals + 1..])))
+    }
+    #[cfg(not(unix))]
+    {
+        let (option, value) = argument.to_str()?.split_once('=')?;
+        option.starts_with("--").then(|| (option.into(), value.into()))
     }
 }
 

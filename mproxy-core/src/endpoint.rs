@@ -1,7 +1,7 @@
 //! Endpoints: addresses as the user writes them, and what they resolve to.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::str::FromStr;
 
 use crate::interface::{self, Interface};
@@ -255,7 +255,10 @@ pub struct Resolved {
 
 impl Resolved {
     /// Refuses groups, which TCP cannot use, now that names are known.
-    pub(crate) fn require_unicast(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Wrong use if one of the addresses is a group.
+    pub fn require_unicast(&self) -> Result<(), Error> {
         match self.addresses.iter().find(|address| address.ip().is_multicast()) {
             Some(group) => Err(Error::usage(format!(
                 "'{self}' is the multicast group {group}, but TCP needs a unicast address"
@@ -271,6 +274,7 @@ impl Resolved {
     }
 
     fn covers(&self, own: SocketAddr, to: SocketAddr, target: &Self) -> bool {
+        let to = where_it_goes(to);
         if own.port() != to.port() || own.is_ipv4() != to.is_ipv4() {
             return false;
         }
@@ -281,11 +285,22 @@ impl Resolved {
             return own.ip() == to.ip() && interface(self, own) == interface(target, to);
         }
         if own.ip().is_unspecified() {
-            interface::is_local(to.ip())
+            interface::is_heard(to.ip())
         } else {
             own.ip() == to.ip() && same_zone(own, to)
         }
     }
+}
+
+/// What the system takes an address to send to for: IPv4 in an IPv6 address, and a wildcard as loopback.
+fn where_it_goes(to: SocketAddr) -> SocketAddr {
+    let mut to = to;
+    to.set_ip(match to.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    });
+    to
 }
 
 fn same_zone(a: SocketAddr, b: SocketAddr) -> bool {
@@ -382,6 +397,11 @@ mod tests {
         assert!(returns("127.0.0.1:9", "127.0.0.1:9"));
         assert!(returns("0.0.0.0:9", "127.0.0.1:9"));
         assert!(returns("239.1.2.3%127.0.0.1:9", "239.1.2.3%127.0.0.1:9"));
+        assert!(returns("127.0.0.1:9", "0.0.0.0:9"));
+        assert!(returns("127.0.0.1:9", "[::ffff:127.0.0.1]:9"));
+        assert!(returns("[::1]:9", "[::]:9"));
+        assert!(returns("0.0.0.0:9", "255.255.255.255:9"));
+        assert!(!returns("127.0.0.1:9", "255.255.255.255:9"));
         assert!(!returns("127.0.0.1:9", "127.0.0.1:8"));
         assert!(!returns("0.0.0.0:9", "239.1.2.3%127.0.0.1:9"));
         assert!(!returns("127.0.0.1:9", "127.0.0.2:9"));

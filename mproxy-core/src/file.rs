@@ -131,6 +131,11 @@ impl Sink for StdoutSink {
         *shared = None;
         self.counters.failed();
         let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        if self.stdout.only && error.kind() == io::ErrorKind::TimedOut {
+            // The program is stopped, and this cannot be helped.
+            report::warn(format_args!("standard output: {error}: some data was not taken"));
+            return Err(Error::stdout_closed());
+        }
         match (self.stdout.only, closed) {
             (true, true) => Err(Error::stdout_closed()),
             (true, false) => Err(Error::io("write to", "standard output", error)),

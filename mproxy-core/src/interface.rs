@@ -112,17 +112,21 @@ impl fmt::Display for Interface {
     }
 }
 
-/// Whether the address belongs to this host.
-pub(crate) fn is_local(ip: IpAddr) -> bool {
-    if ip.is_loopback() || ip.is_unspecified() {
+/// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
+/// a broadcast address.
+pub(crate) fn is_heard(ip: IpAddr) -> bool {
+    if ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return true;
     }
-    list().is_ok_and(|all| all.iter().any(|interface| interface.addresses.contains(&ip)))
+    list().is_ok_and(|all| {
+        all.iter().any(|interface| interface.addresses.contains(&ip) || interface.broadcasts.contains(&ip))
+    })
 }
 
 struct Listed {
     found: Interface,
     addresses: Vec<IpAddr>,
+    broadcasts: Vec<IpAddr>,
 }
 
 /// All interfaces, each once.
@@ -135,6 +139,7 @@ fn list() -> Result<Vec<Listed>, Error> {
             all.push(Listed {
                 found: Interface { name: row.name.clone(), index, ipv4: None, ipv6: false, flags: row.flags },
                 addresses: Vec::new(),
+                broadcasts: Vec::new(),
             });
             all.len() - 1
         });
@@ -143,6 +148,7 @@ fn list() -> Result<Vec<Listed>, Error> {
             Address::V4(network) => {
                 interface.found.ipv4.get_or_insert(network.address);
                 interface.addresses.push(IpAddr::V4(network.address));
+                interface.broadcasts.extend(network.associated_address.map(IpAddr::V4));
             }
             Address::V6(network) => {
                 interface.found.ipv6 = true;

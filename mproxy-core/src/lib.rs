@@ -39,7 +39,7 @@ pub use relay::{Flow, Sink, Sinks, Source, relay};
 pub use socket::{SocketOptions, listen_tcp, listen_udp, open_target, reserve_group};
 pub use stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
 pub use stop::{Stop, StopOnDrop};
-pub use stream::{MAX_DATAGRAM, Paced, StreamSource};
+pub use stream::{MAX_DATAGRAM, Paced, StreamSource, check_datagram_size};
 pub use tcp::{ClientSink, ClientSource, TcpServerSource, accept_each};
 pub use udp::{UdpSink, UdpSource, UdpTarget, datagram_size};
 pub use wait::Input;

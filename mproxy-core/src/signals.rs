@@ -1,21 +1,39 @@
 //! The signals that end a program: the first stops it, a second one ends it at once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::program::Stopper;
 use crate::{Error, command::Exit};
 
-/// How long a stopped program may take before it is ended from here.
+/// How long a stopped program may take before it is ended from here, and how long a signal waits for a
+/// program that is just being started.
+const LIMIT: Duration = Duration::from_millis(950);
+const STARTING: Duration = Duration::from_millis(500);
+
+/// A signal that comes this soon after the first is the same request: `timeout`, for one, signals a
+/// program and then its group.
 #[cfg(unix)]
-const LIMIT: std::time::Duration = std::time::Duration::from_millis(950);
+const ECHO: Duration = Duration::from_millis(50);
 
 /// The signals are caught from here on; what they stop is told later.
-pub(crate) struct Signals(Arc<OnceLock<Stopper>>);
+#[derive(Clone, Default)]
+pub(crate) struct Signals(Arc<(Mutex<Option<Stopper>>, Condvar)>);
 
 impl Signals {
     /// Stops this program at the first signal.
     pub(crate) fn stop(&self, stopper: Stopper) {
-        let _ = self.0.set(stopper);
+        let (program, told) = &*self.0;
+        *program.lock().unwrap_or_else(PoisonError::into_inner) = Some(stopper);
+        told.notify_all();
+    }
+
+    /// The program, once it has been started; none if it takes long, as the opening of a FIFO does.
+    fn program(&self) -> Option<Stopper> {
+        let (program, told) = &*self.0;
+        let program = program.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = told.wait_timeout_while(program, STARTING, |program| program.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// SIGINT and SIGTERM.
@@ -23,6 +41,7 @@ impl Signals {
     pub(crate) fn catch() -> Result<Self, Error> {
         use std::io::Read;
         use std::os::unix::net::UnixStream;
+        use std::time::Instant;
 
         use rustix::process::Signal;
 
@@ -36,8 +55,8 @@ impl Signals {
         let ignored = Arc::default();
         signal_hook::flag::register(Signal::XFSZ.as_raw(), ignored).map_err(failed)?;
 
-        let signals = Self(Arc::default());
-        let stopper = signals.0.clone();
+        let signals = Self::default();
+        let program = signals.clone();
         let wait = move || {
             // Kept open, so that the end of file never comes.
             let _sender = sender;
@@ -45,14 +64,22 @@ impl Signals {
             if caught.read_exact(&mut byte).is_err() {
                 return;
             }
-            let Some(stopper) = stopper.get() else {
+            let first = Instant::now();
+            let Some(stopper) = program.program() else {
                 // Nothing runs yet, so nothing is lost.
                 std::process::exit(Exit::Done.into());
             };
             stopper.stop();
-            let _ = caught.set_read_timeout(Some(LIMIT));
-            let second = caught.read_exact(&mut byte).is_ok();
-            std::process::exit(if second { Exit::Failed } else { Exit::Done }.into());
+            loop {
+                let left = LIMIT.saturating_sub(first.elapsed()).max(Duration::from_millis(1));
+                let _ = caught.set_read_timeout(Some(left));
+                if caught.read_exact(&mut byte).is_err() {
+                    std::process::exit(Exit::Done.into());
+                }
+                if first.elapsed() > ECHO {
+                    std::process::exit(Exit::Failed.into());
+                }
+            }
         };
         crate::program::spawn("signals".to_owned(), Box::new(wait))?;
         Ok(signals)
@@ -63,13 +90,18 @@ impl Signals {
     pub(crate) fn catch() -> Result<Self, Error> {
         use std::sync::atomic::{AtomicBool, Ordering};
 
-        let signals = Self(Arc::default());
-        let stopper = signals.0.clone();
+        let signals = Self::default();
+        let program = signals.clone();
         let again = AtomicBool::new(false);
-        let caught = move || match stopper.get() {
-            None => std::process::exit(Exit::Done.into()),
-            Some(_) if again.swap(true, Ordering::SeqCst) => std::process::exit(Exit::Failed.into()),
-            Some(stopper) => stopper.stop(),
+        let caught = move || {
+            if again.swap(true, Ordering::SeqCst) {
+                std::process::exit(Exit::Failed.into());
+            }
+            if let Some(stopper) = program.program() {
+                stopper.stop();
+                std::thread::sleep(LIMIT);
+            }
+            std::process::exit(Exit::Done.into());
         };
         ctrlc::set_handler(caught)
             .map_err(|error| Error::io("catch", "signals", std::io::Error::other(error)))?;

@@ -94,9 +94,8 @@ pub fn listen_udp(endpoint: &Resolved, options: &SocketOptions) -> Result<Vec<Ud
 /// Opens a TCP socket for every address of the endpoint, as [`listen_udp`] does.
 ///
 /// # Errors
-/// The first failure; wrong use if the endpoint is a multicast group.
+/// The first failure.
 pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
-    endpoint.require_unicast()?;
     bind_each(endpoint, |address| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {

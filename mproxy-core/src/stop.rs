@@ -120,12 +120,14 @@ fn wake(socket: &UdpSocket) {
 }
 
 /// Requests a stop when the last clone of an [`Arc`] around it is dropped: how the end of all inputs
-/// lets the outputs finish.
+/// lets the outputs finish. The last datagrams on their way through the kernel get a moment to arrive.
 #[derive(Debug)]
 pub struct StopOnDrop(pub Stop);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
+        // On a busy host the kernel delivers on loopback not in the send itself but a little later.
+        std::thread::sleep(Duration::from_millis(100));
         self.0.request();
     }
 }

@@ -272,18 +272,9 @@ pub struct TcpServerSource {
 
 impl TcpServerSource {
     /// Takes the server; the first connection is made by the first receive.
-    ///
-    /// # Errors
-    /// Wrong use if the endpoint is a multicast group.
-    pub fn new(
-        endpoint: Resolved,
-        framing: Framing,
-        size: usize,
-        meter: Meter,
-        stop: &Stop,
-    ) -> Result<Self, Error> {
-        endpoint.require_unicast()?;
-        Ok(Self {
+    #[must_use]
+    pub fn new(endpoint: Resolved, framing: Framing, size: usize, meter: Meter, stop: &Stop) -> Self {
+        Self {
             endpoint,
             framing,
             size,
@@ -296,7 +287,7 @@ impl TcpServerSource {
             failing: false,
             tried: false,
             draining: false,
-        })
+        }
     }
 
     fn connect(&mut self) -> Result<StreamSource<TcpStream>, Error> {

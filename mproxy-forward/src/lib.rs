@@ -22,7 +22,7 @@ mod compat;
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 use mproxy_core::{
     Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource, UdpTarget,
-    datagram_size, refuse_loops,
+    check_datagram_size, datagram_size, refuse_loops,
 };
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
@@ -113,6 +113,7 @@ impl Forward {
                 "nothing to do: give a UDP target to send to, or tee to copy to standard output",
             ));
         }
+        check_datagram_size(self.datagram_size)?;
         let listeners = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
         let servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;
         let targets = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
@@ -120,6 +121,9 @@ impl Forward {
         let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
         let servers = Endpoint::resolve_all(&servers, &self.options)?;
         let targets = Endpoint::resolve_all(&targets, &self.options)?;
+        for server in &servers {
+            server.require_unicast()?;
+        }
         refuse_loops(&listeners, &targets)?;
 
         let mut program = Program::new()?;
@@ -155,7 +159,7 @@ impl Forward {
             let sinks = outputs.open();
             let size = self.datagram_size.unwrap_or_else(|| datagram_size(&sinks));
             let name = server.to_string();
-            let source = TcpServerSource::new(server, self.framing, size, meter, &stop)?;
+            let source = TcpServerSource::new(server, self.framing, size, meter, &stop);
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
         Ok(program.handle())

@@ -1,6 +1,6 @@
 //! What a proxy is to do, checked before anything is opened.
 
-use mproxy_core::{Endpoint, Error, Resolved, Role, refuse_loops};
+use mproxy_core::{Endpoint, Error, Resolved, Role, check_datagram_size, refuse_loops};
 
 use crate::Reverse;
 
@@ -36,6 +36,7 @@ impl Plan {
         if reverse.max_clients == 0 {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
+        check_datagram_size(reverse.datagram_size)?;
         let udp_listen = Endpoint::parse_all(&reverse.udp_listen, Role::UdpListener)?;
         let tcp_listen = Endpoint::parse_all(&reverse.tcp_listen, Role::TcpListener)?;
         let channel = Endpoint::parse_all(reverse.multicast.as_slice(), Role::Channel)?;
@@ -51,6 +52,9 @@ impl Plan {
             udp_output: Endpoint::resolve_all(&udp_output, &reverse.options)?,
             channel: channel.first().cloned(),
         };
+        for endpoint in plan.tcp_listen.iter().chain(&plan.tcp_output) {
+            endpoint.require_unicast()?;
+        }
         refuse_loops(&plan.udp_listen, &channel)?;
         refuse_loops(&plan.udp_listen, &plan.udp_output)?;
         refuse_loops(&channel, &plan.udp_output)?;

@@ -282,7 +282,9 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I], input: &[u8])
 pub fn has_ipv6(test: &str) -> bool {
     let has = UdpSocket::bind("[::1]:0").is_ok();
     if !has {
-        eprintln!("SKIPPED {test}: this machine has no ::1");
+        // Not `eprintln`, which the test runner would keep to itself.
+        let said = format!("SKIPPED {test}: this machine has no ::1\n");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
     }
     has
 }
@@ -307,6 +309,7 @@ impl LoopbackHost {
     }
 
     /// Takes IPv6 away from it.
+    #[must_use]
     pub fn without_ipv6(self) -> Self {
         self.sh("! test -e /proc/sys/net/ipv6 || echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
         self
@@ -336,4 +339,23 @@ impl Drop for LoopbackHost {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
     }
+}
+
+/// The examples of the READMEs, compiled and run as documentation tests.
+#[cfg(doctest)]
+mod readmes {
+    #[doc = include_str!("../../README.md")]
+    #[doc = include_str!("../../mproxy-core/README.md")]
+    #[doc = include_str!("../../mproxy-client/README.md")]
+    #[doc = include_str!("../../mproxy-server/README.md")]
+    #[doc = include_str!("../../mproxy-forward/README.md")]
+    #[doc = include_str!("../../mproxy-reverse/README.md")]
+    struct Readmes;
+}
+
+/// Says that a test, or a part of it, is skipped. Unlike what `eprintln!` says, it is seen though the
+/// test passes: what is written to standard error itself is not captured.
+pub fn skipped(test: &str, why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Running, eventually, program};
+use crate::{Running, eventually, program, skipped};
 
 /// Whether this process may make network namespaces. Where it may not, a test that needs them says so
 /// and passes; under CI it must not come to that, so there this panics instead.
@@ -15,7 +15,7 @@ pub fn can_make_networks(test: &str) -> bool {
         && Command::new("ip").args(["netns", "list"]).output().is_ok_and(|out| out.status.success());
     if !able {
         assert!(std::env::var_os("CI").is_none(), "{test}: network namespaces are needed under CI");
-        eprintln!("SKIPPED {test}: making network namespaces needs root and iproute2 on Linux");
+        skipped(test, "making network namespaces needs root and iproute2 on Linux");
     }
     able
 }

@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mproxy_tests::{Network, Running, can_make_networks, eventually, file_with, program, run};
+use mproxy_tests::{Network, Running, can_make_networks, eventually, file_with, program, run, skipped};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -377,7 +377,7 @@ fn the_reverse_recipes_work() {
     }
     if Command::new("nc").arg("-h").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "nc is needed under CI");
-        eprintln!("SKIPPED the_reverse_recipes_work: nc is needed");
+        skipped("the_reverse_recipes_work", "nc is needed");
         return;
     }
     let site = Site::new();

@@ -1,0 +1,754 @@
+//! `mproxy-forward`: UDP listeners and TCP upstreams to many UDP targets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use mproxy_tests::{
+    LoopbackHost, Running, can_make_networks, datagram, eventually, has_ipv6, loopback_group, program, start,
+    udp, udp_on,
+};
+use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+
+/// Longer than `auto` waits for the rest of a line.
+const LONGER_THAN_PATIENCE: Duration = Duration::from_millis(40);
+
+/// A forward from 127.0.0.1 with these further options, and a socket that sends to it.
+fn forward(options: &[&str]) -> (Running, UdpSocket) {
+    let mut arguments = vec!["--udp-listen-addr", "127.0.0.1:0", "-v"];
+    arguments.extend(options);
+    let running = start("mproxy-forward", &arguments);
+    let (sender, _) = udp();
+    sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
+    (running, sender)
+}
+
+/// A forward from the TCP server to a target, with the connection accepted.
+fn from_tcp(options: &[&str]) -> (Running, TcpListener, TcpStream, UdpSocket) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (target, address) = udp();
+    let (server_address, address) = (server.local_addr().unwrap().to_string(), address.to_string());
+    let mut arguments = vec!["--tcp-connect-addr", &server_address, "--udp-downstream-addr", &address];
+    arguments.extend(options);
+    let running = start("mproxy-forward", &arguments);
+    let connection = accept(&server);
+    (running, server, connection, target)
+}
+
+fn accept(server: &TcpListener) -> TcpStream {
+    server.set_nonblocking(true).unwrap();
+    let connection = eventually("a connection", || server.accept().ok()).0;
+    connection.set_nonblocking(false).unwrap();
+    connection.set_nodelay(true).unwrap();
+    connection
+}
+
+/// The payload of the next datagrams, until it is as long.
+fn bytes(socket: &UdpSocket, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        bytes.extend(datagram(socket));
+    }
+    bytes
+}
+
+fn nothing_more(socket: &UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let error = socket.recv(&mut [0; 16]).expect_err("something came that nobody sent");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+fn count(messages: &str, text: &str) -> usize {
+    messages.lines().filter(|line| line.contains(text)).count()
+}
+
+/// A socket that has joined the group, as [`loopback_group`] writes it.
+fn member(group: &str) -> UdpSocket {
+    let (ip, rest) = group.split_once('%').unwrap();
+    let ip: Ipv4Addr = ip.parse().unwrap();
+    let port: u16 = rest.rsplit(':').next().unwrap().parse().unwrap();
+    let (socket, _) = udp_on(&format!("{ip}:{port}"));
+    socket.join_multicast_v4(&ip, &Ipv4Addr::LOCALHOST).unwrap();
+    socket
+}
+
+/// Starts a forward that finds these names, which need the right to mount.
+fn with_hosts(hosts: &Path, arguments: &[&str]) -> Running {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+    command.arg(hosts).arg(program("mproxy-forward")).args(arguments);
+    Running::new(command.stdin(Stdio::null()))
+}
+
+#[test]
+fn one_listener_feeds_unicast_targets_of_both_families_and_a_group() {
+    let group = loopback_group();
+    let mut targets = vec![member(&group)];
+    let mut options = vec!["--udp-downstream-addr".to_owned(), group];
+    let with_ipv6 = has_ipv6("the IPv6 target");
+    for address in ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "[::1]:0"] {
+        if address.starts_with('[') && !with_ipv6 {
+            continue;
+        }
+        let (target, address) = udp_on(address);
+        options.extend(["--udp-downstream-addr".to_owned(), address.to_string()]);
+        targets.push(target);
+    }
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let (mut running, sender) = forward(&options);
+    for text in [&b"one\n"[..], b"", b"\0two\xff"] {
+        sender.send(text).unwrap();
+        for target in &targets {
+            assert_eq!(datagram(target), text);
+        }
+    }
+    running.stop();
+    targets.iter().for_each(nothing_more);
+}
+
+#[test]
+fn an_ipv6_listener_feeds_targets_of_both_families() {
+    if !has_ipv6("an_ipv6_listener_feeds_targets_of_both_families") {
+        return;
+    }
+    let ((ipv4, to_ipv4), (ipv6, to_ipv6)) = (udp(), udp_on("[::1]:0"));
+    let (to_ipv4, to_ipv6) = (to_ipv4.to_string(), to_ipv6.to_string());
+    let mut running = start(
+        "mproxy-forward",
+        &[
+            "--udp-listen-addr=[::1]:0",
+            "--udp-downstream-addr",
+            &to_ipv4,
+            "--udp-downstream-addr",
+            &to_ipv6,
+            "-v",
+        ],
+    );
+    let (sender, _) = udp_on("[::1]:0");
+    sender.connect(running.udp_address("[::1]:0")).unwrap();
+    sender.send(b"hello").unwrap();
+    assert_eq!((datagram(&ipv4), datagram(&ipv6)), (b"hello".to_vec(), b"hello".to_vec()));
+    // The largest that IPv6 carries, which IPv4 does not.
+    let largest = vec![b'x'; 65_527];
+    sender.send(&largest).unwrap();
+    assert_eq!(datagram(&ipv6), largest);
+    // The next one goes to both again.
+    sender.send(b"after").unwrap();
+    assert_eq!((datagram(&ipv4), datagram(&ipv6)), (b"after".to_vec(), b"after".to_vec()));
+    running.stop();
+}
+
+#[test]
+fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
+    let ((one, to_one), (two, to_two)) = (udp(), udp());
+    let (to_one, to_two) = (to_one.to_string(), to_two.to_string());
+    let group = loopback_group();
+    let mut running = start(
+        "mproxy-forward",
+        &[
+            "-v",
+            "--udp-listen-addr",
+            "127.0.0.1:0",
+            "--udp-listen-addr",
+            "127.0.0.2:0",
+            "--udp-listen-addr",
+            &group,
+            "--udp-downstream-addr",
+            &to_one,
+            "--udp-downstream-addr",
+            &to_two,
+        ],
+    );
+    let senders = [udp().0, udp().0, udp().0];
+    senders[0].connect(running.udp_address("127.0.0.1:0")).unwrap();
+    senders[1].connect(running.udp_address("127.0.0.2:0")).unwrap();
+    running.says("listening to group");
+    socket2::SockRef::from(&senders[2]).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
+    senders[2].connect(group.replace("%127.0.0.1", "")).unwrap();
+    let mut next = [[0; 3]; 2];
+    for number in 0..300 {
+        for (i, sender) in senders.iter().enumerate() {
+            sender.send(format!("{i} {number}").as_bytes()).unwrap();
+        }
+        for (target, next) in [&one, &two].into_iter().zip(&mut next) {
+            for _ in &senders {
+                let text = String::from_utf8(datagram(target)).unwrap();
+                let (i, number) = text.split_once(' ').unwrap();
+                let next = &mut next[i.parse::<usize>().unwrap()];
+                assert_eq!(number.parse::<i32>().unwrap(), *next);
+                *next += 1;
+            }
+        }
+    }
+    assert_eq!(next, [[300; 3]; 2]);
+    running.stop();
+}
+
+#[test]
+fn datagrams_of_any_size_go_through_one_for_one_unaltered_and_in_order() {
+    let ((one, to_one), (two, to_two)) = (udp(), udp());
+    let (mut running, sender) = forward(&[
+        "--udp-downstream-addr",
+        &to_one.to_string(),
+        "--udp-downstream-addr",
+        &to_two.to_string(),
+    ]);
+    for size in [0, 1, 1452, 0, 1472, 1473, 9000, 65_507, 1] {
+        let payload: Vec<u8> = (0..size).map(|i| u8::try_from((i * 31 + size) % 251).unwrap()).collect();
+        sender.send(&payload).unwrap();
+        for target in [&one, &two] {
+            let got = datagram(target);
+            assert_eq!(got.len(), size);
+            assert!(got == payload, "{size} bytes were altered");
+        }
+    }
+    running.stop();
+    nothing_more(&one);
+    nothing_more(&two);
+}
+
+#[test]
+fn ten_thousand_datagrams_arrive_in_order() {
+    const DATAGRAMS: u32 = 10_000;
+    const UNDER_WAY: u32 = 64;
+    let (target, address) = udp();
+    let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
+    for number in 0..DATAGRAMS + UNDER_WAY {
+        if number < DATAGRAMS {
+            sender.send(&number.to_be_bytes()).unwrap();
+        }
+        // No more under way than any buffer holds.
+        if let Some(number) = number.checked_sub(UNDER_WAY) {
+            assert_eq!(datagram(&target), number.to_be_bytes());
+        }
+    }
+    running.stop();
+    nothing_more(&target);
+}
+
+#[test]
+fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
+    let ((one, to_one), (two, to_two)) = (udp(), udp());
+    // On an address of its own, so that nobody else is given the port meanwhile.
+    let (late, to_late) = udp_on("127.45.0.1:0");
+    drop(late);
+    let (mut running, sender) = forward(&[
+        "--udp-downstream-addr",
+        &to_one.to_string(),
+        "--udp-downstream-addr",
+        &to_late.to_string(),
+        "--udp-downstream-addr",
+        &to_two.to_string(),
+    ]);
+    let mut number = 0u32;
+    let send = |number: &mut u32| {
+        sender.send(&number.to_be_bytes()).unwrap();
+        for target in [&one, &two] {
+            assert_eq!(datagram(target), number.to_be_bytes());
+        }
+        *number += 1;
+    };
+    for _ in 0..200 {
+        send(&mut number);
+    }
+    let refused = format!("cannot send to {to_late}: ");
+    running.says(&refused);
+    assert_eq!(count(&running.messages(), &refused), 1, "{}", running.messages());
+
+    let (late, _) = udp_on(&to_late.to_string());
+    let works = format!("sending to {to_late} works again");
+    eventually("the recovery", || {
+        send(&mut number);
+        sleep(Duration::from_millis(20));
+        (count(&running.messages(), &works) > 0).then_some(())
+    });
+    // What is sent from here on arrives, and there is no more to say.
+    while late.set_nonblocking(true).is_ok() && late.recv(&mut [0; 16]).is_ok() {}
+    late.set_nonblocking(false).unwrap();
+    for _ in 0..200 {
+        send(&mut number);
+        assert_eq!(datagram(&late), (number - 1).to_be_bytes());
+    }
+    running.stop();
+    assert_eq!(count(&running.messages(), "warning: "), 2, "{}", running.messages());
+}
+
+#[test]
+fn a_target_without_route_costs_the_others_nothing() {
+    if !can_make_networks("a_target_without_route_costs_the_others_nothing") {
+        return;
+    }
+    let host = LoopbackHost::new();
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("input");
+    std::fs::write(&input, "hello\n").unwrap();
+    let server = host.start("mproxy-server", &["--path", "-", "--listen-addr", "127.0.0.1:0", "-v"]);
+    let server_address = server.udp_address("127.0.0.1:0").to_string();
+    let mut forward = host.start(
+        "mproxy-forward",
+        &[
+            "--udp-listen-addr",
+            "127.0.0.1:0",
+            "-v",
+            "--udp-downstream-addr",
+            "10.1.2.3:9",
+            "--udp-downstream-addr",
+            "[fd77::99]:9",
+            "--udp-downstream-addr",
+            &server_address,
+        ],
+    );
+    let address = forward.udp_address("127.0.0.1:0").to_string();
+    for run in 1..4 {
+        let path = input.to_str().unwrap();
+        let mut client = host.start("mproxy-client", &["--path", path, "--server-addr", &address]);
+        assert_eq!(client.exit_code(), 0);
+        server.writes(run * 6);
+    }
+    for target in ["10.1.2.3:9", "[fd77::99]:9"] {
+        let warning = format!("cannot send to {target}: ");
+        assert_eq!(count(&forward.messages(), &warning), 1, "{}", forward.messages());
+    }
+    forward.stop();
+    assert_eq!(server.stdout(), b"hello\nhello\nhello\n");
+}
+
+#[test]
+fn a_name_sends_to_the_first_address_that_can_be_used() {
+    const TEST: &str = "a_name_sends_to_the_first_address_that_can_be_used";
+    if !can_make_networks(TEST) || !has_ipv6(TEST) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "::1 both.test\n127.0.0.1 both.test\n").unwrap();
+    let (target, address) = udp();
+    // ::1 comes first, and nobody is there.
+    let target_address = format!("both.test:{}", address.port());
+    let running = with_hosts(
+        &hosts,
+        &["--udp-listen-addr", "127.0.0.1:0", "-v", "--udp-downstream-addr", &target_address],
+    );
+    let (sender, _) = udp();
+    sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
+    running.says(&format!("{target_address}: sending to [::1]"));
+    for number in 0..100u32 {
+        sender.send(&number.to_be_bytes()).unwrap();
+        assert_eq!(datagram(&target), number.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_listener_on_a_name_hears_all_of_its_addresses() {
+    const TEST: &str = "a_listener_on_a_name_hears_all_of_its_addresses";
+    if !can_make_networks(TEST) || !has_ipv6(TEST) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "::1 both.test\n127.0.0.1 both.test\n").unwrap();
+    let (target, address) = udp();
+    let mut running = with_hosts(
+        &hosts,
+        &["--udp-listen-addr", "both.test:0", "-v", "--udp-downstream-addr", &address.to_string()],
+    );
+    let ((ipv4, _), (ipv6, _)) = (udp(), udp_on("[::1]:0"));
+    for (from, on) in [(ipv4, "127.0.0.1:"), (ipv6, "[::1]:")] {
+        let line = running.says(&format!("both.test:0: listening on {on}"));
+        let to: SocketAddr =
+            line.split("listening on ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        from.send_to(on.as_bytes(), to).unwrap();
+        assert_eq!(datagram(&target), on.as_bytes());
+    }
+    running.stop();
+}
+
+#[test]
+fn a_listener_on_localhost_hears_ipv4() {
+    let (target, address) = udp();
+    let to = address.to_string();
+    let mut running =
+        start("mproxy-forward", &["--udp-listen-addr", "localhost:0", "--udp-downstream-addr", &to, "-v"]);
+    let line = running.says("localhost:0: listening on 127.0.0.1:");
+    let listener = line.split("listening on ").nth(1).unwrap().split(',').next().unwrap();
+    udp().0.send_to(b"hello", listener).unwrap();
+    assert_eq!(datagram(&target), b"hello");
+    running.stop();
+}
+
+#[test]
+fn what_was_received_is_on_standard_output_with_tee() {
+    let (target, address) = udp();
+    let (mut running, sender) = forward(&["--tee", "--udp-downstream-addr", &address.to_string()]);
+    let mut sent = Vec::new();
+    for number in 0..100 {
+        let text = format!("{number}\n\n\0");
+        sender.send(text.as_bytes()).unwrap();
+        assert_eq!(datagram(&target), text.as_bytes());
+        sent.extend(text.into_bytes());
+    }
+    running.stop();
+    assert_eq!(running.stdout(), sent);
+}
+
+#[test]
+fn the_bytes_of_a_tcp_server_become_datagrams_at_every_target() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ((one, to_one), (two, to_two)) = (udp(), udp());
+    let running = start(
+        "mproxy-forward",
+        &[
+            "--tcp-connect-addr",
+            &server.local_addr().unwrap().to_string(),
+            "--udp-downstream-addr",
+            &to_one.to_string(),
+            "--udp-downstream-addr",
+            &to_two.to_string(),
+            "-t",
+        ],
+    );
+    let mut connection = accept(&server);
+    let mut sent = Vec::new();
+    for number in 0..50usize {
+        // Binary, and longer than a datagram may be by default.
+        let piece: Vec<u8> = (0..20_000).map(|i| u8::try_from((i * 7 + number) % 256).unwrap()).collect();
+        connection.write_all(&piece).unwrap();
+        for target in [&one, &two] {
+            let mut got = Vec::new();
+            while got.len() < piece.len() {
+                let payload = datagram(target);
+                assert!(!payload.is_empty() && payload.len() <= 8192, "{} bytes", payload.len());
+                got.extend(payload);
+            }
+            assert!(got == piece, "piece {number} was altered");
+        }
+        sent.extend(piece);
+    }
+    assert!(running.writes(sent.len()) == sent);
+}
+
+#[test]
+fn a_tcp_server_on_ipv6_is_an_upstream_too() {
+    if !has_ipv6("a_tcp_server_on_ipv6_is_an_upstream_too") {
+        return;
+    }
+    let server = TcpListener::bind("[::1]:0").unwrap();
+    let (target, address) = udp_on("[::1]:0");
+    let (from, to) = (server.local_addr().unwrap().to_string(), address.to_string());
+    let _running = start("mproxy-forward", &["--tcp-connect-addr", &from, "--udp-downstream-addr", &to]);
+    accept(&server).write_all(b"hello\n").unwrap();
+    assert_eq!(datagram(&target), b"hello\n");
+}
+
+#[test]
+fn an_upstream_with_tee_only_needs_no_target() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let from = server.local_addr().unwrap().to_string();
+    let mut running = start("mproxy-forward", &["--tcp-connect-addr", &from, "--tee"]);
+    accept(&server).write_all(b"one\ntwo").unwrap();
+    assert_eq!(running.writes(7), b"one\ntwo");
+    running.stop();
+}
+
+#[test]
+fn udp_and_tcp_inputs_reach_the_same_target() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (target, address) = udp();
+    let from = server.local_addr().unwrap().to_string();
+    let (mut running, sender) =
+        forward(&["--tcp-connect-addr", &from, "--udp-downstream-addr", &address.to_string()]);
+    let mut connection = accept(&server);
+    for _ in 0..20 {
+        sender.send(b"udp").unwrap();
+        assert_eq!(datagram(&target), b"udp");
+        connection.write_all(b"tcp\n").unwrap();
+        assert_eq!(datagram(&target), b"tcp\n");
+    }
+    running.stop();
+}
+
+#[test]
+fn auto_framing_ends_datagrams_at_newlines_and_holds_nothing_back() {
+    let (_running, _server, mut connection, target) = from_tcp(&[]);
+    connection.write_all(b"one\ntwo\nunfin").unwrap();
+    assert_eq!(datagram(&target), b"one\ntwo\n");
+    assert_eq!(datagram(&target), b"unfin");
+    connection.write_all(b"ished\n\n\n").unwrap();
+    assert_eq!(datagram(&target), b"ished\n\n\n");
+}
+
+#[test]
+fn lines_framing_tears_no_line_of_two_upstreams_that_dribble() {
+    let (servers, (target, address)) = (["127.0.0.1:0"; 2].map(|a| TcpListener::bind(a).unwrap()), udp());
+    let [one, two] = servers.each_ref().map(|server| server.local_addr().unwrap().to_string());
+    let mut running = start(
+        "mproxy-forward",
+        &[
+            "--framing",
+            "lines",
+            "--tcp-connect-addr",
+            &one,
+            "--tcp-connect-addr",
+            &two,
+            "--udp-downstream-addr",
+            &address.to_string(),
+        ],
+    );
+    let mut connections = servers.each_ref().map(accept);
+    for number in 0..10 {
+        for (i, connection) in connections.iter_mut().enumerate() {
+            write!(connection, "server {i}, ").unwrap();
+        }
+        sleep(LONGER_THAN_PATIENCE);
+        for connection in &mut connections {
+            writeln!(connection, "line {number}").unwrap();
+        }
+        let mut lines = [datagram(&target), datagram(&target)];
+        lines.sort();
+        let expected = [0, 1].map(|i| format!("server {i}, line {number}\n").into_bytes());
+        assert_eq!(lines, expected);
+    }
+    running.stop();
+}
+
+#[test]
+fn blocks_framing_gives_exact_blocks_and_a_short_last_one() {
+    let (_running, _server, mut connection, target) =
+        from_tcp(&["--framing", "blocks", "--datagram-size", "4"]);
+    for piece in [&b"a\n"[..], b"cdefg", b"hij"] {
+        connection.write_all(piece).unwrap();
+        sleep(LONGER_THAN_PATIENCE);
+    }
+    drop(connection);
+    for block in [&b"a\ncd"[..], b"efgh", b"ij"] {
+        assert_eq!(datagram(&target), block);
+    }
+}
+
+#[test]
+fn raw_framing_sends_each_read_as_it_is_cut_only_at_the_size() {
+    let (_running, _server, mut connection, target) = from_tcp(&["--framing", "raw", "--datagram-size", "4"]);
+    connection.write_all(b"a\nb").unwrap();
+    assert_eq!(datagram(&target), b"a\nb");
+    connection.write_all(b"c").unwrap();
+    assert_eq!(datagram(&target), b"c");
+    connection.write_all(b"defghij").unwrap();
+    assert_eq!(bytes(&target, 7), b"defghij");
+}
+
+#[test]
+fn an_unfinished_line_at_the_end_of_a_connection_arrives_and_stays_apart_from_the_next() {
+    let (_running, server, mut connection, target) = from_tcp(&["--framing", "lines"]);
+    connection.write_all(b"whole\ntail").unwrap();
+    assert_eq!(datagram(&target), b"whole\n");
+    drop(connection);
+    assert_eq!(datagram(&target), b"tail");
+    accept(&server).write_all(b"next\n").unwrap();
+    assert_eq!(datagram(&target), b"next\n");
+}
+
+#[test]
+fn a_lost_server_is_connected_to_again_later_and_later_and_spoken_of_twice_each_time() {
+    let (mut running, server, mut connection, target) = from_tcp(&[]);
+    let address = server.local_addr().unwrap();
+    let mut least = Duration::from_millis(500);
+    for outage in 1..4 {
+        connection.write_all(b"before\n").unwrap();
+        assert_eq!(datagram(&target), b"before\n");
+        let since = Instant::now();
+        drop(connection);
+        connection = accept(&server);
+        assert!(since.elapsed() >= least, "outage {outage}: again after {:?}", since.elapsed());
+        least *= 2;
+        connection.write_all(b"after\n").unwrap();
+        assert_eq!(datagram(&target), b"after\n");
+        eventually("two messages", || (count(&running.messages(), "warning: ") == 2 * outage).then_some(()));
+    }
+    running.stop();
+    let messages = running.messages();
+    for text in [format!("{address} has closed the connection"), format!("connected to {address} again")] {
+        assert_eq!(count(&messages, &text), 3, "{messages}");
+    }
+    assert_eq!(count(&messages, "warning: "), 6, "{messages}");
+}
+
+#[test]
+fn an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is() {
+    // Bound but not listening: it refuses, and nobody else can have the port.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let server_address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (target, address) = udp();
+    let mut running = start(
+        "mproxy-forward",
+        &["--tcp-connect-addr", &server_address, "--udp-downstream-addr", &address.to_string()],
+    );
+    let refused = format!("cannot connect to {server_address}: ");
+    running.says(&refused);
+    // Long enough for more attempts, none of which says it again.
+    sleep(Duration::from_secs(1));
+    socket.listen(8).unwrap();
+    let mut connection = accept(&socket.into());
+    connection.write_all(b"here\n").unwrap();
+    assert_eq!(datagram(&target), b"here\n");
+    running.says(&format!("connected to {server_address} again"));
+    running.stop();
+    assert_eq!(count(&running.messages(), &refused), 1, "{}", running.messages());
+}
+
+#[test]
+fn a_reset_connection_is_made_again() {
+    let (running, server, connection, target) = from_tcp(&[]);
+    socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(connection);
+    running.says("connecting again until it works");
+    accept(&server).write_all(b"here\n").unwrap();
+    assert_eq!(datagram(&target), b"here\n");
+}
+
+#[test]
+fn one_upstream_that_is_down_does_not_hold_up_another() {
+    let down = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    down.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let down_address = down.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (running, _server, mut connection, target) = from_tcp(&["--tcp-connect-addr", &down_address]);
+    running.says(&format!("cannot connect to {down_address}: "));
+    for _ in 0..100 {
+        connection.write_all(b"line\n").unwrap();
+        assert_eq!(datagram(&target), b"line\n");
+    }
+}
+
+#[test]
+fn a_servers_name_is_looked_up_again_for_each_connection() {
+    if !can_make_networks("a_servers_name_is_looked_up_again_for_each_connection") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "127.46.0.1 server.test\n").unwrap();
+    let first = TcpListener::bind("127.46.0.1:0").unwrap();
+    let port = first.local_addr().unwrap().port();
+    let second = TcpListener::bind(("127.46.0.2", port)).unwrap();
+    let (target, address) = udp();
+    let upstream = format!("server.test:{port}");
+    let _running =
+        with_hosts(&hosts, &["--tcp-connect-addr", &upstream, "--udp-downstream-addr", &address.to_string()]);
+    let connection = accept(&first);
+    std::fs::write(&hosts, "127.46.0.2 server.test\n").unwrap();
+    drop(connection);
+    accept(&second).write_all(b"moved\n").unwrap();
+    assert_eq!(datagram(&target), b"moved\n");
+}
+
+#[test]
+fn what_the_udp_socket_holds_at_sigterm_is_delivered() {
+    let (target, address) = udp();
+    let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
+    // It runs, and is not still starting.
+    sender.send(b"first").unwrap();
+    assert_eq!(datagram(&target), b"first");
+    running.signal(Signal::STOP);
+    let datagrams: Vec<_> = (0..100).map(|number: usize| vec![b'x'; number % 7 * 50]).collect();
+    for payload in &datagrams {
+        sender.send(payload).unwrap();
+    }
+    running.signal(Signal::TERM);
+    running.signal(Signal::CONT);
+    for payload in &datagrams {
+        assert_eq!(&datagram(&target), payload);
+    }
+    assert_eq!(running.exit_code(), 0);
+    nothing_more(&target);
+}
+
+#[test]
+fn what_the_tcp_socket_holds_at_sigterm_is_delivered() {
+    for framing in ["auto", "lines", "blocks", "raw"] {
+        let (mut running, _server, mut connection, target) = from_tcp(&["--framing", framing]);
+        // It runs, and is not still starting.
+        let block = vec![b'\n'; 8192];
+        connection.write_all(&block).unwrap();
+        assert!(bytes(&target, block.len()) == block);
+        running.signal(Signal::STOP);
+        let mut text = Vec::new();
+        for number in 0..6000 {
+            writeln!(text, "{number}").unwrap();
+        }
+        text.extend(b"unfinished");
+        connection.write_all(&text).unwrap();
+        running.signal(Signal::TERM);
+        running.signal(Signal::CONT);
+        assert!(bytes(&target, text.len()) == text, "{framing}");
+        assert_eq!(running.exit_code(), 0);
+        nothing_more(&target);
+    }
+}
+
+#[test]
+fn sigterm_ends_a_forward_that_waits_for_anything() {
+    let (mut idle, _server, _connection, _target) = from_tcp(&[]);
+    idle.stop();
+
+    let (mut backing_off, server, connection, _target) = from_tcp(&[]);
+    drop((server, connection));
+    backing_off.says("connecting again until it works");
+    backing_off.stop();
+
+    // A server that answers no connection: its backlog is full.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let server_address = full.local_addr().unwrap().as_socket().unwrap();
+    let first = TcpStream::connect(server_address).unwrap();
+    let (target, address) = udp();
+    let (mut connecting, sender) = forward(&[
+        "--tcp-connect-addr",
+        &server_address.to_string(),
+        "--udp-downstream-addr",
+        &address.to_string(),
+    ]);
+    sender.send(b"meanwhile").unwrap();
+    assert_eq!(datagram(&target), b"meanwhile");
+    connecting.stop();
+    drop(first);
+}
+
+#[test]
+fn sigterm_ends_a_forward_whose_standard_output_nobody_takes() {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(program("mproxy-forward"));
+    command.args(["--udp-listen-addr", "127.0.0.1:0", "--tee", "-v"]).stdin(Stdio::null());
+    let mut running = Running::spawn(command.stdout(writer));
+    let (sender, _) = udp();
+    sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
+    for _ in 0..100 {
+        sender.send(&[b'x'; 8000]).unwrap();
+    }
+    running.stop();
+}
+
+#[test]
+fn sigterm_ends_a_forward_under_fire() {
+    let (_target, address) = udp();
+    let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = sender.send(&[b'x'; 1000]);
+            }
+        });
+        let since = Instant::now();
+        running.signal(Signal::TERM);
+        let status = running.wait();
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(status.code(), Some(0));
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    });
+}

@@ -1,0 +1,869 @@
+//! `mproxy-reverse`: UDP and TCP inputs through the channel to TCP clients and UDP endpoints.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use mproxy_tests::{
+    LoopbackHost, PATIENCE, Running, can_make_networks, datagram, eventually, has_ipv6, loopback_group,
+    program, start, udp, udp_on,
+};
+use rustix::process::Signal;
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// A proxy with a UDP input and an output for TCP clients, both on 127.0.0.1.
+struct Proxy {
+    running: Running,
+    sender: UdpSocket,
+    output: SocketAddr,
+}
+
+impl Proxy {
+    fn new(options: &[&str]) -> Self {
+        let mut arguments =
+            vec!["--udp-listen-addr", "127.0.0.1:0", "--tcp-output-addr", "127.0.0.1:0", "-v"];
+        arguments.extend(options);
+        Self::of(start("mproxy-reverse", &arguments))
+    }
+
+    fn of(running: Running) -> Self {
+        let (sender, _) = udp();
+        sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
+        let output = running.tcp_address("127.0.0.1:0");
+        Self { running, sender, output }
+    }
+
+    fn client(&self) -> TcpStream {
+        client(&self.running, self.output)
+    }
+
+    fn clients<const N: usize>(&self) -> [TcpStream; N] {
+        std::array::from_fn(|_| self.client())
+    }
+
+    /// A client that has little room for what it does not read.
+    fn narrow_client(&self) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&self.output.into()).unwrap();
+        served(&self.running, socket.into())
+    }
+
+    fn send(&self, payload: &[u8]) {
+        self.sender.send(payload).unwrap();
+    }
+
+    /// Sends until the messages contain the text.
+    fn send_until_it_says(&self, text: &str) {
+        eventually(&format!("'{text}'"), || {
+            self.send(b"is anyone gone?\n");
+            sleep(Duration::from_millis(10));
+            self.running.messages().contains(text).then_some(())
+        });
+    }
+}
+
+/// A client that has joined the channel: from here on it gets everything.
+fn client(running: &Running, output: SocketAddr) -> TcpStream {
+    served(running, TcpStream::connect(output).unwrap())
+}
+
+fn served(running: &Running, stream: TcpStream) -> TcpStream {
+    running.says(&format!("TCP client {} connected", stream.local_addr().unwrap()));
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A connection to a TCP input.
+fn input(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+#[track_caller]
+fn assert_reads(mut stream: &TcpStream, expected: &[u8]) {
+    let mut got = vec![0; expected.len()];
+    stream.read_exact(&mut got).expect("not everything came");
+    assert!(got == expected, "{} came", String::from_utf8_lossy(&got));
+}
+
+/// Everything up to the end of the stream.
+fn rest(mut stream: &TcpStream) -> Vec<u8> {
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    got
+}
+
+/// A line of 901 bytes that shows if it was torn or altered.
+fn line(number: usize) -> String {
+    format!("{number:08} ").repeat(100) + "\n"
+}
+
+/// Sends these lines and has the client read them, with no more under way than any buffer holds.
+fn pump(proxy: &Proxy, client: &TcpStream, numbers: std::ops::Range<usize>) {
+    const UNDER_WAY: usize = 32;
+    for number in numbers.start..numbers.end + UNDER_WAY {
+        if number < numbers.end {
+            proxy.send(line(number).as_bytes());
+        }
+        if number >= numbers.start + UNDER_WAY {
+            assert_reads(client, line(number - UNDER_WAY).as_bytes());
+        }
+    }
+}
+
+fn count(messages: &str, text: &str) -> usize {
+    messages.lines().filter(|line| line.contains(text)).count()
+}
+
+/// Whether the program uses next to no processor time while nothing happens.
+#[track_caller]
+fn assert_idle(running: &Running) {
+    if cfg!(not(target_os = "linux")) {
+        return;
+    }
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap()
+    };
+    let before = ticks();
+    sleep(Duration::from_secs(1));
+    let used = ticks() - before;
+    // A thread that spins uses 100 of them.
+    assert!(used <= 5, "{used} ticks in a second");
+}
+
+/// A socket that sends to a [`loopback_group`].
+fn sender_to(group: &str) -> UdpSocket {
+    let (socket, _) = udp();
+    SockRef::from(&socket).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
+    socket.connect(group.replace("%127.0.0.1", "")).unwrap();
+    socket
+}
+
+/// A socket that has joined a [`loopback_group`].
+fn member(group: &str) -> UdpSocket {
+    let address: SocketAddr = group.replace("%127.0.0.1", "").parse().unwrap();
+    let SocketAddr::V4(v4) = address else { panic!("{group}") };
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.join_multicast_v4(v4.ip(), &Ipv4Addr::LOCALHOST).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
+}
+
+#[test]
+fn udp_reaches_every_tcp_client_byte_for_byte_and_in_order() {
+    let mut proxy = Proxy::new(&[]);
+    let clients: [TcpStream; 4] = proxy.clients();
+    let mut sent = Vec::new();
+    for number in 0..1000 {
+        let payload = match number % 4 {
+            0 => line(number).into_bytes(),
+            1 => vec![],
+            2 => vec![0, 255, b'\n', b'\n'],
+            _ => vec![u8::try_from(number % 256).unwrap(); 5000],
+        };
+        proxy.send(&payload);
+        assert_reads(&clients[0], &payload);
+        sent.extend(payload);
+    }
+    for client in &clients[1..] {
+        assert_reads(client, &sent);
+    }
+    proxy.running.stop();
+    for client in &clients {
+        assert_eq!(rest(client), b"");
+    }
+}
+
+#[test]
+fn the_largest_datagram_reaches_tcp_and_udp_outputs() {
+    let (output, address) = udp();
+    let proxy = Proxy::new(&["--udp-output-addr", &address.to_string()]);
+    let client = proxy.client();
+    for size in [65_507, 0, 1, 9000, 1473, 1472, 1452] {
+        let payload: Vec<u8> = (0..size).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
+        proxy.send(&payload);
+        assert!(datagram(&output) == payload, "{size} bytes were altered");
+        assert_reads(&client, &payload);
+    }
+}
+
+#[test]
+fn tcp_inputs_reach_tcp_clients_without_a_torn_line() {
+    let running = start(
+        "mproxy-reverse",
+        &["-v", "--framing", "lines", "--tcp-listen-addr", "127.0.0.1:0", "--tcp-output-addr", "127.0.0.2:0"],
+    );
+    let client = client(&running, running.tcp_address("127.0.0.2:0"));
+    let mut inputs = [running.tcp_address("127.0.0.1:0"); 2].map(input);
+    let mut lines = BufReader::new(&client).lines();
+    for number in 0..10 {
+        for (i, input) in inputs.iter_mut().enumerate() {
+            write!(input, "input {i}, ").unwrap();
+        }
+        // Longer than `auto` would wait.
+        sleep(Duration::from_millis(40));
+        for input in &mut inputs {
+            writeln!(input, "line {number}").unwrap();
+        }
+        let mut pair = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+        pair.sort();
+        assert_eq!(pair, [0, 1].map(|i| format!("input {i}, line {number}")));
+    }
+}
+
+#[test]
+fn lines_framing_ends_each_datagram_of_a_tcp_client_with_a_newline() {
+    let (output, address) = udp();
+    let proxy = Proxy::new(&["--framing=lines", "--udp-output-addr", &address.to_string()]);
+    let client = proxy.client();
+    for (payload, line) in [(&b"a"[..], &b"a\n"[..]), (b"b\n", b"b\n"), (b"c\nd", b"c\nd\n")] {
+        proxy.send(payload);
+        assert_reads(&client, line);
+        // A UDP output has no need of one.
+        assert_eq!(datagram(&output), payload);
+    }
+}
+
+#[test]
+fn blocks_framing_cuts_tcp_inputs_into_exact_datagrams() {
+    let (output, address) = udp();
+    let running = start(
+        "mproxy-reverse",
+        &[
+            "-v",
+            "--framing",
+            "blocks",
+            "--datagram-size",
+            "4",
+            "--tcp-listen-addr",
+            "127.0.0.1:0",
+            "--udp-output-addr",
+            &address.to_string(),
+        ],
+    );
+    let mut input = input(running.tcp_address("127.0.0.1:0"));
+    for piece in [&b"a\n"[..], b"cdefg", b"hij"] {
+        input.write_all(piece).unwrap();
+        // Longer than `auto` would wait.
+        sleep(Duration::from_millis(40));
+    }
+    drop(input);
+    for block in [&b"a\ncd"[..], b"efgh", b"ij"] {
+        assert_eq!(datagram(&output), block);
+    }
+}
+
+#[test]
+fn every_address_option_can_be_repeated() {
+    let ((udp_one, to_one), (udp_two, to_two)) = (udp(), udp());
+    let mut arguments = vec!["-v".to_owned()];
+    for (option, values) in [
+        ("--udp-listen-addr", ["127.0.0.1:0", "127.0.0.2:0"]),
+        ("--tcp-listen-addr", ["127.0.0.3:0", "127.0.0.4:0"]),
+        ("--tcp-output-addr", ["127.0.0.5:0", "127.0.0.6:0"]),
+        ("--udp-output-addr", [&to_one.to_string(), &to_two.to_string()]),
+    ] {
+        for value in values {
+            arguments.extend([option.to_owned(), value.to_owned()]);
+        }
+    }
+    let mut running = start("mproxy-reverse", &arguments);
+    let clients = ["127.0.0.5:0", "127.0.0.6:0"].map(|a| client(&running, running.tcp_address(a)));
+    let mut inputs = ["127.0.0.3:0", "127.0.0.4:0"].map(|a| input(running.tcp_address(a)));
+    let (sender, _) = udp();
+    let everywhere = |text: &[u8]| {
+        for client in &clients {
+            assert_reads(client, text);
+        }
+        for output in [&udp_one, &udp_two] {
+            assert_eq!(datagram(output), text);
+        }
+    };
+    for address in ["127.0.0.1:0", "127.0.0.2:0"] {
+        sender.send_to(address.as_bytes(), running.udp_address(address)).unwrap();
+        everywhere(address.as_bytes());
+    }
+    for (input, text) in inputs.iter_mut().zip(["one\n", "two\n"]) {
+        input.write_all(text.as_bytes()).unwrap();
+        everywhere(text.as_bytes());
+    }
+    running.stop();
+}
+
+#[test]
+fn ipv6_inputs_and_outputs() {
+    if !has_ipv6("ipv6_inputs_and_outputs") {
+        return;
+    }
+    let (output, address) = udp_on("[::1]:0");
+    let mut running = start(
+        "mproxy-reverse",
+        &[
+            "-v",
+            "--udp-listen-addr",
+            "[::1]:0",
+            "--tcp-output-addr",
+            "[::1]:0",
+            "--tcp-output-addr",
+            "127.0.0.1:0",
+            "--udp-output-addr",
+            &address.to_string(),
+        ],
+    );
+    let clients = ["[::1]:0", "127.0.0.1:0"].map(|a| client(&running, running.tcp_address(a)));
+    udp_on("[::1]:0").0.send_to(b"hello", running.udp_address("[::1]:0")).unwrap();
+    assert_eq!(datagram(&output), b"hello");
+    for client in &clients {
+        assert_reads(client, b"hello");
+    }
+    running.stop();
+}
+
+#[test]
+fn standard_output_gets_everything_with_tee() {
+    let mut proxy = Proxy::new(&["--tee"]);
+    let client = proxy.client();
+    pump(&proxy, &client, 0..500);
+    proxy.running.stop();
+    assert!(proxy.running.stdout() == (0..500).map(line).collect::<String>().into_bytes());
+}
+
+#[test]
+fn an_input_with_tee_only_needs_no_other_output() {
+    let mut running = start("mproxy-reverse", &["-v", "-t", "--udp-listen-addr", "127.0.0.1:0"]);
+    udp().0.send_to(b"hello", running.udp_address("127.0.0.1:0")).unwrap();
+    assert_eq!(running.writes(5), b"hello");
+    running.stop();
+}
+
+#[test]
+fn what_others_send_to_a_chosen_group_is_handed_out() {
+    let group = loopback_group();
+    let (output, address) = udp();
+    let mut running = start(
+        "mproxy-reverse",
+        &[
+            "-v",
+            "--tee",
+            "--multicast-addr",
+            &group,
+            "--tcp-output-addr",
+            "127.0.0.1:0",
+            "--udp-output-addr",
+            &address.to_string(),
+        ],
+    );
+    let clients = [running.tcp_address("127.0.0.1:0"); 2].map(|a| client(&running, a));
+    let sender = sender_to(&group);
+    for text in [&b"one"[..], b"two\n"] {
+        sender.send(text).unwrap();
+        assert_eq!(datagram(&output), text);
+        for client in &clients {
+            assert_reads(client, text);
+        }
+    }
+    assert_eq!(running.writes(7), b"onetwo\n");
+    running.stop();
+}
+
+#[test]
+fn inputs_alone_feed_a_chosen_group() {
+    let group = loopback_group();
+    let member = member(&group);
+    let mut running = start(
+        "mproxy-reverse",
+        &[
+            "-v",
+            "--multicast-addr",
+            &group,
+            "--udp-listen-addr",
+            "127.0.0.1:0",
+            "--tcp-listen-addr",
+            "127.0.0.2:0",
+        ],
+    );
+    udp().0.send_to(b"udp", running.udp_address("127.0.0.1:0")).unwrap();
+    assert_eq!(datagram(&member), b"udp");
+    input(running.tcp_address("127.0.0.2:0")).write_all(b"tcp\n").unwrap();
+    assert_eq!(datagram(&member), b"tcp\n");
+    assert!(running.says("sending to group").ends_with("TTL 1"));
+    running.stop();
+}
+
+#[test]
+fn a_chosen_group_joins_inputs_outputs_and_strangers() {
+    let group = loopback_group();
+    let member = member(&group);
+    // Two proxies, of which one has the inputs and the other the outputs, and a third with both.
+    let inputs = start(
+        "mproxy-reverse",
+        &["-v", "--multicast-addr", &group, "--udp-listen-addr", "127.0.0.1:0", "--ttl", "0"],
+    );
+    let outputs =
+        start("mproxy-reverse", &["-v", "--multicast-addr", &group, "--tcp-output-addr", "127.0.0.1:0"]);
+    let both = Proxy::new(&["--multicast-addr", &group]);
+    let clients = [client(&outputs, outputs.tcp_address("127.0.0.1:0")), both.client()];
+    let everywhere = |text: &[u8]| {
+        assert_eq!(datagram(&member), text);
+        for client in &clients {
+            assert_reads(client, text);
+        }
+    };
+    udp().0.send_to(b"from the first", inputs.udp_address("127.0.0.1:0")).unwrap();
+    everywhere(b"from the first");
+    both.send(b"from the third");
+    everywhere(b"from the third");
+    sender_to(&group).send(b"from a stranger").unwrap();
+    everywhere(b"from a stranger");
+}
+
+#[test]
+fn private_channels_side_by_side_never_mix() {
+    let proxies: Vec<_> = (0..4).map(|_| Proxy::new(&[])).collect();
+    let clients: Vec<_> = proxies.iter().map(Proxy::client).collect();
+    for number in 0..100 {
+        for (i, proxy) in proxies.iter().enumerate() {
+            proxy.send(format!("{i} {number}\n").as_bytes());
+        }
+        for (i, client) in clients.iter().enumerate() {
+            assert_reads(client, format!("{i} {number}\n").as_bytes());
+        }
+    }
+    for (mut proxy, client) in proxies.into_iter().zip(&clients) {
+        let line = proxy.running.says("sending to group 239.255.");
+        assert!(line.ends_with("TTL 0") && line.contains("%127.0.0.1:"), "{line}");
+        proxy.running.stop();
+        assert_eq!(rest(client), b"");
+    }
+}
+
+#[test]
+fn it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6() {
+    if !can_make_networks("it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("input");
+    let text: String = (0..100).map(line).collect();
+    std::fs::write(&path, &text).unwrap();
+    let path = path.to_str().unwrap();
+    for without_ipv6 in [false, true] {
+        let mut host = LoopbackHost::new();
+        if without_ipv6 {
+            host = host.without_ipv6();
+            assert_eq!(host.sh("ip -6 addr"), "");
+        }
+        let mut proxy = host.start(
+            "mproxy-reverse",
+            &["-v", "--udp-listen-addr", "localhost:0", "--tcp-output-addr", "localhost:0"],
+        );
+        let output = proxy.tcp_address("localhost:0").to_string();
+        let clients = [0, 1].map(|_| host.start("mproxy-forward", &["--tcp-connect-addr", &output, "-t"]));
+        eventually("two clients", || (count(&proxy.messages(), " connected") == 2).then_some(()));
+        let address = proxy.udp_address("localhost:0").to_string();
+        let mut sender = host.start("mproxy-client", &["--path", path, "--server-addr", &address]);
+        assert_eq!(sender.exit_code(), 0, "{}", sender.messages());
+        for client in &clients {
+            assert!(client.writes(text.len()) == text.as_bytes());
+        }
+        proxy.stop();
+    }
+}
+
+#[test]
+fn two_hundred_clients_each_get_every_byte_of_a_paced_stream() {
+    const CLIENTS: usize = 200;
+    const LINES: usize = 2400;
+    const UNDER_WAY: usize = 50 * 901;
+    let mut proxy = Proxy::new(&[]);
+    let clients: [TcpStream; CLIENTS] = proxy.clients();
+    let expected: String = (0..LINES).map(line).collect();
+    let received: [AtomicUsize; CLIENTS] = std::array::from_fn(|_| AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for (mut client, received) in clients.iter().zip(&received) {
+            let expected = expected.as_bytes();
+            let read = move || {
+                let (mut buffer, mut len) = (vec![0; 16_384], 0);
+                loop {
+                    let more = client.read(&mut buffer).unwrap();
+                    if more == 0 {
+                        break;
+                    }
+                    assert!(expected[len..].starts_with(&buffer[..more]), "altered after {len} bytes");
+                    len += more;
+                    received.store(len, Ordering::Relaxed);
+                }
+                assert_eq!(len, expected.len());
+            };
+            std::thread::Builder::new().stack_size(65_536).spawn_scoped(scope, read).unwrap();
+        }
+        for (number, payload) in expected.as_bytes().chunks(901).enumerate() {
+            proxy.send(payload);
+            // As fast as the slowest client takes it.
+            eventually("the slowest client", || {
+                let slowest = received.iter().map(|len| len.load(Ordering::Relaxed)).min().unwrap();
+                (slowest + UNDER_WAY > number * 901).then_some(())
+            });
+        }
+        // The end of the stream ends the readers.
+        proxy.running.stop();
+    });
+}
+
+#[test]
+fn a_slow_client_holds_up_nobody_and_loses_whole_lines_only() {
+    const LINES: usize = 9000;
+    let proxy = Proxy::new(&["--recv-buffer", "256k"]);
+    let (slow, fast) = (proxy.narrow_client(), proxy.client());
+    // More than all buffers on the way to the slow one hold.
+    pump(&proxy, &fast, 0..LINES);
+
+    let done = AtomicBool::new(false);
+    let mut numbers = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                proxy.send(b"END\n");
+                sleep(Duration::from_millis(5));
+            }
+        });
+        for text in BufReader::new(&slow).lines() {
+            let text = text.unwrap() + "\n";
+            if text == "END\n" {
+                break;
+            }
+            let number: usize = text[..8].parse().unwrap();
+            assert!(text == line(number), "a torn line: {text}");
+            numbers.push(number);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(numbers.is_sorted_by(|a, b| a < b), "out of order");
+    assert!(numbers.len() > 100 && numbers.len() < LINES, "{} lines", numbers.len());
+    assert_eq!(numbers[..100], (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_client_that_accepts_nothing_for_ten_seconds_is_dropped() {
+    let mut proxy = Proxy::new(&["--max-clients", "2", "--recv-buffer", "256k"]);
+    let (stalled, other) = (proxy.narrow_client(), proxy.client());
+    let since = Instant::now();
+    pump(&proxy, &other, 0..6000);
+    let dropped = format!("TCP client {} dropped: ", stalled.local_addr().unwrap());
+    let mut number = 6000;
+    eventually("the drop", || {
+        pump(&proxy, &other, number..number + 10);
+        number += 10;
+        sleep(Duration::from_millis(50));
+        proxy.running.messages().contains(&dropped).then_some(())
+    });
+    assert!(since.elapsed() >= Duration::from_secs(10), "after {:?}", since.elapsed());
+    // Its place is free, and the other one has missed nothing.
+    let next = proxy.client();
+    proxy.send(b"next\n");
+    assert_reads(&next, b"next\n");
+    assert_reads(&other, b"next\n");
+    proxy.running.stop();
+    assert_eq!(count(&proxy.running.messages(), "warning: "), 1, "{}", proxy.running.messages());
+}
+
+#[test]
+fn what_a_client_sends_is_ignored() {
+    let (output, address) = udp();
+    let mut proxy = Proxy::new(&["--tee", "--udp-output-addr", &address.to_string()]);
+    let mut clients: [TcpStream; 2] = proxy.clients();
+    for number in 0..20 {
+        // More than the buffers on the way hold, if nobody reads it.
+        clients[0].write_all(&vec![b'!'; 500_000]).unwrap();
+        proxy.send(line(number).as_bytes());
+        assert_eq!(datagram(&output), line(number).as_bytes());
+        for client in &clients {
+            assert_reads(client, line(number).as_bytes());
+        }
+    }
+    proxy.running.stop();
+    for client in &clients {
+        assert_eq!(rest(client), b"");
+    }
+    assert_eq!(proxy.running.stdout().len(), 20 * 901);
+}
+
+#[test]
+fn a_client_that_only_shuts_down_its_sending_side_still_gets_everything() {
+    let mut proxy = Proxy::new(&[]);
+    let (half_closed, other) = (proxy.client(), proxy.client());
+    half_closed.shutdown(Shutdown::Write).unwrap();
+    pump(&proxy, &other, 0..50);
+    // That it has nothing more to say costs nothing.
+    assert_idle(&proxy.running);
+    pump(&proxy, &other, 50..100);
+    assert_reads(&half_closed, (0..100).map(line).collect::<String>().as_bytes());
+    proxy.running.stop();
+    assert_eq!(rest(&half_closed), b"");
+}
+
+#[test]
+fn a_client_that_is_gone_is_freed_at_the_next_datagrams() {
+    let proxy = Proxy::new(&["--max-clients", "1"]);
+    for _ in 0..3 {
+        let client = proxy.client();
+        let address = client.local_addr().unwrap();
+        drop(client);
+        proxy.send_until_it_says(&format!("TCP client {address} has "));
+    }
+}
+
+#[test]
+fn a_client_that_resets_is_freed_at_once_on_an_idle_channel() {
+    let proxy = Proxy::new(&[]);
+    for half_closed in [false, true] {
+        let client = proxy.client();
+        let address = client.local_addr().unwrap();
+        if half_closed {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        proxy.running.says(&format!("TCP client {address} has "));
+    }
+}
+
+#[test]
+fn a_tcp_input_at_its_end_is_done_and_does_not_spin() {
+    let mut running = start(
+        "mproxy-reverse",
+        &["-v", "--tcp-listen-addr", "127.0.0.1:0", "--tcp-output-addr", "127.0.0.2:0"],
+    );
+    let client = client(&running, running.tcp_address("127.0.0.2:0"));
+    let address = running.tcp_address("127.0.0.1:0");
+    let mut inputs: Vec<_> = (0..5).map(|_| input(address)).collect();
+    for input in &mut inputs {
+        input.write_all(b"unfinished").unwrap();
+        input.shutdown(Shutdown::Write).unwrap();
+        assert_reads(&client, b"unfinished");
+        running.says(&format!("TCP input {} has ended", input.local_addr().unwrap()));
+        // The proxy has closed its side too.
+        assert_eq!(rest(input), b"");
+    }
+    assert_idle(&running);
+    input(address).write_all(b"one more\n").unwrap();
+    assert_reads(&client, b"one more\n");
+    running.stop();
+}
+
+#[test]
+fn an_idle_proxy_uses_no_processor_time() {
+    let mut running = start(
+        "mproxy-reverse",
+        &[
+            "-v",
+            "--tee",
+            "--udp-listen-addr",
+            "127.0.0.1:0",
+            "--tcp-listen-addr",
+            "127.0.0.1:0",
+            "--tcp-output-addr",
+            "127.0.0.2:0",
+            "--udp-output-addr",
+            "127.0.0.1:9",
+        ],
+    );
+    let clients = [running.tcp_address("127.0.0.2:0"); 10].map(|a| client(&running, a));
+    let inputs = [running.tcp_address("127.0.0.1:0"); 10].map(input);
+    eventually("the inputs", || (count(&running.messages(), "TCP input") == 10).then_some(()));
+    assert_idle(&running);
+    drop((clients, inputs));
+    assert_idle(&running);
+    running.stop();
+}
+
+#[test]
+fn one_client_more_than_allowed_is_closed_at_once_with_one_warning() {
+    let mut proxy = Proxy::new(&["--max-clients", "2"]);
+    let [one, two] = proxy.clients();
+    let warning = "(--max-clients)";
+    for _ in 0..3 {
+        let refused = TcpStream::connect(proxy.output).unwrap();
+        refused.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(rest(&refused), b"");
+    }
+    proxy.running.says(warning);
+    pump(&proxy, &one, 0..20);
+    assert_reads(&two, (0..20).map(line).collect::<String>().as_bytes());
+
+    let address = two.local_addr().unwrap();
+    drop(two);
+    proxy.send_until_it_says(&format!("TCP client {address} has "));
+    let three = proxy.client();
+    proxy.send(b"welcome\n");
+    assert_reads(&three, b"welcome\n");
+    proxy.running.stop();
+    assert_eq!(count(&proxy.running.messages(), warning), 1, "{}", proxy.running.messages());
+}
+
+#[test]
+fn a_lack_of_descriptors_neither_ends_nor_spins_it() {
+    // A client takes two of them: with one limit the last connection cannot even be accepted, with the
+    // other it cannot be served.
+    lacks_descriptors(24);
+    lacks_descriptors(25);
+}
+
+fn lacks_descriptors(limit: u32) {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(program("mproxy-reverse"));
+    command.args(["--udp-listen-addr", "127.0.0.1:0", "--tcp-output-addr", "127.0.0.1:0", "-v"]);
+    let mut proxy = Proxy::of(Running::new(command.stdin(Stdio::null())));
+    let first = proxy.client();
+    let mut others: Vec<_> = (0..29).map(|_| TcpStream::connect(proxy.output).unwrap()).collect();
+    let warnings = |proxy: &Proxy| count(&proxy.running.messages(), "warning: ");
+    eventually("a warning", || (warnings(&proxy) > 0).then_some(()));
+    assert_idle(&proxy.running);
+    assert_eq!(warnings(&proxy), 1, "{}", proxy.running.messages());
+
+    // Those that are served miss nothing.
+    others.retain(|stream| {
+        let connected = format!("TCP client {} connected", stream.local_addr().unwrap());
+        proxy.running.messages().contains(&connected)
+    });
+    assert!(!others.is_empty(), "{}", proxy.running.messages());
+    pump(&proxy, &first, 0..20);
+    let expected = (0..20).map(line).collect::<String>();
+    for stream in &others {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_reads(stream, expected.as_bytes());
+    }
+
+    // When some have gone, new ones are served.
+    drop(others);
+    let new = eventually("a new client", || {
+        proxy.send(b"more\n");
+        let mut new = TcpStream::connect(proxy.output).unwrap();
+        new.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        proxy.send(b"more\n");
+        matches!(new.read(&mut [0; 5]), Ok(5)).then_some(new)
+    });
+    drop(new);
+    proxy.running.stop();
+}
+
+#[test]
+fn what_the_udp_input_holds_at_sigterm_reaches_every_client_before_the_end() {
+    const LINES: usize = 120;
+    let (output, address) = udp();
+    let mut proxy = Proxy::new(&["--tee", "--udp-output-addr", &address.to_string()]);
+    let clients: [TcpStream; 20] = proxy.clients();
+    proxy.running.signal(Signal::STOP);
+    for number in 0..LINES {
+        proxy.send(line(number).as_bytes());
+    }
+    let since = Instant::now();
+    proxy.running.signal(Signal::TERM);
+    proxy.running.signal(Signal::CONT);
+    assert_eq!(proxy.running.exit_code(), 0);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    let expected = (0..LINES).map(line).collect::<String>();
+    for client in &clients {
+        assert!(rest(client) == expected.as_bytes());
+    }
+    assert!(proxy.running.stdout() == expected.as_bytes());
+    for number in 0..LINES {
+        assert_eq!(datagram(&output), line(number).as_bytes());
+    }
+}
+
+#[test]
+fn what_tcp_inputs_hold_at_sigterm_reaches_every_client_before_the_end() {
+    let mut running = start(
+        "mproxy-reverse",
+        &["-v", "--tcp-listen-addr", "127.0.0.1:0", "--tcp-output-addr", "127.0.0.2:0"],
+    );
+    let clients = [running.tcp_address("127.0.0.2:0"); 5].map(|a| client(&running, a));
+    let mut input = input(running.tcp_address("127.0.0.1:0"));
+    running.says("TCP input");
+    running.signal(Signal::STOP);
+    let text: String = (0..60).map(line).collect::<String>() + "unfinished";
+    input.write_all(text.as_bytes()).unwrap();
+    running.signal(Signal::TERM);
+    running.signal(Signal::CONT);
+    assert_eq!(running.exit_code(), 0);
+    for client in &clients {
+        assert!(rest(client) == text.as_bytes());
+    }
+}
+
+#[test]
+fn what_a_chosen_group_holds_at_sigterm_reaches_every_client_before_the_end() {
+    const LINES: usize = 60;
+    let group = loopback_group();
+    let mut running =
+        start("mproxy-reverse", &["-v", "--multicast-addr", &group, "--tcp-output-addr", "127.0.0.1:0"]);
+    let clients = [running.tcp_address("127.0.0.1:0"); 5].map(|a| client(&running, a));
+    let sender = sender_to(&group);
+    running.signal(Signal::STOP);
+    for number in 0..LINES {
+        sender.send(line(number).as_bytes()).unwrap();
+    }
+    running.signal(Signal::TERM);
+    running.signal(Signal::CONT);
+    assert_eq!(running.exit_code(), 0);
+    for client in &clients {
+        assert!(rest(client) == (0..LINES).map(line).collect::<String>().as_bytes());
+    }
+}
+
+#[test]
+fn a_stalled_client_does_not_hold_up_the_end() {
+    let mut proxy = Proxy::new(&["--recv-buffer", "256k"]);
+    let (stalled, other) = (proxy.narrow_client(), proxy.client());
+    pump(&proxy, &other, 0..6000);
+    proxy.running.signal(Signal::STOP);
+    for number in 6000..6100 {
+        proxy.send(line(number).as_bytes());
+    }
+    let since = Instant::now();
+    proxy.running.signal(Signal::TERM);
+    proxy.running.signal(Signal::CONT);
+    assert_eq!(proxy.running.exit_code(), 0);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(rest(&other) == (6000..6100).map(line).collect::<String>().as_bytes());
+    drop(stalled);
+}
+
+#[test]
+fn sigterm_ends_a_proxy_under_fire() {
+    let mut proxy = Proxy::new(&[]);
+    let clients: [TcpStream; 4] = proxy.clients();
+    let sender = proxy.sender.try_clone().unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let _ = sender.send(line(1).as_bytes());
+            }
+        });
+        for client in &clients {
+            scope.spawn(|| {
+                let got = rest(client);
+                assert!(got.chunks(901).all(|text| text == line(1).as_bytes()), "a torn line");
+            });
+        }
+        eventually("some of it", || (clients[0].peek(&mut [0]).unwrap() > 0).then_some(()));
+        let since = Instant::now();
+        proxy.running.signal(Signal::TERM);
+        let status = proxy.running.wait();
+        ended.store(true, Ordering::Relaxed);
+        assert_eq!(status.code(), Some(0));
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    });
+}
