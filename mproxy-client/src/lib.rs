@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpTarget, check_datagram_size,
+    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, check_datagram_size,
     datagram_size, relay, stdio,
 };
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
@@ -132,10 +132,7 @@ impl Client {
         }
         let size = self.datagram_size.unwrap_or_else(|| datagram_size(&targets));
         let has_targets = !targets.is_empty();
-        let mut sinks: Sinks = Vec::new();
-        for target in targets {
-            sinks.push(Box::new(target));
-        }
+        let mut sinks = boxed(targets);
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
             sinks.push(Box::new(Stdout::open(self.framing, !has_targets, meter)?.sink(&stop)));

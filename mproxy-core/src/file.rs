@@ -174,7 +174,7 @@ impl Write for Interruptible<'_> {
 
     #[cfg(unix)]
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        use crate::wait::{Wait, poll_for, wait};
+        use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
         use rustix::event::{PollFd, PollFlags};
 
         /// What a pipe that polls as writable takes without blocking (POSIX `PIPE_BUF` is at least 512).
@@ -185,10 +185,11 @@ impl Write for Interruptible<'_> {
             return file.write_vectored(slices);
         }
         let mut fds = [PollFd::new(self.file, PollFlags::OUT)];
-        if wait(&mut fds, None, self.stop)? == Wait::Stopped
-            && !poll_for(&mut fds, Some(std::time::Duration::ZERO))?
-        {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
+        if wait(&mut fds, None, self.stop)? == Wait::Stopped {
+            let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
+            if !poll_for(&mut fds, Some(left))? {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
+            }
         }
         let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
         file.write(&first[..first.len().min(WITHOUT_BLOCKING)])

@@ -41,5 +41,5 @@ pub use stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
 pub use stop::{Stop, StopOnDrop};
 pub use stream::{MAX_DATAGRAM, Paced, StreamSource, check_datagram_size};
 pub use tcp::{ClientSink, ClientSource, TcpServerSource, accept_each};
-pub use udp::{UdpSink, UdpSource, UdpTarget, datagram_size};
+pub use udp::{UdpSink, UdpSource, UdpTarget, boxed, datagram_size};
 pub use wait::Input;

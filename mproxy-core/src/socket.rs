@@ -233,17 +233,22 @@ fn target_udp(
             only_own_groups(&socket, address)?;
             join(&socket, address.ip(), None, &interface)?;
         }
-        report::info(format_args!(
-            "{target}: sending to group {address} on interface {interface}, TTL {}",
-            options.ttl
-        ));
-    } else {
-        if address.is_ipv4() {
-            socket.set_broadcast(true)?;
-        }
-        report::info(format_args!("{target}: sending to {address}"));
+    } else if address.is_ipv4() {
+        socket.set_broadcast(true)?;
     }
     Ok((address, socket.into()))
+}
+
+/// Says where a target's datagrams go.
+pub(crate) fn tell_target(target: &Resolved, address: SocketAddr, options: &SocketOptions) {
+    if !address.ip().is_multicast() {
+        report::info(format_args!("{target}: sending to {address}"));
+    } else if let Ok(interface) = interface_for(target, address) {
+        let ttl = options.ttl;
+        report::info(format_args!(
+            "{target}: sending to group {address} on interface {interface}, TTL {ttl}"
+        ));
+    }
 }
 
 fn interface_for(endpoint: &Resolved, group: SocketAddr) -> io::Result<Interface> {

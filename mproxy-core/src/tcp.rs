@@ -10,16 +10,13 @@ use rustix::event::{PollFd, PollFlags};
 use crate::report;
 use crate::socket::{BACKLOG, set_up_stream};
 use crate::stats::{Counters, Meter};
-use crate::wait::{Wait, poll_for, wait};
+use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
 use crate::{
     Batch, Error, Flow, Framing, Resolved, Sink, SocketOptions, Source, Stop, StreamSource, UdpSource,
 };
 
 /// A client that accepts nothing for this long is dropped.
 const STALLED: Duration = Duration::from_secs(10);
-
-/// How long a stalled client may still hold up a stop.
-const STALLED_AT_STOP: Duration = Duration::from_millis(300);
 
 /// Accepts connections on all of the listeners until a stop is requested, those that wait by then too,
 /// and hands each to `accepted`.
@@ -33,7 +30,7 @@ pub fn accept_each(
     stop: &Stop,
     mut accepted: impl FnMut(TcpStream, SocketAddr),
 ) -> Result<(), Error> {
-    let mut lacking = false;
+    let mut lacking = report::Seldom::default();
     loop {
         let mut fds: Vec<_> = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
         let ready = wait(&mut fds, None, stop).map_err(|e| Error::io("wait for", "TCP connections", e))?;
@@ -42,7 +39,6 @@ pub fn accept_each(
             for _ in 0..if ready == Wait::Stopped { BACKLOG } else { 1 } {
                 match listener.accept() {
                     Ok((stream, peer)) => {
-                        lacking = false;
                         // The listener does not block; on some systems its connections inherit that.
                         match stream.set_nonblocking(false).and_then(|()| set_up_stream(&stream)) {
                             Ok(()) => accepted(stream, peer),
@@ -53,7 +49,7 @@ pub fn accept_each(
                     }
                     Err(error) => {
                         if !is_passing(&error) {
-                            if !std::mem::replace(&mut lacking, true) {
+                            if lacking.now() {
                                 report::warn(format_args!(
                                     "cannot accept a connection: {error}; trying again until it works"
                                 ));

@@ -5,12 +5,14 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recvfrom};
+
 use crate::health::Health;
 use crate::report;
-use crate::socket::{connect_udp, path_payload};
+use crate::socket::{connect_udp, path_payload, tell_target};
 use crate::stats::{Counters, Meter};
 use crate::stop::POLL_INTERVAL;
-use crate::{Batch, Error, Flow, Resolved, SLOT, Sink, SocketOptions, Source, Stop, listen_udp};
+use crate::{Batch, Error, Flow, Resolved, SLOT, Sink, Sinks, SocketOptions, Source, Stop, listen_udp};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
@@ -68,10 +70,11 @@ impl Source for UdpSource {
     }
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        match self.socket.recv(batch.spare()) {
-            // A stop request wakes a blocked receive with nothing.
-            Ok(0) if self.stop.requested() && !self.draining => {}
-            Ok(len) => {
+        match recvfrom(&*self.socket, batch.spare(), RecvFlags::empty()).map_err(io::Error::from) {
+            // A stop request wakes a blocked receive with nothing; a datagram, even an empty one, has a
+            // sender.
+            Ok((_, 0, None)) => {}
+            Ok((_, len, _)) => {
                 batch.push(len);
                 self.errors = 0;
                 self.counters.passed(1, len);
@@ -133,6 +136,7 @@ impl UdpTarget {
             counters: self.meter.counters(),
             current: 0,
             socket: None,
+            told: None,
             proven: false,
             retry_at: None,
             failing: false,
@@ -164,6 +168,8 @@ pub struct UdpSink {
     /// The address in use.
     current: usize,
     socket: Option<UdpSocket>,
+    /// The address that was told last.
+    told: Option<usize>,
     /// The address did not refuse the first datagram.
     proven: bool,
     /// When to try again, if no address could be used.
@@ -237,7 +243,12 @@ impl UdpSink {
         } else {
             let resolved = &self.target.resolved;
             self.proven = false;
-            connect_udp(resolved, resolved.addresses[self.current], &self.target.options)?
+            let (address, options) = (resolved.addresses[self.current], &self.target.options);
+            let socket = connect_udp(resolved, address, options)?;
+            if self.told.replace(self.current) != Some(self.current) {
+                tell_target(resolved, address, options);
+            }
+            socket
         };
         Ok(self.socket.insert(socket))
     }
@@ -301,6 +312,16 @@ impl Sink for UdpSink {
         }
         Ok(())
     }
+}
+
+/// The same targets, as [`Sinks`].
+#[must_use]
+pub fn boxed(targets: Vec<UdpSink>) -> Sinks {
+    let mut sinks: Sinks = Vec::new();
+    for target in targets {
+        sinks.push(Box::new(target));
+    }
+    sinks
 }
 
 /// The default datagram size for these targets: the largest payload that the path to each of them takes

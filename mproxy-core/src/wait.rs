@@ -9,6 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Stop;
 
+/// How long a reader that has stalled may still hold up a stop.
+pub(crate) const STALLED_AT_STOP: Duration = Duration::from_millis(300);
+
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {

@@ -22,7 +22,7 @@ mod compat;
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 use mproxy_core::{
     Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource, UdpTarget,
-    check_datagram_size, datagram_size, refuse_loops,
+    boxed, check_datagram_size, datagram_size, refuse_loops,
 };
 pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
 
@@ -178,10 +178,7 @@ impl Outputs {
     }
 
     fn boxed(&self, targets: Vec<UdpSink>, stop: &Stop) -> Sinks {
-        let mut sinks: Sinks = Vec::new();
-        for target in targets {
-            sinks.push(Box::new(target));
-        }
+        let mut sinks = boxed(targets);
         if let Some(stdout) = &self.stdout {
             sinks.push(Box::new(stdout.sink(stop)));
         }

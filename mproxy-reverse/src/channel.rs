@@ -7,37 +7,42 @@ use mproxy_core::{
     UdpTarget, reserve_group,
 };
 
-/// A group with the options that it is sent to and joined with.
+/// A group with the options that it is sent to and joined with, and further groups that get the same.
 #[derive(Debug)]
 pub(crate) struct Channel {
     group: Resolved,
-    target: UdpTarget,
+    targets: Vec<UdpTarget>,
     received: Meter,
     /// Keeps a private group's port from all others.
     _reserved: Option<UdpSocket>,
 }
 
 impl Channel {
-    /// The channel through the group, or a private one.
+    /// The channel through the first of the groups, or a private one.
     pub(crate) fn open(
-        group: Option<Resolved>,
+        groups: &[Resolved],
         options: &SocketOptions,
         registry: &Registry,
         has_inputs: bool,
     ) -> Result<Self, Error> {
-        let (group, options, reserved) = match group {
-            Some(group) => (group, options.clone(), None),
+        let (group, options, reserved) = match groups.first() {
+            Some(group) => (group.clone(), options.clone(), None),
             None => private()?,
         };
-        let target = UdpTarget::new(group.clone(), &options, registry.endpoint(&group, Direction::Channel));
+        let mut targets =
+            vec![UdpTarget::new(group.clone(), &options, registry.endpoint(&group, Direction::Channel))];
+        for further in groups.iter().skip(1) {
+            let meter = registry.endpoint(further, Direction::Out);
+            targets.push(UdpTarget::new(further.clone(), &options, meter));
+        }
         // Without inputs of its own, what the proxy receives comes from the group.
         let received = if has_inputs { unlisted(&group) } else { registry.endpoint(&group, Direction::In) };
-        Ok(Self { group, target, received, _reserved: reserved })
+        Ok(Self { group, targets, received, _reserved: reserved })
     }
 
-    /// A sink for one more input.
-    pub(crate) fn sink(&self) -> UdpSink {
-        self.target.open()
+    /// Sinks for one more input.
+    pub(crate) fn sinks(&self) -> Vec<UdpSink> {
+        self.targets.iter().map(UdpTarget::open).collect()
     }
 
     /// A source for one more output, with a membership of its own.

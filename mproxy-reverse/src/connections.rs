@@ -1,5 +1,6 @@
 //! TCP connections that are accepted: each is served on a thread of its own, so many at a time.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,25 +46,25 @@ impl Connections {
     ) -> Result<(), Error> {
         let (what, max) = (self.what, self.max);
         let mut threads = Vec::new();
-        let (mut full, mut failing) = (false, false);
+        let (mut full, mut failing) = (report::Seldom::default(), report::Seldom::default());
         accept_each(listeners, stop, |stream, peer| {
             threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
             let Some(slot) = self.slot() else {
-                if !std::mem::replace(&mut full, true) {
+                if full.now() {
                     report::warn(format_args!(
                         "{what} {peer} refused: {max} are served already (--max-clients)"
                     ));
                 }
                 return;
             };
-            full = false;
             let served = serve(stream, peer).and_then(|run| {
+                let stop = stop.clone();
                 let run = move || {
                     let _slot = slot;
                     report::info(format_args!("{what} {peer} connected"));
                     match run() {
                         Ok(()) => report::info(format_args!("{what} {peer} has ended")),
-                        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                        Err(error) if error.kind() == ErrorKind::TimedOut && !stop.requested() => {
                             report::warn(format_args!("{what} {peer} dropped: {error}"));
                         }
                         Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),
@@ -72,11 +73,8 @@ impl Connections {
                 spawn(peer.to_string(), Box::new(run))
             });
             match served {
-                Ok(thread) => {
-                    failing = false;
-                    threads.push(thread);
-                }
-                Err(error) if !std::mem::replace(&mut failing, true) => {
+                Ok(thread) => threads.push(thread),
+                Err(error) if failing.now() => {
                     report::warn(format_args!("{what} {peer} cannot be served: {error}"));
                 }
                 Err(_) => {}

@@ -35,7 +35,7 @@ const MAX_CLIENTS: usize = 1024;
 pub struct Reverse {
     udp_listen: Vec<String>,
     tcp_listen: Vec<String>,
-    multicast: Option<String>,
+    multicast: Vec<String>,
     tcp_output: Vec<String>,
     udp_output: Vec<String>,
     tee: bool,
@@ -50,7 +50,7 @@ impl Default for Reverse {
         Self {
             udp_listen: Vec::new(),
             tcp_listen: Vec::new(),
-            multicast: None,
+            multicast: Vec::new(),
             tcp_output: Vec::new(),
             udp_output: Vec::new(),
             tee: false,
@@ -86,10 +86,11 @@ impl Reverse {
 
     /// The multicast group to route through: `GROUP[%ZONE]:PORT`. Others on the network can join it, and
     /// what they send to it is handed out too. By default the channel is private to this process: an
-    /// IPv4 group drawn at random, which never leaves the loopback interface.
+    /// IPv4 group drawn at random, which never leaves the loopback interface. Of several, the first is
+    /// the channel, and what comes in is sent to the others too.
     #[must_use]
     pub fn multicast(mut self, group: impl Into<String>) -> Self {
-        self.multicast = Some(group.into());
+        self.multicast.push(group.into());
         self
     }
 

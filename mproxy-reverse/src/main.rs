@@ -26,7 +26,7 @@ OPTIONS:
       --multicast-addr GROUP:PORT
                               The channel: the multicast group to route through,
                               which others can join and send to. By default it is
-                              private
+                              private. Further ones get what comes in, too
       --tcp-output-addr HOST:PORT
                               Where to accept TCP clients that get everything; may
                               be repeated
@@ -68,7 +68,7 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     for endpoint in args.texts("--tcp-listen-addr")? {
         reverse = reverse.tcp_listen(endpoint);
     }
-    if let Some(group) = args.text("--multicast-addr")? {
+    for group in args.texts("--multicast-addr")? {
         reverse = reverse.multicast(group);
     }
     for endpoint in args.texts("--tcp-output-addr")? {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mproxy_core::{
     ClientSink, Direction, Error, Handle, Program, Registry, Resolved, Sinks, Source, Stdout, Stop,
-    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, datagram_size, listen_tcp, relay,
+    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, boxed, datagram_size, listen_tcp, relay,
 };
 
 use crate::Reverse;
@@ -37,7 +37,7 @@ impl<'a> Proxy<'a> {
         let inputs = program.stop().clone();
         let outputs = if plan.has_inputs() { Stop::new()? } else { inputs.clone() };
         let last_input = plan.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
-        let channel = Channel::open(plan.channel.clone(), &reverse.options, &registry, plan.has_inputs())?;
+        let channel = Channel::open(&plan.channel, &reverse.options, &registry, plan.has_inputs())?;
         Ok(Self { reverse, program, registry, channel: Arc::new(channel), inputs, outputs, last_input })
     }
 
@@ -70,12 +70,12 @@ impl<'a> Proxy<'a> {
         if targets.is_empty() {
             return Ok(());
         }
-        let mut sinks: Sinks = Vec::new();
+        let mut sinks = Vec::new();
         for target in targets {
             let meter = self.registry.endpoint(&target, Direction::Out);
-            sinks.push(Box::new(UdpTarget::new(target, &self.reverse.options, meter).open()));
+            sinks.push(UdpTarget::new(target, &self.reverse.options, meter).open());
         }
-        self.start_output("udp output", sinks)
+        self.start_output("udp output", boxed(sinks))
     }
 
     /// Standard output is one more reader of the channel, so that it holds up nobody else.
@@ -86,7 +86,7 @@ impl<'a> Proxy<'a> {
         }
         let meter = self.registry.endpoint("standard output", Direction::Out);
         let only =
-            reverse.tcp_output.is_empty() && reverse.udp_output.is_empty() && reverse.multicast.is_none();
+            reverse.tcp_output.is_empty() && reverse.udp_output.is_empty() && reverse.multicast.is_empty();
         let stdout = Stdout::open(reverse.framing, only, meter)?.sink(&self.outputs);
         self.start_output("tee", vec![Box::new(stdout)])
     }
@@ -123,11 +123,11 @@ impl<'a> Proxy<'a> {
                 (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
             let (framing, size) = (self.reverse.framing, self.reverse.datagram_size);
             let serve = move |stream: TcpStream, peer: SocketAddr| {
-                let sink = channel.sink();
-                let size = size.unwrap_or_else(|| datagram_size(std::slice::from_ref(&sink)));
+                let sinks = channel.sinks();
+                let size = size.unwrap_or_else(|| datagram_size(&sinks));
                 let source =
                     StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
-                Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
+                Ok(task(source, boxed(sinks), &stop, last_input.clone()))
             };
             self.start_accepting(&endpoint, listeners, &senders, Box::new(serve))?;
         }
@@ -149,8 +149,7 @@ impl<'a> Proxy<'a> {
     /// One thread for each listener.
     pub(crate) fn start_udp_inputs(&self, sources: Vec<UdpSource>) -> Result<(), Error> {
         for source in sources {
-            let sinks: Sinks = vec![Box::new(self.channel.sink())];
-            let task = task(source, sinks, &self.inputs, self.last_input.clone());
+            let task = task(source, boxed(self.channel.sinks()), &self.inputs, self.last_input.clone());
             self.program.thread("udp input".to_owned(), task)?;
         }
         Ok(())

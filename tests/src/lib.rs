@@ -24,6 +24,10 @@ pub use network::{Network, can_make_networks};
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Held while a process is started, so that it does not inherit, until its `exec`, a socket that only
+/// asks for a free port: the port would not be free yet.
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// The path of one of the programs, built from this workspace.
 pub fn program(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -76,6 +80,7 @@ pub fn file_with(path: &Path, bytes: usize) -> Vec<u8> {
 /// A port that is free for UDP and TCP on all addresses of IPv4 loopback at this moment. Only for what
 /// cannot be asked for its port: the programs' own listeners take port 0 and say what they got.
 pub fn free_port() -> u16 {
+    let _nothing_starts = STARTING.lock();
     eventually("a free port", || {
         let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
         let port = udp.local_addr().unwrap().port();
@@ -144,7 +149,9 @@ impl Running {
 
     /// Starts the command with standard output as it is set up.
     pub fn spawn(command: &mut Command) -> Self {
+        let starting = STARTING.lock();
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        drop(starting);
         let messages = Arc::new(Mutex::new(String::new()));
         let stdout = Arc::new(Mutex::new(Vec::new()));
         let mut readers = Vec::new();

@@ -266,12 +266,15 @@ fn blocks_framing_cuts_tcp_inputs_into_exact_datagrams() {
 #[test]
 fn every_address_option_can_be_repeated() {
     let ((udp_one, to_one), (udp_two, to_two)) = (udp(), udp());
+    let groups = [loopback_group(), loopback_group()];
+    let members = groups.clone().map(|group| member(&group));
     let mut arguments = vec!["-v".to_owned()];
     for (option, values) in [
         ("--udp-listen-addr", ["127.0.0.1:0", "127.0.0.2:0"]),
         ("--tcp-listen-addr", ["127.0.0.3:0", "127.0.0.4:0"]),
         ("--tcp-output-addr", ["127.0.0.5:0", "127.0.0.6:0"]),
         ("--udp-output-addr", [&to_one.to_string(), &to_two.to_string()]),
+        ("--multicast-addr", [&groups[0], &groups[1]]),
     ] {
         for value in values {
             arguments.extend([option.to_owned(), value.to_owned()]);
@@ -285,7 +288,7 @@ fn every_address_option_can_be_repeated() {
         for client in &clients {
             assert_reads(client, text);
         }
-        for output in [&udp_one, &udp_two] {
+        for output in [&udp_one, &udp_two, &members[0], &members[1]] {
             assert_eq!(datagram(output), text);
         }
     };
