@@ -148,7 +148,10 @@ fn list() -> Result<Vec<Listed>, Error> {
             Address::V4(network) => {
                 interface.found.ipv4.get_or_insert(network.address);
                 interface.addresses.push(IpAddr::V4(network.address));
-                interface.broadcasts.extend(network.associated_address.map(IpAddr::V4));
+                // Of the subnet: what the interface is told to be its broadcast address may lack.
+                if let Some(mask) = network.netmask {
+                    interface.broadcasts.push(IpAddr::V4(network.address | !mask));
+                }
             }
             Address::V6(network) => {
                 interface.found.ipv6 = true;

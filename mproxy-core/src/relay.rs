@@ -1,6 +1,6 @@
 //! The one idea: batches flow from a source to many sinks, on one thread that owns them all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Batch, Error, Stop};
 
@@ -52,7 +52,8 @@ pub type Sinks = Vec<Box<dyn Sink + Send>>;
 /// The first error of the source, or of a sink.
 pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<(), Error> {
     let mut batch = Batch::with_capacity(source.capacity());
-    let mut draining = false;
+    // When to end at the latest; none before a stop.
+    let mut deadline: Option<Instant> = None;
     loop {
         batch.clear();
         let flow = source.receive(&mut batch)?;
@@ -61,11 +62,11 @@ pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<
                 sink.send(&batch)?;
             }
         }
-        if flow == Flow::End || draining && stop.elapsed().is_some_and(|since| since > DRAIN) {
+        if flow == Flow::End || deadline.is_some_and(|deadline| Instant::now() > deadline) {
             return Ok(());
         }
-        if !draining && stop.requested() {
-            draining = true;
+        if deadline.is_none() && stop.requested() {
+            deadline = Some(Instant::now() + DRAIN);
             source.drain();
         }
     }

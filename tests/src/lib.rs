@@ -9,7 +9,7 @@ mod network;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,14 +77,18 @@ pub fn file_with(path: &Path, bytes: usize) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// A port that is free for UDP and TCP on all addresses of IPv4 loopback at this moment. Only for what
-/// cannot be asked for its port: the programs' own listeners take port 0 and say what they got.
+/// A port that is free for UDP and TCP on all IPv4 addresses at this moment, and that the system does not
+/// give to whoever asks for any. Only for what cannot be asked for its port: the programs' own listeners
+/// take port 0 and say what they got.
 pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let _nothing_starts = STARTING.lock();
     eventually("a free port", || {
-        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        std::net::TcpListener::bind(("0.0.0.0", port)).ok().map(|_| port)
+        // Below the ports that systems draw from, and others in each test process.
+        let n = std::process::id().wrapping_mul(67).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(20_000 + n % 10_000).unwrap();
+        let free = UdpSocket::bind(("0.0.0.0", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok();
+        free.then_some(port)
     })
 }
 
@@ -246,6 +250,11 @@ impl Running {
             reader.join().unwrap();
         }
         status
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for the end, and returns the exit code.
