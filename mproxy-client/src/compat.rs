@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
-use mproxy_core::{Endpoint, Role, SocketOptions, open_target};
+use mproxy_core::{Endpoint, Options, Role, open_target};
 
 use crate::Client;
 
@@ -15,7 +15,7 @@ use crate::Client;
 /// If the address is malformed, does not resolve, or cannot be reached from this host.
 #[allow(clippy::ptr_arg)] // the signature of 0.1.8
 pub fn target_socket_interface(server_addr: &String) -> io::Result<(SocketAddr, UdpSocket)> {
-    let options = SocketOptions::default();
+    let options = Options::default();
     let target = Endpoint::parse(server_addr, Role::UdpTarget)?.resolve(&options)?;
     Ok(open_target(&target, &options)?)
 }

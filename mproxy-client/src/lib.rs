@@ -20,10 +20,9 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, check_datagram_size,
-    datagram_size, relay, stdio,
+    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, relay, stdio,
 };
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
 /// What to send, and where to. See the [crate's](crate) example.
 #[derive(Debug, Clone)]
@@ -31,25 +30,15 @@ pub struct Client {
     path: PathBuf,
     targets: Vec<String>,
     tee: bool,
-    framing: Framing,
-    datagram_size: Option<usize>,
     rate: Option<u64>,
-    options: SocketOptions,
+    options: Options,
 }
 
 impl Client {
     /// Sends what `path` holds: a file, FIFO or device, or standard input if it is `-`.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            targets: Vec::new(),
-            tee: false,
-            framing: Framing::default(),
-            datagram_size: None,
-            rate: None,
-            options: SocketOptions::default(),
-        }
+        Self { path: path.into(), targets: Vec::new(), tee: false, rate: None, options: Options::default() }
     }
 
     /// Adds an endpoint to send to: `HOST[%ZONE]:PORT`.
@@ -66,22 +55,6 @@ impl Client {
         self
     }
 
-    /// How the bytes are cut into datagrams.
-    #[must_use]
-    pub fn framing(mut self, framing: Framing) -> Self {
-        self.framing = framing;
-        self
-    }
-
-    /// The largest datagram in bytes, from 1 to 65,507; with [`Framing::Blocks`] the size of each. By
-    /// default what the path to every target takes without fragmentation, at most 8192, or 1452 where
-    /// the system does not tell.
-    #[must_use]
-    pub fn datagram_size(mut self, bytes: usize) -> Self {
-        self.datagram_size = Some(bytes);
-        self
-    }
-
     /// The most payload bits to send in a second, evenly spread. By default as fast as it goes.
     #[must_use]
     pub fn rate(mut self, bits_per_second: u64) -> Self {
@@ -89,9 +62,9 @@ impl Client {
         self
     }
 
-    /// The interface and TTL for multicast.
+    /// How sockets are set up, and how the bytes are cut into datagrams.
     #[must_use]
-    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+    pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
     }
@@ -107,12 +80,11 @@ impl Client {
                 "nothing to do: give a target to send to, or tee to copy to standard output",
             ));
         }
-        check_datagram_size(self.datagram_size)?;
         if self.rate == Some(0) {
             return Err(Error::usage("a rate of 0 would never end"));
         }
         let endpoints = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
-        self.options.chosen_interface()?;
+        self.options.check()?;
         let resolved = Endpoint::resolve_all(&endpoints, &self.options)?;
 
         let program = Program::new()?;
@@ -130,14 +102,15 @@ impl Client {
             let meter = registry.endpoint(&target, Direction::Out);
             targets.push(UdpTarget::new(target, &self.options, meter).open());
         }
-        let size = self.datagram_size.unwrap_or_else(|| datagram_size(&targets));
+        let size = self.options.chosen_datagram_size(&targets);
+        let framing = self.options.chosen_framing();
         let has_targets = !targets.is_empty();
         let mut sinks = boxed(targets);
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
-            sinks.push(Box::new(Stdout::open(self.framing, !has_targets, meter)?.sink(&stop)));
+            sinks.push(Box::new(Stdout::open(framing, !has_targets, meter)?.sink(&stop)));
         }
-        let mut source = StreamSource::new(input, name, self.framing, size, &stop, meter.counters());
+        let mut source = StreamSource::new(input, name, framing, size, &stop, meter.counters());
         let (rate, endpoints) = (self.rate, self.targets.clone());
         let run = move || {
             match rate {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use mproxy_client::Client;
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, framing_help, socket_options_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help};
 
 const COMMAND: Command = Command {
     name: "mproxy-client",
@@ -23,12 +23,11 @@ OPTIONS:
       --server-addr HOST:PORT
                               Where to send it; may be repeated
 ",
-        framing_help!(),
-        datagram_size_help!(),
         "      --rate BITS             Payload bits a second at most, such as 64k or 10M,
                               evenly spread
 ",
-        socket_options_help!(),
+        options_help!(),
+        datagram_size_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, [::1]:9920, 239.1.2.3:9920
@@ -48,14 +47,9 @@ fn main() -> ExitCode {
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let path = args.os_text("--path")?;
-    let mut client = Client::new(path.clone().unwrap_or_default())
-        .framing(args.framing()?)
-        .socket_options(args.socket_options()?);
+    let mut client = Client::new(path.clone().unwrap_or_default()).options(args.stream_options()?);
     for endpoint in args.texts("--server-addr")? {
         client = client.target(endpoint);
-    }
-    if let Some(bytes) = args.datagram_size()? {
-        client = client.datagram_size(bytes);
     }
     if let Some(rate) = args.scaled("--rate", 1000, u64::MAX)? {
         client = client.rate(rate);

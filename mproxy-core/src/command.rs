@@ -1,19 +1,19 @@
 //! What the four command lines have in common: options, help, messages and exit codes.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
 use pico_args::Arguments;
 
+use crate::report::{Exit, say};
 use crate::signals::Signals;
 use crate::stream::MAX_DATAGRAM;
-use crate::{Error, Framing, Handle, SocketOptions, stdio};
+use crate::{Error, Handle, Options, stdio};
 
-/// The help of [`Args::socket_options`], to [`concat!`] into a program's.
+/// The help of [`Args::options`], to [`concat!`] into a program's.
 #[macro_export]
-macro_rules! socket_options_help {
+macro_rules! options_help {
     () => {
         "      --interface NAME|INDEX|ADDRESS
                               The network interface for multicast; a zone in an
@@ -24,22 +24,14 @@ macro_rules! socket_options_help {
                               Unicast is not affected
       --recv-buffer BYTES     Receive buffer of each socket, such as 512k or 4M.
                               By default as large as the system allows, up to 8M
-"
-    };
-}
-
-/// The help of [`Args::framing`].
-#[macro_export]
-macro_rules! framing_help {
-    () => {
-        "      --framing MODE          Datagrams in a byte stream: auto (default) ends one
+      --framing MODE          Datagrams in a byte stream: auto (default) ends one
                               at a newline, lines waits for whole lines, blocks
                               has a fixed size, raw is one a read
 "
     };
 }
 
-/// The help of [`Args::datagram_size`].
+/// The help of what [`Args::stream_options`] has beside that.
 #[macro_export]
 macro_rules! datagram_size_help {
     () => {
@@ -71,26 +63,6 @@ pub struct Command {
     pub version: &'static str,
     /// What `--help` prints.
     pub help: &'static str,
-}
-
-/// Exit codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    Done = 0,
-    Failed = 1,
-    WrongUse = 2,
-}
-
-impl From<Exit> for i32 {
-    fn from(exit: Exit) -> Self {
-        exit as i32
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
-    }
 }
 
 impl Command {
@@ -236,12 +208,12 @@ impl Args {
         }
     }
 
-    /// `--interface`, `--ttl` and `--recv-buffer`.
+    /// `--interface`, `--ttl`, `--recv-buffer` and `--framing`.
     ///
     /// # Errors
     /// Wrong use if one is malformed.
-    pub fn socket_options(&mut self) -> Result<SocketOptions, Error> {
-        let mut options = SocketOptions::new();
+    pub fn options(&mut self) -> Result<Options, Error> {
+        let mut options = Options::new();
         if let Some(name) = self.text("--interface")? {
             options = options.interface(name);
         }
@@ -252,25 +224,24 @@ impl Args {
         if let Some(bytes) = self.scaled("--recv-buffer", 1024, 0x7fff_ffff)? {
             options = options.recv_buffer(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
+        if let Some(text) = self.text("--framing")? {
+            let framing = text.parse().map_err(|error| Error::usage(format!("--framing: {error}")))?;
+            options = options.framing(framing);
+        }
         Ok(options)
     }
 
-    /// `--framing`.
+    /// The same, and `--datagram-size`.
     ///
     /// # Errors
-    /// Wrong use if it is malformed.
-    pub fn framing(&mut self) -> Result<Framing, Error> {
-        let Some(text) = self.text("--framing")? else { return Ok(Framing::default()) };
-        text.parse().map_err(|error| Error::usage(format!("--framing: {error}")))
-    }
-
-    /// `--datagram-size`.
-    ///
-    /// # Errors
-    /// Wrong use if it is malformed.
-    pub fn datagram_size(&mut self) -> Result<Option<usize>, Error> {
+    /// Wrong use if one is malformed.
+    pub fn stream_options(&mut self) -> Result<Options, Error> {
+        let options = self.options()?;
         let size = self.number("--datagram-size", 1, MAX_DATAGRAM as u64)?;
-        Ok(size.and_then(|size| usize::try_from(size).ok()))
+        Ok(match size.and_then(|size| usize::try_from(size).ok()) {
+            Some(size) => options.datagram_size(size),
+            None => options,
+        })
     }
 
     /// Takes `--verbose`, and all options as read.
@@ -354,11 +325,6 @@ impl log::Log for Messages {
     }
 
     fn flush(&self) {}
-}
-
-/// One line on stderr, in one write; nothing if stderr is closed.
-pub(crate) fn say(message: &dyn fmt::Display) {
-    let _ = stdio::write_stderr(&format!("{message}\n"));
 }
 
 /// A reader that has enough is no failure.

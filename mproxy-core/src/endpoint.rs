@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAdd
 use std::str::FromStr;
 
 use crate::interface::{self, Interface};
-use crate::{Error, SocketOptions};
+use crate::{Error, Options};
 
 /// `[SOURCE@]HOST[%ZONE]:PORT`, with an IPv6 host in brackets and its zone inside them.
 ///
@@ -109,7 +109,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// The first error.
-    pub fn resolve_all(endpoints: &[Self], options: &SocketOptions) -> Result<Vec<Resolved>, Error> {
+    pub fn resolve_all(endpoints: &[Self], options: &Options) -> Result<Vec<Resolved>, Error> {
         let mut all = Vec::new();
         for endpoint in endpoints {
             all.push(endpoint.resolve(options)?);
@@ -145,7 +145,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// If the name has no address, or the interface is unknown.
-    pub fn resolve(&self, options: &SocketOptions) -> Result<Resolved, Error> {
+    pub fn resolve(&self, options: &Options) -> Result<Resolved, Error> {
         let found: Vec<SocketAddr> = match &self.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
             Host::Name(name) => (name.as_str(), self.port)
@@ -391,8 +391,7 @@ mod tests {
 
     #[test]
     fn loops_are_seen_through_wildcards_but_not_across_ports() {
-        let resolve =
-            |text: &str| text.parse::<Endpoint>().unwrap().resolve(&SocketOptions::default()).unwrap();
+        let resolve = |text: &str| text.parse::<Endpoint>().unwrap().resolve(&Options::default()).unwrap();
         let returns = |listener, target| resolve(listener).receives_from(&resolve(target));
         assert!(returns("127.0.0.1:9", "127.0.0.1:9"));
         assert!(returns("0.0.0.0:9", "127.0.0.1:9"));

@@ -212,7 +212,7 @@ impl Handle {
     pub fn detach(started: Result<Self, Error>) -> thread::JoinHandle<()> {
         thread::spawn(move || {
             if let Err(error) = started.and_then(Self::join) {
-                crate::command::say(&error);
+                crate::report::say(&error);
             }
         })
     }

@@ -1,8 +1,12 @@
-//! Messages, by way of the [`log`] facade. Functions, since a macro's expansion at every message would
+//! How a program speaks to its caller: messages and exit codes. Messages go by way of the [`log`] facade;
+//! functions, since a macro's expansion at every message would
 //! make up a good part of a small binary.
 
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+use crate::stdio;
 
 /// What a user should know.
 #[inline(never)]
@@ -25,5 +29,30 @@ impl Seldom {
     pub fn now(&mut self) -> bool {
         const QUIET: Duration = Duration::from_secs(10);
         self.0.replace(Instant::now()).is_none_or(|last| last.elapsed() > QUIET)
+    }
+}
+
+/// One line on stderr, in one write; nothing if stderr is closed.
+pub(crate) fn say(message: &dyn Display) {
+    let _ = stdio::write_stderr(&format!("{message}\n"));
+}
+
+/// Exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    WrongUse = 2,
+}
+
+impl From<Exit> for i32 {
+    fn from(exit: Exit) -> Self {
+        exit as i32
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
     }
 }

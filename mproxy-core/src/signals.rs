@@ -3,8 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::Error;
 use crate::program::Stopper;
-use crate::{Error, command::Exit};
+use crate::report::Exit;
 
 /// How long a stopped program may take before it is ended from here, and how long a signal waits for a
 /// program that is just being started.

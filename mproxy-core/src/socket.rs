@@ -7,78 +7,13 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::report;
-use crate::{Error, Interface, Resolved};
+use crate::{Error, Interface, Options, Resolved};
 
 /// What a receive buffer is made to hold by default, as far as the system allows: 8 MiB.
 const RECV_BUFFER: usize = 8 << 20;
 
 /// Connections that wait to be accepted. The system caps it.
 pub(crate) const BACKLOG: i32 = 1024;
-
-/// How sockets are set up: the options that all programs have in common.
-///
-/// ```
-/// let options = mproxy_core::SocketOptions::new().interface("127.0.0.1").ttl(4).recv_buffer(1 << 20);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketOptions {
-    interface: Option<String>,
-    ttl: u8,
-    recv_buffer: Option<usize>,
-}
-
-impl Default for SocketOptions {
-    fn default() -> Self {
-        Self { interface: None, ttl: 1, recv_buffer: None }
-    }
-}
-
-impl SocketOptions {
-    /// The defaults: multicast stays on this link (TTL 1), on the interface that the system routes it
-    /// to, and receive buffers are as large as the system allows, up to 8 MiB.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The interface for multicast: its name, its index, or one of its addresses. A zone in an address
-    /// comes before it.
-    #[must_use]
-    pub fn interface(mut self, name: impl Into<String>) -> Self {
-        self.interface = Some(name.into());
-        self
-    }
-
-    /// The TTL (hop limit) of multicast: 0 keeps it on this host, 1, the default, on this link. Unicast
-    /// keeps the system's own.
-    #[must_use]
-    pub fn ttl(mut self, ttl: u8) -> Self {
-        self.ttl = ttl;
-        self
-    }
-
-    /// The size of each receive buffer in bytes. The system may cap it.
-    #[must_use]
-    pub fn recv_buffer(mut self, bytes: usize) -> Self {
-        self.recv_buffer = Some(bytes);
-        self
-    }
-
-    /// The same, with this size for the receive buffer if none was chosen.
-    #[must_use]
-    pub fn or_recv_buffer(mut self, bytes: usize) -> Self {
-        self.recv_buffer.get_or_insert(bytes);
-        self
-    }
-
-    /// Looks up the chosen interface.
-    ///
-    /// # Errors
-    /// Wrong use if there is no such interface.
-    pub fn chosen_interface(&self) -> Result<Option<Interface>, Error> {
-        self.interface.as_deref().map(Interface::find).transpose()
-    }
-}
 
 /// Opens a UDP socket for every address of the endpoint.
 ///
@@ -87,7 +22,7 @@ impl SocketOptions {
 ///
 /// # Errors
 /// The first failure, naming the operation and the endpoint.
-pub fn listen_udp(endpoint: &Resolved, options: &SocketOptions) -> Result<Vec<UdpSocket>, Error> {
+pub fn listen_udp(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocket>, Error> {
     bind_each(endpoint, |address| listen_udp_on(endpoint, address, options))
 }
 
@@ -149,7 +84,7 @@ fn bind_error(endpoint: &Resolved, address: SocketAddr, error: io::Error) -> Err
     }
 }
 
-fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
+fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // An IPv6 listener is one on every system; 0.0.0.0 is a listener of its own.
@@ -191,7 +126,7 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &SocketOptio
 pub(crate) fn connect_udp(
     target: &Resolved,
     address: SocketAddr,
-    options: &SocketOptions,
+    options: &Options,
 ) -> io::Result<UdpSocket> {
     let (address, socket) = target_udp(target, address, options)?;
     socket.connect(address)?;
@@ -202,7 +137,7 @@ pub(crate) fn connect_udp(
 ///
 /// # Errors
 /// If none of its addresses can be reached from this host.
-pub fn open_target(target: &Resolved, options: &SocketOptions) -> Result<(SocketAddr, UdpSocket), Error> {
+pub fn open_target(target: &Resolved, options: &Options) -> Result<(SocketAddr, UdpSocket), Error> {
     let mut last_error = io::ErrorKind::AddrNotAvailable.into();
     for address in &target.addresses {
         // A connected socket shows whether there is a way; another one stays open to other addresses.
@@ -217,7 +152,7 @@ pub fn open_target(target: &Resolved, options: &SocketOptions) -> Result<(Socket
 fn target_udp(
     target: &Resolved,
     mut address: SocketAddr,
-    options: &SocketOptions,
+    options: &Options,
 ) -> io::Result<(SocketAddr, UdpSocket)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.ip().is_multicast() {
@@ -240,7 +175,7 @@ fn target_udp(
 }
 
 /// Says where a target's datagrams go.
-pub(crate) fn tell_target(target: &Resolved, address: SocketAddr, options: &SocketOptions) {
+pub(crate) fn tell_target(target: &Resolved, address: SocketAddr, options: &Options) {
     if !address.ip().is_multicast() {
         report::info(format_args!("{target}: sending to {address}"));
     } else if let Ok(interface) = interface_for(target, address) {

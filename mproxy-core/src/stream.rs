@@ -14,19 +14,6 @@ const READ: usize = 65_536;
 /// The largest datagram that IPv4 carries: 65,535 less the headers of IP and UDP.
 pub const MAX_DATAGRAM: usize = 65_507;
 
-/// Refuses a datagram size that no datagram can have.
-///
-/// # Errors
-/// Wrong use unless it is from 1 to [`MAX_DATAGRAM`].
-pub fn check_datagram_size(size: Option<usize>) -> Result<(), Error> {
-    match size {
-        Some(size) if !(1..=MAX_DATAGRAM).contains(&size) => {
-            Err(Error::usage(format!("{size} is no datagram size: 1 to {MAX_DATAGRAM} bytes")))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Cuts a byte stream into datagrams.
 #[derive(Debug)]
 pub struct StreamSource<R> {

@@ -11,9 +11,7 @@ use crate::report;
 use crate::socket::{BACKLOG, set_up_stream};
 use crate::stats::{Counters, Meter};
 use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
-use crate::{
-    Batch, Error, Flow, Framing, Resolved, Sink, SocketOptions, Source, Stop, StreamSource, UdpSource,
-};
+use crate::{Batch, Error, Flow, Framing, Options, Resolved, Sink, Source, Stop, StreamSource, UdpSource};
 
 /// A client that accepts nothing for this long is dropped.
 const STALLED: Duration = Duration::from_secs(10);
@@ -289,7 +287,7 @@ impl TcpServerSource {
     fn connect(&mut self) -> Result<StreamSource<TcpStream>, Error> {
         const TIMEOUT: Duration = Duration::from_secs(10);
         if std::mem::replace(&mut self.tried, true) {
-            self.endpoint = self.endpoint.endpoint.resolve(&SocketOptions::default())?;
+            self.endpoint = self.endpoint.endpoint.resolve(&Options::default())?;
             self.endpoint.require_unicast()?;
         }
         let mut last_error = io::ErrorKind::AddrNotAvailable.into();

@@ -12,7 +12,7 @@ use crate::report;
 use crate::socket::{connect_udp, path_payload, tell_target};
 use crate::stats::{Counters, Meter};
 use crate::stop::POLL_INTERVAL;
-use crate::{Batch, Error, Flow, Resolved, SLOT, Sink, Sinks, SocketOptions, Source, Stop, listen_udp};
+use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Sink, Sinks, Source, Stop, listen_udp};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
@@ -35,7 +35,7 @@ impl UdpSource {
     /// If one cannot be opened; see [`listen_udp`].
     pub fn open(
         endpoint: &Resolved,
-        options: &SocketOptions,
+        options: &Options,
         meter: &Meter,
         stop: &Stop,
     ) -> Result<Vec<Self>, Error> {
@@ -109,7 +109,7 @@ impl Source for UdpSource {
 #[derive(Debug, Clone)]
 pub struct UdpTarget {
     resolved: Arc<Resolved>,
-    options: SocketOptions,
+    options: Options,
     meter: Meter,
     /// Touched when something fails or has failed, never while all is well.
     health: Arc<Mutex<Health>>,
@@ -118,7 +118,7 @@ pub struct UdpTarget {
 impl UdpTarget {
     /// Takes the target; nothing is opened yet.
     #[must_use]
-    pub fn new(resolved: Resolved, options: &SocketOptions, meter: Meter) -> Self {
+    pub fn new(resolved: Resolved, options: &Options, meter: Meter) -> Self {
         let health = Health::new(resolved.to_string());
         Self {
             resolved: Arc::new(resolved),

@@ -22,9 +22,9 @@ mod compat;
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 use mproxy_core::{
     Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource, UdpTarget,
-    boxed, check_datagram_size, datagram_size, refuse_loops,
+    boxed, refuse_loops,
 };
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
 /// What to receive, and where to send it. See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
@@ -33,9 +33,7 @@ pub struct Forward {
     tcp_connect: Vec<String>,
     targets: Vec<String>,
     tee: bool,
-    framing: Framing,
-    datagram_size: Option<usize>,
-    options: SocketOptions,
+    options: Options,
 }
 
 impl Forward {
@@ -75,24 +73,10 @@ impl Forward {
         self
     }
 
-    /// How the bytes of a TCP server are cut into datagrams, each server's by themselves.
+    /// How sockets are set up, and how the bytes of a TCP server are cut into datagrams, each server's by
+    /// themselves.
     #[must_use]
-    pub fn framing(mut self, framing: Framing) -> Self {
-        self.framing = framing;
-        self
-    }
-
-    /// The largest datagram made from TCP bytes, from 1 to 65,507. By default what the path to every
-    /// target takes without fragmentation, at most 8192, or 1452 where the system does not tell.
-    #[must_use]
-    pub fn datagram_size(mut self, bytes: usize) -> Self {
-        self.datagram_size = Some(bytes);
-        self
-    }
-
-    /// The interface and TTL for multicast, and the size of the receive buffers.
-    #[must_use]
-    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+    pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
     }
@@ -113,11 +97,10 @@ impl Forward {
                 "nothing to do: give a UDP target to send to, or tee to copy to standard output",
             ));
         }
-        check_datagram_size(self.datagram_size)?;
         let listeners = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
         let servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;
         let targets = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
-        self.options.chosen_interface()?;
+        self.options.check()?;
         let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
         let servers = Endpoint::resolve_all(&servers, &self.options)?;
         let targets = Endpoint::resolve_all(&targets, &self.options)?;
@@ -146,7 +129,8 @@ impl Forward {
         }
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
-            outputs.stdout = Some(Stdout::open(self.framing, self.targets.is_empty(), meter)?);
+            outputs.stdout =
+                Some(Stdout::open(self.options.chosen_framing(), self.targets.is_empty(), meter)?);
         }
         for source in udp {
             let address = source.socket().local_addr();
@@ -157,9 +141,9 @@ impl Forward {
         }
         for (server, meter) in tcp {
             let sinks = outputs.open();
-            let size = self.datagram_size.unwrap_or_else(|| datagram_size(&sinks));
+            let size = self.options.chosen_datagram_size(&sinks);
             let name = server.to_string();
-            let source = TcpServerSource::new(server, self.framing, size, meter, &stop);
+            let source = TcpServerSource::new(server, self.options.chosen_framing(), size, meter, &stop);
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
         Ok(program.handle())

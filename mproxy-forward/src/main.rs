@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, framing_help, socket_options_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help};
 use mproxy_forward::Forward;
 
 const COMMAND: Command = Command {
@@ -26,9 +26,8 @@ OPTIONS:
       --udp-downstream-addr HOST:PORT
                               Where to send everything; may be repeated
 ",
-        framing_help!(),
+        options_help!(),
         datagram_size_help!(),
-        socket_options_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let mut forward = Forward::new().framing(args.framing()?).socket_options(args.socket_options()?);
+    let mut forward = Forward::new().options(args.stream_options()?);
     for endpoint in args.texts("--udp-listen-addr")? {
         forward = forward.udp_listen(endpoint);
     }
@@ -58,9 +57,6 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     }
     for endpoint in args.texts("--udp-downstream-addr")? {
         forward = forward.target(endpoint);
-    }
-    if let Some(bytes) = args.datagram_size()? {
-        forward = forward.datagram_size(bytes);
     }
     forward = forward.tee(args.flag("--tee", "-t"));
     args.finish()?;

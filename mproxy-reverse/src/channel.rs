@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use mproxy_core::{
-    Direction, Endpoint, Error, Meter, Registry, Resolved, Role, SocketOptions, Stop, UdpSink, UdpSource,
+    Direction, Endpoint, Error, Meter, Options, Registry, Resolved, Role, Stop, UdpSink, UdpSource,
     UdpTarget, reserve_group,
 };
 
@@ -21,7 +21,7 @@ impl Channel {
     /// The channel through the first of the groups, or a private one.
     pub(crate) fn open(
         groups: &[Resolved],
-        options: &SocketOptions,
+        options: &Options,
         registry: &Registry,
         has_inputs: bool,
     ) -> Result<Self, Error> {
@@ -46,7 +46,7 @@ impl Channel {
     }
 
     /// A source for one more output, with a membership of its own.
-    pub(crate) fn source(&self, options: &SocketOptions, stop: &Stop) -> Result<UdpSource, Error> {
+    pub(crate) fn source(&self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
         let mut sources = UdpSource::open(&self.group, options, &self.received, stop)?;
         sources
             .pop()
@@ -56,10 +56,10 @@ impl Channel {
 
 /// A group of this process alone: drawn at random from the organisation-local scope (RFC 2365), on
 /// loopback, with TTL 0. IPv4, since that works on every host, and IPv6 multicast on no loopback.
-fn private() -> Result<(Resolved, SocketOptions, Option<UdpSocket>), Error> {
+fn private() -> Result<(Resolved, Options, Option<UdpSocket>), Error> {
     let group = Ipv4Addr::new(239, 255, fastrand::u8(..), fastrand::u8(1..255));
     let (reserved, address) = reserve_group(group)?;
-    let options = SocketOptions::new().ttl(0);
+    let options = Options::new().ttl(0);
     let endpoint = Endpoint::parse(&format!("{group}%127.0.0.1:{}", address.port()), Role::Channel)?;
     Ok((endpoint.resolve(&options)?, options, Some(reserved)))
 }

@@ -22,7 +22,7 @@ mod plan;
 mod proxy;
 
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
 use crate::plan::Plan;
 use crate::proxy::Proxy;
@@ -39,10 +39,8 @@ pub struct Reverse {
     tcp_output: Vec<String>,
     udp_output: Vec<String>,
     tee: bool,
-    framing: Framing,
-    datagram_size: Option<usize>,
     max_clients: usize,
-    options: SocketOptions,
+    options: Options,
 }
 
 impl Default for Reverse {
@@ -54,10 +52,8 @@ impl Default for Reverse {
             tcp_output: Vec::new(),
             udp_output: Vec::new(),
             tee: false,
-            framing: Framing::default(),
-            datagram_size: None,
             max_clients: MAX_CLIENTS,
-            options: SocketOptions::default(),
+            options: Options::default(),
         }
     }
 }
@@ -115,21 +111,6 @@ impl Reverse {
         self
     }
 
-    /// How datagrams are delimited in TCP streams, in both directions.
-    #[must_use]
-    pub fn framing(mut self, framing: Framing) -> Self {
-        self.framing = framing;
-        self
-    }
-
-    /// The largest datagram made from TCP bytes, from 1 to 65,507. By default what the path to the
-    /// channel takes without fragmentation, at most 8192, or 1452 where the system does not tell.
-    #[must_use]
-    pub fn datagram_size(mut self, bytes: usize) -> Self {
-        self.datagram_size = Some(bytes);
-        self
-    }
-
     /// How many TCP clients are served at the same time, and how many TCP connections are read from;
     /// one more is closed at once. The default is 1024.
     #[must_use]
@@ -138,9 +119,10 @@ impl Reverse {
         self
     }
 
-    /// The interface and TTL for multicast, and the size of the receive buffers.
+    /// How sockets are set up, and how datagrams are delimited in TCP streams, in both directions. The
+    /// receive buffer of a TCP client's thread is 1 MiB unless one is chosen.
     #[must_use]
-    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+    pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
     }

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command, raise_descriptor_limit};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, framing_help, socket_options_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help};
 use mproxy_reverse::Reverse;
 
 const COMMAND: Command = Command {
@@ -35,9 +35,8 @@ OPTIONS:
       --max-clients N         TCP clients at a time (default 1024), and as many TCP
                               inputs; one more is closed at once
 ",
-        framing_help!(),
+        options_help!(),
         datagram_size_help!(),
-        socket_options_help!(),
         flags_help!(),
         "
 Without --multicast-addr the channel is private to this process: a group drawn at
@@ -61,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let mut reverse = Reverse::new().framing(args.framing()?).socket_options(args.socket_options()?);
+    let mut reverse = Reverse::new().options(args.stream_options()?);
     for endpoint in args.texts("--udp-listen-addr")? {
         reverse = reverse.udp_listen(endpoint);
     }
@@ -79,9 +78,6 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     }
     if let Some(clients) = args.number("--max-clients", 1, 1_000_000)? {
         reverse = reverse.max_clients(usize::try_from(clients).unwrap_or(usize::MAX));
-    }
-    if let Some(bytes) = args.datagram_size()? {
-        reverse = reverse.datagram_size(bytes);
     }
     reverse = reverse.tee(args.flag("--tee", "-t"));
     args.finish()?;

@@ -1,6 +1,6 @@
 //! What a proxy is to do, checked before anything is opened.
 
-use mproxy_core::{Endpoint, Error, Resolved, Role, check_datagram_size, refuse_loops};
+use mproxy_core::{Endpoint, Error, Resolved, Role, refuse_loops};
 
 use crate::Reverse;
 
@@ -41,13 +41,12 @@ impl Plan {
         if reverse.max_clients == 0 {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
-        check_datagram_size(reverse.datagram_size)?;
         let udp_listen = Endpoint::parse_all(&reverse.udp_listen, Role::UdpListener)?;
         let tcp_listen = Endpoint::parse_all(&reverse.tcp_listen, Role::TcpListener)?;
         let channel = Endpoint::parse_all(&reverse.multicast, Role::Channel)?;
         let tcp_output = Endpoint::parse_all(&reverse.tcp_output, Role::TcpListener)?;
         let udp_output = Endpoint::parse_all(&reverse.udp_output, Role::UdpTarget)?;
-        reverse.options.chosen_interface()?;
+        reverse.options.check()?;
 
         let plan = Self {
             udp_listen: Endpoint::resolve_all(&udp_listen, &reverse.options)?,

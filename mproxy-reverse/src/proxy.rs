@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mproxy_core::{
     ClientSink, Direction, Error, Handle, Program, Registry, Resolved, Sinks, Source, Stdout, Stop,
-    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, boxed, datagram_size, listen_tcp, relay,
+    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, boxed, listen_tcp, relay,
 };
 
 use crate::Reverse;
@@ -87,7 +87,7 @@ impl<'a> Proxy<'a> {
         let meter = self.registry.endpoint("standard output", Direction::Out);
         let only =
             reverse.tcp_output.is_empty() && reverse.udp_output.is_empty() && reverse.multicast.is_empty();
-        let stdout = Stdout::open(reverse.framing, only, meter)?.sink(&self.outputs);
+        let stdout = Stdout::open(reverse.options.chosen_framing(), only, meter)?.sink(&self.outputs);
         self.start_output("tee", vec![Box::new(stdout)])
     }
 
@@ -103,7 +103,7 @@ impl<'a> Proxy<'a> {
             let meter = self.registry.endpoint(&endpoint, Direction::Out);
             let options = self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER);
             let (channel, outputs, framing) =
-                (self.channel.clone(), self.outputs.clone(), self.reverse.framing);
+                (self.channel.clone(), self.outputs.clone(), self.reverse.options.chosen_framing());
             let serve = move |stream: TcpStream, peer: SocketAddr| {
                 let source = channel.source(&options, &outputs)?;
                 let (sink, source) = ClientSink::new(stream, peer, framing, source, &meter, &outputs)?;
@@ -121,12 +121,18 @@ impl<'a> Proxy<'a> {
             let meter = self.registry.endpoint(&endpoint, Direction::In);
             let (channel, stop, last_input) =
                 (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
-            let (framing, size) = (self.reverse.framing, self.reverse.datagram_size);
+            let options = self.reverse.options.clone();
             let serve = move |stream: TcpStream, peer: SocketAddr| {
                 let sinks = channel.sinks();
-                let size = size.unwrap_or_else(|| datagram_size(&sinks));
-                let source =
-                    StreamSource::new(stream, peer.to_string(), framing, size, &stop, meter.counters());
+                let size = options.chosen_datagram_size(&sinks);
+                let source = StreamSource::new(
+                    stream,
+                    peer.to_string(),
+                    options.chosen_framing(),
+                    size,
+                    &stop,
+                    meter.counters(),
+                );
                 Ok(task(source, boxed(sinks), &stop, last_input.clone()))
             };
             self.start_accepting(&endpoint, listeners, &senders, Box::new(serve))?;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
-use mproxy_core::{Endpoint, Handle, Role, SocketOptions, listen_udp};
+use mproxy_core::{Endpoint, Handle, Options, Role, listen_udp};
 
 use crate::Server;
 
@@ -17,7 +17,7 @@ use crate::Server;
 /// If the address is malformed, does not resolve, or cannot be bound.
 #[allow(clippy::needless_pass_by_value)] // the signature of 0.1.8
 pub fn upstream_socket_interface(listen_addr: String) -> io::Result<(SocketAddr, UdpSocket)> {
-    let options = SocketOptions::default();
+    let options = Options::default();
     let endpoint = Endpoint::parse(&listen_addr, Role::UdpListener)?.resolve(&options)?;
     let socket = listen_udp(&endpoint, &options)?.into_iter().next();
     let socket = socket.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{listener, upstream_socket_interface};
 use mproxy_core::{Direction, Endpoint, FileSink, Program, Role, Sinks, Stdout, UdpSource};
-pub use mproxy_core::{Error, Framing, Handle, SocketOptions, Stats};
+pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
 /// Where to receive, and where to write. See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
@@ -30,8 +30,7 @@ pub struct Server {
     path: Option<PathBuf>,
     listen: Vec<String>,
     tee: bool,
-    framing: Framing,
-    options: SocketOptions,
+    options: Options,
 }
 
 impl Server {
@@ -64,17 +63,10 @@ impl Server {
         self
     }
 
-    /// How datagrams are written one behind the other: with [`Framing::Lines`] a newline is added to
-    /// those that lack one, otherwise they are back to back.
+    /// How sockets are set up, and how datagrams are written one behind the other: with
+    /// [`Framing::Lines`] a newline is added to those that lack one, otherwise they are back to back.
     #[must_use]
-    pub fn framing(mut self, framing: Framing) -> Self {
-        self.framing = framing;
-        self
-    }
-
-    /// The interface for multicast, and the size of the receive buffers.
-    #[must_use]
-    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+    pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
     }
@@ -96,7 +88,7 @@ impl Server {
             ));
         }
         let endpoints = Endpoint::parse_all(&self.listen, Role::UdpListener)?;
-        self.options.chosen_interface()?;
+        self.options.check()?;
         let resolved = Endpoint::resolve_all(&endpoints, &self.options)?;
 
         let mut program = Program::new()?;
@@ -115,7 +107,7 @@ impl Server {
         }
         let stdout = if to_stdout {
             let meter = registry.endpoint("standard output", Direction::Out);
-            Some(Stdout::open(self.framing, file.is_none(), meter)?)
+            Some(Stdout::open(self.options.chosen_framing(), file.is_none(), meter)?)
         } else {
             None
         };
@@ -125,7 +117,7 @@ impl Server {
             if let Some(path) = file {
                 let path = own_path(path, &endpoint);
                 let meter = registry.endpoint(path.display(), Direction::Out);
-                sinks.push(Box::new(FileSink::open(&path, self.framing, &meter)?));
+                sinks.push(Box::new(FileSink::open(&path, self.options.chosen_framing(), &meter)?));
             }
             if let Some(stdout) = &stdout {
                 sinks.push(Box::new(stdout.sink(&stop)));

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, flags_help, framing_help, socket_options_help};
+use mproxy_core::{Error, Handle, flags_help, options_help};
 use mproxy_server::Server;
 
 const COMMAND: Command = Command {
@@ -24,8 +24,7 @@ OPTIONS:
       --listen-addr HOST:PORT
                               Where to receive; may be repeated
 ",
-        framing_help!(),
-        socket_options_help!(),
+        options_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
@@ -47,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let mut server = Server::new().framing(args.framing()?).socket_options(args.socket_options()?);
+    let mut server = Server::new().options(args.options()?);
     if let Some(path) = args.os_text("--path")? {
         server = server.path(path);
     }

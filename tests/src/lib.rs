@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -27,6 +27,23 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Held while a process is started, so that it does not inherit, until its `exec`, a socket that only
 /// asks for a free port: the port would not be free yet.
 static STARTING: Mutex<()> = Mutex::new(());
+
+/// Starts a process, but not while a port is looked for.
+fn launch(command: &mut Command) -> Child {
+    try_launch(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn try_launch(command: &mut Command) -> std::io::Result<Child> {
+    let _no_port_is_looked_for = STARTING.lock();
+    command.spawn()
+}
+
+/// Runs a command to its end, and returns its output.
+pub fn output(command: &mut Command) -> Output {
+    launch(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+        .wait_with_output()
+        .unwrap()
+}
 
 /// The path of one of the programs, built from this workspace.
 pub fn program(name: &str) -> PathBuf {
@@ -47,7 +64,7 @@ pub fn program(name: &str) -> PathBuf {
         if directory.ends_with("release") {
             build.arg("--release");
         }
-        assert!(build.status().unwrap().success(), "the programs cannot be built");
+        assert!(launch(&mut build).wait().unwrap().success(), "the programs cannot be built");
         directory
     });
     directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
@@ -153,9 +170,7 @@ impl Running {
 
     /// Starts the command with standard output as it is set up.
     pub fn spawn(command: &mut Command) -> Self {
-        let starting = STARTING.lock();
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        drop(starting);
+        let mut child = launch(command.stderr(Stdio::piped()));
         let messages = Arc::new(Mutex::new(String::new()));
         let stdout = Arc::new(Mutex::new(Vec::new()));
         let mut readers = Vec::new();
@@ -317,8 +332,8 @@ impl LoopbackHost {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mp{}-lo{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let done = Command::new("ip").args(["netns", "add", &name]).status().unwrap();
-        assert!(done.success(), "no namespace {name}");
+        let done = output(Command::new("ip").args(["netns", "add", &name]));
+        assert!(done.status.success(), "no namespace {name}");
         let host = Self { name };
         host.sh("ip link set lo up");
         host
@@ -339,7 +354,7 @@ impl LoopbackHost {
 
     /// Runs a shell command on the host, which must succeed, and returns what it prints.
     pub fn sh(&self, script: &str) -> String {
-        let out = self.command("sh").args(["-c", script]).output().unwrap();
+        let out = output(self.command("sh").args(["-c", script]));
         assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }
@@ -353,7 +368,7 @@ impl LoopbackHost {
 
 impl Drop for LoopbackHost {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        output(Command::new("ip").args(["netns", "delete", &self.name]));
     }
 }
 

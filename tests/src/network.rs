@@ -2,17 +2,19 @@
 //! machine.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Running, eventually, program, skipped};
+use crate::{Running, eventually, output, program, skipped, try_launch};
 
 /// Whether this process may make network namespaces. Where it may not, a test that needs them says so
 /// and passes; under CI it must not come to that, so there this panics instead.
 pub fn can_make_networks(test: &str) -> bool {
     let able = cfg!(target_os = "linux")
         && rustix::process::geteuid().is_root()
-        && Command::new("ip").args(["netns", "list"]).output().is_ok_and(|out| out.status.success());
+        && try_launch(Command::new("ip").args(["netns", "list"]).stdout(Stdio::null()))
+            .and_then(|mut ip| ip.wait())
+            .is_ok_and(|status| status.success());
     if !able {
         assert!(std::env::var_os("CI").is_none(), "{test}: network namespaces are needed under CI");
         skipped(test, "making network namespaces needs root and iproute2 on Linux");
@@ -101,20 +103,20 @@ impl Network {
 
     /// Runs a command on the host to its end.
     pub fn run(&self, host: usize, program: &str, arguments: &[&str]) -> Output {
-        self.command(host, program).args(arguments).output().unwrap()
+        output(self.command(host, program).args(arguments))
     }
 
     /// Starts one of the programs on the host, with standard input closed.
     pub fn start(&self, host: usize, name: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(host, program(name));
-        Running::new(command.args(arguments).stdin(std::process::Stdio::null()))
+        Running::new(command.args(arguments).stdin(Stdio::null()))
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
         for host in (0..self.hosts).map(Some).chain([None]) {
-            let _ = Command::new("ip").args(["netns", "delete", &self.namespace(host)]).status();
+            output(Command::new("ip").args(["netns", "delete", &self.namespace(host)]));
             if let Some(host) = host {
                 let _ = std::fs::remove_dir_all(self.configuration(host));
             }
@@ -123,6 +125,6 @@ impl Drop for Network {
 }
 
 fn ip(arguments: &[&str]) {
-    let out = Command::new("ip").args(arguments).output().unwrap();
+    let out = output(Command::new("ip").args(arguments));
     assert!(out.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use mproxy_client::Client;
+use mproxy_client::{Framing, Options};
 use mproxy_forward::Forward;
 use mproxy_reverse::Reverse;
 use mproxy_server::Server;
@@ -210,10 +211,8 @@ fn a_client_is_built_joined_and_tells_its_totals() {
     let (socket, address) = udp();
     let client = Client::new(&path)
         .target(address.to_string())
-        .framing(mproxy_client::Framing::Lines)
-        .datagram_size(4)
         .rate(1_000_000)
-        .socket_options(mproxy_client::SocketOptions::new().ttl(0))
+        .options(Options::new().ttl(0).framing(Framing::Lines).datagram_size(4))
         .spawn()
         .unwrap();
     assert!(client.local_addrs().is_empty());
@@ -248,8 +247,7 @@ fn a_server_is_built_and_tells_its_ports_and_statistics() {
         .path(&path)
         .listen("127.0.0.1:0")
         .listen("localhost:0")
-        .framing(mproxy_server::Framing::Lines)
-        .socket_options(mproxy_server::SocketOptions::new().recv_buffer(1 << 20))
+        .options(Options::new().recv_buffer(1 << 20).framing(Framing::Lines))
         .spawn()
         .unwrap();
     let addresses = server.local_addrs().to_vec();
@@ -276,8 +274,7 @@ fn a_forward_is_built_and_tells_its_ports_and_statistics() {
         .udp_listen("127.0.0.1:0")
         .tcp_connect(upstream.local_addr().unwrap().to_string())
         .target(address.to_string())
-        .framing(mproxy_forward::Framing::Raw)
-        .datagram_size(100)
+        .options(Options::new().framing(Framing::Raw).datagram_size(100))
         .spawn()
         .unwrap();
     let [listener] = forward.local_addrs() else { panic!("{:?}", forward.local_addrs()) };
@@ -365,10 +362,7 @@ fn nonsense_is_wrong_use_and_the_network_is_not() {
         ("port 0", Client::new(&path).target("127.0.0.1:0").spawn()),
         (
             "an unknown interface",
-            Client::new(&path)
-                .target(local)
-                .socket_options(mproxy_client::SocketOptions::new().interface("no-such"))
-                .spawn(),
+            Client::new(&path).target(local).options(Options::new().interface("no-such")).spawn(),
         ),
         ("nothing at all", Server::new().spawn()),
         ("no listener", Server::new().path(&missing).spawn()),
@@ -421,10 +415,11 @@ fn sizes_and_rates_out_of_range_are_wrong_use() {
     let forward = || Forward::new().tcp_connect("127.0.0.1:9").target("127.0.0.1:9");
     let reverse = || Reverse::new().tcp_listen("127.0.0.1:0").tcp_output("127.0.0.1:0");
     for size in [0, 65_508] {
+        let options = Options::new().datagram_size(size);
         for (what, spawned) in [
-            ("client", client().datagram_size(size).spawn()),
-            ("forward", forward().datagram_size(size).spawn()),
-            ("reverse", reverse().datagram_size(size).spawn()),
+            ("client", client().options(options.clone()).spawn()),
+            ("forward", forward().options(options.clone()).spawn()),
+            ("reverse", reverse().options(options).spawn()),
         ] {
             assert!(spawned.is_err_and(|error| error.is_usage()), "{what}: a datagram size of {size}");
         }

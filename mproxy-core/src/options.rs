@@ -1,0 +1,114 @@
+//! The options that all programs have in common.
+
+use crate::stream::MAX_DATAGRAM;
+use crate::{Error, Framing, Interface, UdpSink, datagram_size};
+
+/// How sockets are set up, and how datagrams are delimited where they meet a byte stream.
+///
+/// ```
+/// use mproxy_core::{Framing, Options};
+///
+/// let options = Options::new().interface("127.0.0.1").ttl(4).framing(Framing::Lines);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    interface: Option<String>,
+    pub(crate) ttl: u8,
+    pub(crate) recv_buffer: Option<usize>,
+    framing: Framing,
+    datagram_size: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { interface: None, ttl: 1, recv_buffer: None, framing: Framing::Auto, datagram_size: None }
+    }
+}
+
+impl Options {
+    /// The defaults, as each option tells them.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The interface for multicast: its name, its index, or one of its addresses. A zone in an address
+    /// comes before it. By default the one that the system routes a group to.
+    #[must_use]
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interface = Some(name.into());
+        self
+    }
+
+    /// The TTL (hop limit) of multicast: 0 keeps it on this host, 1, the default, on this link. Unicast
+    /// keeps the system's own.
+    #[must_use]
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The size of each receive buffer in bytes. By default as large as the system allows, up to 8 MiB.
+    #[must_use]
+    pub fn recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer = Some(bytes);
+        self
+    }
+
+    /// The same, with this size for the receive buffer if none was chosen.
+    #[must_use]
+    pub fn or_recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer.get_or_insert(bytes);
+        self
+    }
+
+    /// How datagrams are delimited in files, pipes and TCP streams, in both directions.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The largest datagram that is made from a byte stream, from 1 to 65,507 bytes; with
+    /// [`Framing::Blocks`] the size of each. By default what the path to every target takes without
+    /// fragmentation, at most 8192, or 1452 where the system does not tell.
+    #[must_use]
+    pub fn datagram_size(mut self, bytes: usize) -> Self {
+        self.datagram_size = Some(bytes);
+        self
+    }
+
+    /// Checks what can be checked without opening anything.
+    ///
+    /// # Errors
+    /// Wrong use if there is no such interface, or no such datagram size.
+    pub fn check(&self) -> Result<(), Error> {
+        self.chosen_interface()?;
+        match self.datagram_size {
+            Some(size) if !(1..=MAX_DATAGRAM).contains(&size) => {
+                Err(Error::usage(format!("{size} is no datagram size: 1 to {MAX_DATAGRAM} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks up the chosen interface.
+    ///
+    /// # Errors
+    /// Wrong use if there is no such interface.
+    pub fn chosen_interface(&self) -> Result<Option<Interface>, Error> {
+        self.interface.as_deref().map(Interface::find).transpose()
+    }
+
+    /// The chosen framing.
+    #[must_use]
+    pub fn chosen_framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// The chosen datagram size, or the default for these targets.
+    #[must_use]
+    pub fn chosen_datagram_size(&self, targets: &[UdpSink]) -> usize {
+        self.datagram_size.unwrap_or_else(|| datagram_size(targets))
+    }
+}
