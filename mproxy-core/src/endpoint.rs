@@ -89,6 +89,10 @@ impl Endpoint {
         if endpoint.zone.is_some() && ip.is_some_and(|ip| ip.is_ipv4() && !ip.is_multicast()) {
             return wrong("has a zone, which an IPv4 address has only if it is a multicast group");
         }
+        let link_local = matches!(ip, Some(IpAddr::V6(ip)) if ip.is_unicast_link_local());
+        if link_local && endpoint.zone.is_none() {
+            return wrong("is a link-local address, which needs a zone, as in [fe80::1%eth0]:9920");
+        }
         endpoint.interface()?;
         Ok(endpoint)
     }
@@ -375,6 +379,7 @@ mod tests {
             ("127.0.0.1@127.0.0.1:1", Role::UdpListener),
             ("[::1]@[ff05::1]:1", Role::UdpListener),
             ("127.0.0.1%lo:1", Role::UdpListener),
+            ("[fe80::1]:1", Role::UdpTarget),
             ("239.1.2.3%no-such-interface:1", Role::UdpListener),
         ] {
             refused(text, role);

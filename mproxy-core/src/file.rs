@@ -9,52 +9,75 @@ use crate::report;
 use crate::stats::{Counters, Meter};
 use crate::{Batch, Error, Framing, Sink, stdio};
 
+/// A file to append to, as all threads that write to it share it.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Locked for one batch: a FIFO would tear large writes, and a torn one must be the last to be taken
+    /// back. Where many write, the system has them wait for each other anyway.
+    file: Arc<Mutex<File>>,
+    path: PathBuf,
+    framing: Framing,
+    meter: Meter,
+}
+
+impl Output {
+    /// Opens the file for appending, and creates it if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path, framing: Framing, meter: Meter) -> Result<Self, Error> {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = file.map_err(|error| Error::io("open", path.display(), error))?;
+        Ok(Self { file: Arc::new(Mutex::new(file)), path: path.to_owned(), framing, meter })
+    }
+
+    /// A sink for one more thread.
+    #[must_use]
+    pub fn sink(&self) -> FileSink {
+        FileSink { output: self.clone(), counters: self.meter.counters() }
+    }
+
+    /// Which file it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Appends each batch to a file in one write, so that several writers of a file never tear a datagram.
 ///
 /// Nothing is kept in memory: when [`send`](Sink::send) is done, the system has it all.
 #[derive(Debug)]
 pub struct FileSink {
-    file: File,
-    path: PathBuf,
-    framing: Framing,
+    output: Output,
     counters: Arc<Counters>,
-}
-
-impl FileSink {
-    /// Opens the file for appending, and creates it if there is none.
-    ///
-    /// # Errors
-    /// If it cannot be opened.
-    pub fn open(path: &Path, framing: Framing, meter: &Meter) -> Result<Self, Error> {
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let file = file.map_err(|error| Error::io("open", path.display(), error))?;
-        Ok(Self { file, path: path.to_owned(), framing, counters: meter.counters() })
-    }
-
-    /// Takes back the part of a datagram that was written before the disk was full.
-    fn cut_back(&mut self, batch: &Batch, written: usize) {
-        let torn = written - self.framing.whole(batch, written);
-        let Ok(end) = self.file.stream_position() else { return };
-        // Only if nothing was appended behind it; and if this fails too, the first error is the one to tell.
-        if torn > 0 && self.file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == end) {
-            let _ = self.file.set_len(end - torn as u64);
-        }
-    }
 }
 
 impl Sink for FileSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
-        match write_all(&mut self.file, &mut self.framing.slices(batch)) {
+        let Output { file, path, framing, .. } = &self.output;
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        match write_all(&mut *file, &mut framing.slices(batch)) {
             Ok(written) => {
                 self.counters.passed(batch.datagrams().count() as u64, written);
                 Ok(())
             }
             Err((written, error)) => {
                 self.counters.failed();
-                self.cut_back(batch, written);
-                Err(Error::io("write to", self.path.display(), error))
+                take_back(&mut file, written - framing.whole(batch, written));
+                Err(Error::io("write to", path.display(), error))
             }
         }
+    }
+}
+
+/// Takes back the part of a datagram that was written before the disk was full.
+fn take_back(file: &mut File, torn: usize) {
+    let Ok(end) = file.stream_position() else { return };
+    // Only if no other process has appended behind it; and if this fails too, the first error is the one
+    // to tell.
+    if torn > 0 && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == end) {
+        let _ = file.set_len(end - torn as u64);
     }
 }
 
@@ -218,22 +241,25 @@ mod tests {
     #[test]
     fn a_torn_datagram_is_taken_back_and_whole_ones_stay() {
         let path = std::env::temp_dir().join(format!("mproxy-core-torn-{}", std::process::id()));
-        let meter = Registry::default().endpoint("file", Direction::Out);
-        let mut sink = FileSink::open(&path, Framing::Auto, &meter).unwrap();
+        let output = Output::open(&path, Framing::Auto, meter()).unwrap();
         let batch = batch(&[b"one", b"two", b"three"]);
-        sink.send(&batch).unwrap();
+        output.sink().send(&batch).unwrap();
         // As if only 8 of the 11 bytes of a second batch had found room.
-        sink.file.write_all(b"onetwoth").unwrap();
-        sink.cut_back(&batch, 8);
+        let mut file = output.file.lock().unwrap();
+        file.write_all(b"onetwoth").unwrap();
+        take_back(&mut file, 8 - Framing::Auto.whole(&batch, 8));
         assert_eq!(std::fs::read(&path).unwrap(), b"onetwothreeonetwo");
         std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn a_full_device_is_an_error_that_names_it() {
-        let meter = Registry::default().endpoint("file", Direction::Out);
-        let mut sink = FileSink::open(Path::new("/dev/full"), Framing::Auto, &meter).unwrap();
-        let error = sink.send(&batch(&[b"x"])).unwrap_err();
+        let output = Output::open(Path::new("/dev/full"), Framing::Auto, meter()).unwrap();
+        let error = output.sink().send(&batch(&[b"x"])).unwrap_err();
         assert!(error.to_string().starts_with("cannot write to /dev/full: "), "{error}");
+    }
+
+    fn meter() -> Meter {
+        Registry::default().endpoint("file", Direction::Out)
     }
 }

@@ -9,16 +9,21 @@ use crate::report;
 /// ICMP message a second, so that in between a refused datagram looks like a delivered one.
 const RECOVERY: Duration = Duration::from_millis(1500);
 
+/// The same for a host that does not answer: the system takes some three seconds to find that out, and
+/// takes datagrams meanwhile.
+const SILENT_RECOVERY: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(crate) struct Health {
     target: String,
     last_error: Option<Instant>,
+    recovery: Duration,
     failed: u64,
 }
 
 impl Health {
     pub(crate) fn new(target: String) -> Self {
-        Self { target, last_error: None, failed: 0 }
+        Self { target, last_error: None, recovery: RECOVERY, failed: 0 }
     }
 
     /// Takes note of an error.
@@ -28,13 +33,15 @@ impl Health {
             self.failed = 0;
         }
         self.failed += 1;
+        let silent = error.kind() == io::ErrorKind::HostUnreachable;
+        self.recovery = if silent { SILENT_RECOVERY } else { RECOVERY };
         self.last_error = Some(Instant::now());
     }
 
     /// Takes note of a send; whether the target is well, or well again.
     pub(crate) fn passed(&mut self) -> bool {
         match self.last_error {
-            Some(last) if last.elapsed() < RECOVERY => false,
+            Some(last) if last.elapsed() < self.recovery => false,
             Some(_) => {
                 self.last_error = None;
                 report::warn(format_args!(

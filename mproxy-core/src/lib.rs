@@ -25,6 +25,8 @@ mod stats;
 pub mod stdio;
 mod stop;
 mod stream;
+#[cfg(target_os = "linux")]
+mod sys;
 mod tcp;
 mod udp;
 mod wait;
@@ -32,7 +34,7 @@ mod wait;
 pub use batch::{Batch, SLOT};
 pub use endpoint::{Endpoint, Resolved, Role, refuse_loops};
 pub use error::Error;
-pub use file::{FileSink, Stdout, StdoutSink};
+pub use file::{FileSink, Output, Stdout, StdoutSink};
 pub use framing::Framing;
 pub use interface::Interface;
 pub use options::Options;

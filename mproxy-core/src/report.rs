@@ -32,9 +32,12 @@ impl Seldom {
     }
 }
 
-/// One line on stderr, in one write; nothing if stderr is closed.
+/// One line on stderr, in one write; nothing if stderr is closed. What a user or a file name put into it
+/// cannot make it two.
 pub(crate) fn say(message: &dyn Display) {
-    let _ = stdio::write_stderr(&format!("{message}\n"));
+    let mut line = message.to_string().replace(char::is_control, "?");
+    line.push('\n');
+    let _ = stdio::write_stderr(&line);
 }
 
 /// Exit codes.

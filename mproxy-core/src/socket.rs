@@ -90,6 +90,8 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &Options) ->
         // An IPv6 listener is one on every system; 0.0.0.0 is a listener of its own.
         socket.set_only_v6(true)?;
     }
+    // A wildcard listener too would else hear each group that any socket of this host has joined.
+    only_own_groups(&socket, address)?;
     let buffer = set_recv_buffer(&socket, options.recv_buffer)?;
     let group = address.ip();
     if group.is_multicast() {
@@ -107,7 +109,6 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &Options) ->
         ))]
         socket.set_reuse_port(true)?;
         socket.bind(&group_bind_address(address, &interface).into())?;
-        only_own_groups(&socket, address)?;
         join(&socket, group, endpoint.source, &interface)?;
         let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
         report::info(format_args!(
@@ -129,6 +130,12 @@ pub(crate) fn connect_udp(
     options: &Options,
 ) -> io::Result<UdpSocket> {
     let (address, socket) = target_udp(target, address, options)?;
+    #[cfg(target_os = "linux")]
+    {
+        crate::sys::report_errors(&socket, address.is_ipv6())?;
+        // Bounds what the system keeps of errors; nothing else is received here.
+        SockRef::from(&socket).set_recv_buffer_size(0)?;
+    }
     socket.connect(address)?;
     Ok(socket)
 }
@@ -301,7 +308,7 @@ pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
     }
 }
 
-/// Sends small writes at once, and finds out within seconds that an idle peer is gone.
+/// Sends small writes at once, and finds out within half a minute that the peer has vanished.
 ///
 /// # Errors
 /// If the connection has failed already.
@@ -311,5 +318,8 @@ pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
     #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
     let keepalive = keepalive.with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
     stream.set_nodelay(true)
 }

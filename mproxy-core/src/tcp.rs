@@ -16,6 +16,10 @@ use crate::{Batch, Error, Flow, Framing, Options, Resolved, Sink, Source, Stop, 
 /// A client that accepts nothing for this long is dropped.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// How long to wait for room before a write is tried all the same: Linux tells of room only when a third
+/// of the buffer is free, which takes a slow client long, but takes a write as soon as there is some.
+const RETRY_WRITE: Duration = Duration::from_millis(250);
+
 /// Accepts connections on all of the listeners until a stop is requested, those that wait by then too,
 /// and hands each to `accepted`.
 ///
@@ -135,9 +139,9 @@ impl Patient<'_> {
     fn wait(&self, since: Instant) -> io::Result<()> {
         let mut fds = [PollFd::new(self.stream, PollFlags::OUT)];
         let left = STALLED.saturating_sub(since.elapsed());
-        let ready = match wait(&mut fds, Some(left), self.stop)? {
+        let ready = match wait(&mut fds, Some(left.min(RETRY_WRITE)), self.stop)? {
             Wait::Ready => true,
-            Wait::TimedOut => false,
+            Wait::TimedOut => !left.is_zero(),
             Wait::Stopped => {
                 let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
                 poll_for(&mut fds, Some(left))?
@@ -390,11 +394,12 @@ impl Backoff {
     /// A connection that lasted this long makes up for earlier failures.
     const GOOD: Duration = Duration::from_secs(60);
     const FIRST: Duration = Duration::from_millis(500);
-    const LONGEST: Duration = Duration::from_secs(30);
+    /// With the jitter no more than 30 seconds.
+    const LONGEST: Duration = Duration::from_secs(24);
 
     fn next(&mut self) -> Duration {
         let base = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
         self.failures = self.failures.saturating_add(1);
-        base.mul_f64(1.0 + fastrand::f64() / 4.0).min(Self::LONGEST)
+        base.mul_f64(1.0 + fastrand::f64() / 4.0)
     }
 }

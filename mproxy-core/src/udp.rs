@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, recvfrom};
 
 use crate::health::Health;
@@ -137,6 +138,7 @@ impl UdpTarget {
             current: 0,
             socket: None,
             told: None,
+            too_long: report::Seldom::default(),
             proven: false,
             retry_at: None,
             failing: false,
@@ -170,6 +172,8 @@ pub struct UdpSink {
     socket: Option<UdpSocket>,
     /// The address that was told last.
     told: Option<usize>,
+    /// Datagrams that no path can carry.
+    too_long: report::Seldom,
     /// The address did not refuse the first datagram.
     proven: bool,
     /// When to try again, if no address could be used.
@@ -198,6 +202,13 @@ impl UdpSink {
                         last_error = Some(error);
                         self.leave_address();
                     }
+                    Err(error) if is(&error, Errno::MSGSIZE) => {
+                        if self.too_long.now() {
+                            let (target, len) = (&self.target.resolved, datagram.len());
+                            report::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
+                        }
+                        return self.counters.failed();
+                    }
                     Err(error) => {
                         self.failed(&error);
                         return self.counters.failed();
@@ -225,7 +236,7 @@ impl UdpSink {
                 Ok(())
             }
             Ok(()) => Ok(()),
-            Err(error) if has_others && is_refused(&error) => Err(error),
+            Err(error) if has_others && is_refused(&error) || concerns_this(&error) => Err(error),
             Err(error) => {
                 // It may tell of an earlier datagram, and then this one was not sent yet.
                 send(socket, datagram)?;
@@ -294,6 +305,15 @@ fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
             result => return result.map(drop),
         }
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// A full queue and a filter refuse the datagram at hand; all else may tell of an earlier one.
+fn concerns_this(error: &io::Error) -> bool {
+    is(error, Errno::NOBUFS) || error.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn is_refused(error: &io::Error) -> bool {

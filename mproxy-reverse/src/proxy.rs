@@ -98,6 +98,10 @@ impl<'a> Proxy<'a> {
 
     /// One thread for each endpoint, and one for each of its clients.
     pub(crate) fn start_tcp_outputs(&self, all: Listeners) -> Result<(), Error> {
+        if !all.is_empty() {
+            // What would fail for each client should fail now.
+            drop(self.channel.source(&self.reverse.options, &self.outputs)?);
+        }
         let clients = Connections::new("TCP client", self.reverse.max_clients);
         for (endpoint, listeners) in all {
             let meter = self.registry.endpoint(&endpoint, Direction::Out);

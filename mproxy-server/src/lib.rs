@@ -21,7 +21,7 @@ mod compat;
 use std::path::{Path, PathBuf};
 
 pub use compat::{listener, upstream_socket_interface};
-use mproxy_core::{Direction, Endpoint, FileSink, Program, Role, Sinks, Stdout, UdpSource};
+use mproxy_core::{Direction, Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource};
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
 /// Where to receive, and where to write. See the [crate's](crate) example.
@@ -111,13 +111,20 @@ impl Server {
         } else {
             None
         };
-        let mut relays = Vec::new();
+        let (mut relays, mut files) = (Vec::new(), Vec::<Output>::new());
         for (endpoint, source) in sources {
             let mut sinks: Sinks = Vec::new();
             if let Some(path) = file {
                 let path = own_path(path, &endpoint);
-                let meter = registry.endpoint(path.display(), Direction::Out);
-                sinks.push(Box::new(FileSink::open(&path, self.options.chosen_framing(), &meter)?));
+                let opened = files.iter().position(|output| output.path() == path);
+                let index = if let Some(index) = opened {
+                    index
+                } else {
+                    let meter = registry.endpoint(path.display(), Direction::Out);
+                    files.push(Output::open(&path, self.options.chosen_framing(), meter)?);
+                    files.len() - 1
+                };
+                sinks.push(Box::new(files[index].sink()));
             }
             if let Some(stdout) = &stdout {
                 sinks.push(Box::new(stdout.sink(&stop)));

@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 
-use mproxy_tests::{Network, Running, can_make_networks, eventually, program};
+use mproxy_tests::{Network, Running, can_make_networks, eventually, program, skipped};
 
 /// Runs the client on a host to its end, with this input.
 fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
@@ -276,4 +276,76 @@ fn a_tcp_server_is_resolved_anew_for_each_connection() {
     receives(&forward, "old\nnew\n");
     let messages = forward.messages();
     assert_eq!(messages.matches("warning: ").count(), 2, "{messages}");
+}
+
+#[test]
+fn a_wildcard_listener_does_not_hear_the_groups_that_its_host_has_joined() {
+    if !can_make_networks("a_wildcard_listener_does_not_hear_the_groups") {
+        return;
+    }
+    let network = Network::new(1);
+    // With TTL 0 the sender has joined its group too; the other member is on another port.
+    let _member = server(&network, 0, &["--listen-addr", "239.1.2.8%lo:9921"]);
+    let forward = network.start(
+        0,
+        "mproxy-forward",
+        &[
+            "--udp-listen-addr",
+            "0.0.0.0:9920",
+            "--udp-downstream-addr",
+            "239.1.2.8%lo:9920",
+            "--ttl",
+            "0",
+            "--tee",
+            "-v",
+        ],
+    );
+    forward.says("0.0.0.0:9920: listening");
+    // Each comes in once: if the listener heard what goes out, it would go round for ever.
+    for (n, expected) in ["1\n", "1\n2\n", "1\n2\n3\n"].into_iter().enumerate() {
+        send(&network, 0, &["--server-addr", "127.0.0.1:9920"], &format!("{}\n", n + 1));
+        receives(&forward, expected);
+    }
+}
+
+#[test]
+fn a_silent_host_and_a_full_queue_are_noticed_and_said_once() {
+    if !can_make_networks("a_silent_host_and_a_full_queue_are_noticed") {
+        return;
+    }
+    let network = Network::new(2);
+    let mut forward = network.start(
+        0,
+        "mproxy-forward",
+        &["--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", "10.77.0.200:9920", "-v"],
+    );
+    forward.says("127.0.0.1:9900: listening");
+    eventually("a warning", || {
+        send(&network, 0, &["--server-addr", "127.0.0.1:9900"], "anyone there?\n");
+        forward.messages().contains("cannot send to 10.77.0.200:9920").then_some(())
+    });
+    forward.stop();
+    let messages = forward.messages();
+    assert_eq!(messages.matches("warning: ").count(), 1, "{messages}");
+
+    let limit =
+        ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "1600", "limit", "3000"];
+    if !network.run(0, "tc", &limit).status.success() {
+        skipped("a_full_queue_is_noticed", "this system cannot limit a queue");
+        return;
+    }
+    let _listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920"]);
+    let mut command = network.command(0, program("mproxy-client"));
+    let target = format!("{}:9920", Network::ipv4(1));
+    let arguments = ["--path", "/dev/stdin", "--framing", "blocks", "--datagram-size", "1000"];
+    command.args(arguments).args(["--rate", "40M", "--server-addr", &target]).stdin(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    {
+        use std::io::Write;
+        child.stdin.take().unwrap().write_all(&vec![b'x'; 500_000]).unwrap();
+    }
+    let out = child.wait_with_output().unwrap();
+    let messages = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{messages}");
+    assert_eq!(messages.matches("No buffer space").count(), 1, "{messages}");
 }

@@ -557,6 +557,24 @@ fn a_slow_client_holds_up_nobody_and_loses_whole_lines_only() {
 }
 
 #[test]
+fn a_client_that_reads_slowly_but_steadily_is_kept() {
+    let proxy = Proxy::new(&[]);
+    let mut client = proxy.client();
+    let (end, mut read) = (Instant::now() + Duration::from_secs(14), 0);
+    let mut buffer = [0; 2000];
+    // More comes all the time than the client takes, so that its buffers are always full.
+    while Instant::now() < end {
+        for _ in 0..40 {
+            proxy.send(&[b'x'; 8000]);
+        }
+        read += client.read(&mut buffer).unwrap();
+        sleep(Duration::from_millis(100));
+    }
+    let messages = proxy.running.messages();
+    assert!(read > 0 && !messages.contains("dropped"), "{messages}");
+}
+
+#[test]
 fn a_client_that_accepts_nothing_for_ten_seconds_is_dropped() {
     let mut proxy = Proxy::new(&["--max-clients", "2", "--recv-buffer", "256k"]);
     let (stalled, other) = (proxy.narrow_client(), proxy.client());
