@@ -38,6 +38,12 @@ fn try_launch(command: &mut Command) -> std::io::Result<Child> {
     command.spawn()
 }
 
+/// Closes one end of a pipe for good: a process that is just being started would still have a copy.
+pub fn close<T>(end: T) {
+    let _nothing_starts = STARTING.lock();
+    drop(end);
+}
+
 /// Runs a command to its end, and returns its output.
 pub fn output(command: &mut Command) -> Output {
     launch(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))

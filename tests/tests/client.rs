@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, can_make_networks, datagram, eventually, program, run, skipped, start, start_piped,
-    udp, udp_on,
+    Network, Running, can_make_networks, close, datagram, eventually, output, program, run, skipped, start,
+    start_piped, udp, udp_on,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ fn a_file_goes_out_byte_for_byte_over_ipv4_and_ipv6() {
 fn a_fifo_goes_out_until_its_last_writer_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(output(Command::new("mkfifo").arg(&path)).status.success());
     let (socket, address) = udp();
     let mut client = start(CLIENT, &["--path", text(&path), "--server-addr", &address.to_string()]);
     // Opening waits for the client.
@@ -115,7 +115,7 @@ fn a_fifo_goes_out_until_its_last_writer_is_gone() {
 fn a_signal_ends_a_client_whose_fifo_has_no_writer_yet() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(output(Command::new("mkfifo").arg(&path)).status.success());
     let mut client = start(CLIENT, &["--path", text(&path), "--tee"]);
     let pid = client.id();
     eventually("the client to catch signals", || {
@@ -374,7 +374,7 @@ fn the_job_goes_on_when_the_reader_of_the_tee_goes_away() {
     output.read_exact(&mut line).unwrap();
     assert_eq!(&line, b"one\n");
     assert_eq!(datagram(&socket), b"one\n");
-    drop(output);
+    close(output);
     for text in ["two\n", "three\n", "four\n"] {
         input.write_all(text.as_bytes()).unwrap();
         assert_eq!(datagram(&socket), text.as_bytes());
@@ -391,7 +391,7 @@ fn a_tee_alone_ends_quietly_when_its_reader_goes_away() {
     input.write_all(b"one\n").unwrap();
     let mut line = [0; 4];
     output.read_exact(&mut line).unwrap();
-    drop(output);
+    close(output);
     input.write_all(b"two\n").unwrap();
     assert_eq!(client.exit_code(), 0);
     assert_eq!(client.messages(), "");

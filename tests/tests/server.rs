@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    PATIENCE, Running, can_make_networks, eventually, file_with, free_port, loopback_group, program, run,
-    skipped, start, start_piped,
+    PATIENCE, Running, can_make_networks, close, eventually, file_with, free_port, loopback_group, output,
+    program, run, skipped, start, start_piped,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -577,7 +577,7 @@ fn a_stop_signal_lets_the_server_deliver_what_its_socket_holds() {
 fn a_second_stop_signal_ends_the_program_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(output(Command::new("mkfifo").arg(&path)).status.success());
     // A FIFO that is open but never read holds the server up; opened so, it does not hold up the test.
     let reader = File::options().read(true).write(true).open(&path).unwrap();
     let mut codes = Vec::new();
@@ -600,7 +600,7 @@ fn a_second_stop_signal_ends_the_program_at_once() {
     // A single one ends even this, as well as it can.
     assert_eq!(codes[0], 0);
     assert_ne!(codes[1], 0, "the second signal was not heard");
-    drop(reader);
+    close(reader);
 }
 
 #[test]
@@ -615,7 +615,7 @@ fn the_file_goes_on_when_the_reader_of_the_tee_goes_away() {
     let mut line = [0; 4];
     reader.read_exact(&mut line).unwrap();
     assert_eq!(&line, b"one\n");
-    drop(reader);
+    close(reader);
     for text in ["two\n", "three\n", "four\n"] {
         socket.send(text.as_bytes()).unwrap();
     }
@@ -641,7 +641,7 @@ fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
         socket.send(b"one\n").unwrap();
         let mut line = [0; 4];
         reader.read_exact(&mut line).unwrap();
-        drop(reader);
+        close(reader);
         socket.send(b"two\n").unwrap();
         assert_eq!(server.exit_code(), 0);
         assert_eq!(server.messages(), started);
@@ -667,7 +667,7 @@ fn a_stop_signal_ends_a_server_whose_tee_is_not_read_and_its_file_has_everything
     server.stop();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(std::fs::read(&path).unwrap() == expected, "the file lacks something");
-    drop(reader);
+    close(reader);
 }
 
 #[test]
