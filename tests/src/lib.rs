@@ -273,6 +273,19 @@ impl Running {
         status
     }
 
+    /// How often its threads have gone to sleep and were woken; not known but on Linux.
+    pub fn wakes(&self) -> Option<u64> {
+        let mut sum = None;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id())).ok()?.flatten() {
+            // A thread may end meanwhile.
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let wakes = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let wakes: u64 = wakes.map_or(0, |n| n.trim().parse().unwrap());
+            *sum.get_or_insert(0) += wakes;
+        }
+        sum
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

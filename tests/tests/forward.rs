@@ -590,8 +590,11 @@ fn an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is() {
     );
     let refused = format!("cannot connect to {server_address}: ");
     running.says(&refused);
-    // Long enough for more attempts, none of which says it again.
-    sleep(Duration::from_secs(1));
+    // More attempts, none of which says it again: between two of them the program sleeps.
+    let before = running.wakes();
+    eventually("more attempts", || {
+        before.zip(running.wakes()).is_none_or(|(before, now)| now >= before + 2).then_some(())
+    });
     socket.listen(8).unwrap();
     let mut connection = accept(&socket.into());
     connection.write_all(b"here\n").unwrap();
