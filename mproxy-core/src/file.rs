@@ -59,11 +59,11 @@ impl Sink for FileSink {
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         match write_all(&mut *file, &mut framing.slices(batch)) {
             Ok(written) => {
-                self.counters.passed(batch.datagrams().count() as u64, written);
+                self.counters.passed(batch.count(), written);
                 Ok(())
             }
             Err((written, error)) => {
-                self.counters.failed();
+                self.counters.failed(1);
                 take_back(&mut file, written - framing.whole(batch, written));
                 Err(Error::io("write to", path.display(), error))
             }
@@ -146,13 +146,13 @@ impl Sink for StdoutSink {
         let mut out = Interruptible { file, stop: &self.stop };
         let error = match write_all(&mut out, &mut self.stdout.framing.slices(batch)) {
             Ok(written) => {
-                self.counters.passed(batch.datagrams().count() as u64, written);
+                self.counters.passed(batch.count(), written);
                 return Ok(());
             }
             Err((_, error)) => error,
         };
         *shared = None;
-        self.counters.failed();
+        self.counters.failed(1);
         let closed = error.kind() == io::ErrorKind::BrokenPipe;
         if self.stdout.only && error.kind() == io::ErrorKind::TimedOut {
             // The program is stopped, and this cannot be helped.

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod command;
+mod datagram;
 mod endpoint;
 mod error;
 mod file;
@@ -26,6 +27,7 @@ pub mod stdio;
 mod stop;
 mod stream;
 #[cfg(target_os = "linux")]
+#[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
 mod tcp;
 mod udp;

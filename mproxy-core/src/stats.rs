@@ -10,18 +10,24 @@ pub struct Counters {
     datagrams: AtomicU64,
     bytes: AtomicU64,
     errors: AtomicU64,
+    dropped: AtomicU64,
 }
 
 impl Counters {
     /// Counts datagrams that passed, and their payload bytes.
-    pub fn passed(&self, datagrams: u64, bytes: usize) {
-        add(&self.datagrams, datagrams);
+    pub fn passed(&self, datagrams: usize, bytes: usize) {
+        add(&self.datagrams, datagrams as u64);
         add(&self.bytes, bytes as u64);
     }
 
-    /// Counts a datagram, or connection, that failed.
-    pub fn failed(&self) {
-        add(&self.errors, 1);
+    /// Counts datagrams, or connections, that failed.
+    pub fn failed(&self, n: usize) {
+        add(&self.errors, n as u64);
+    }
+
+    /// Counts what the system has dropped before it could be received.
+    pub fn dropped(&self, n: u32) {
+        add(&self.dropped, n.into());
     }
 }
 
@@ -54,6 +60,9 @@ pub struct EndpointStats {
     pub bytes: u64,
     /// Datagrams that could not be sent or received, and connections that failed.
     pub errors: u64,
+    /// Datagrams that the system dropped since the receive buffer was full, as far as it tells: Linux does,
+    /// with the next datagram that finds room, and counts what the network has coalesced as one.
+    pub dropped: u64,
 }
 
 /// What passed all endpoints of a program.
@@ -80,6 +89,12 @@ impl Stats {
     #[must_use]
     pub fn errors(&self) -> u64 {
         self.endpoints.iter().map(|e| e.errors).sum()
+    }
+
+    /// Datagrams dropped by the system at all endpoints.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.endpoints.iter().map(|e| e.dropped).sum()
     }
 
     fn sum(&self, direction: Direction, field: impl Fn(&EndpointStats) -> u64) -> u64 {
@@ -114,7 +129,7 @@ impl Registry {
         if let Some(index) = entries.iter().position(same) {
             return Meter { registry: self.clone(), index };
         }
-        let total = EndpointStats { endpoint, direction, datagrams: 0, bytes: 0, errors: 0 };
+        let total = EndpointStats { endpoint, direction, datagrams: 0, bytes: 0, errors: 0, dropped: 0 };
         entries.push(Entry { total, live: Vec::new() });
         Meter { registry: self.clone(), index: entries.len() - 1 }
     }
@@ -168,6 +183,7 @@ fn include(sum: &mut EndpointStats, counters: &Counters) {
     sum.datagrams += counters.datagrams.load(Ordering::Relaxed);
     sum.bytes += counters.bytes.load(Ordering::Relaxed);
     sum.errors += counters.errors.load(Ordering::Relaxed);
+    sum.dropped += counters.dropped.load(Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -183,7 +199,7 @@ mod tests {
         }
         let live = meter.counters();
         live.passed(1, 5);
-        live.failed();
+        live.failed(1);
         let stats = registry.snapshot();
         assert_eq!((stats.sent(), stats.endpoints[0].bytes, stats.errors()), (7, 35, 1));
         assert_eq!(registry.lock()[0].live.len(), 1);

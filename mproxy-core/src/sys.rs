@@ -2,8 +2,16 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::marker::PhantomData;
+use std::mem::{offset_of, zeroed};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+use std::ptr;
+
+use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr};
+
+/// Messages of one call at most. More gain nothing, and take a listener more memory.
+pub(crate) const MESSAGES: usize = 64;
 
 /// Has the socket report all that keeps its datagrams from going out: without this Linux takes a full
 /// queue for success, and ignores ICMP messages that a host or a network cannot be reached (`ip(7)`,
@@ -11,10 +19,256 @@ use std::os::fd::AsRawFd;
 pub(crate) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     let (level, option) =
         if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
-    let on: libc::c_int = 1;
-    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+    set_option(socket, level, option)
+}
+
+/// Has the socket deliver equal datagrams coalesced, and tell of those that it dropped. Kernels before 5.0
+/// have no such option for UDP, and deliver each datagram by itself.
+pub(crate) fn receive_coalesced(socket: &UdpSocket) {
+    let _ = set_option(socket, libc::IPPROTO_UDP, libc::UDP_GRO);
+    let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
+}
+
+fn set_option(socket: &UdpSocket, level: c_int, option: c_int) -> io::Result<()> {
+    let on: c_int = 1;
     // SAFETY: the descriptor is open as long as `socket` is borrowed, and the option's value is an int
     // that outlives the call, of the size that is told.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size) };
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), socklen::<c_int>())
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the kernel can cut a send into datagrams (`UDP_SEGMENT`, since 4.18). Asked for before it is
+/// used: an older one would ignore the size of the datagrams, and send one large one.
+pub(crate) fn can_send_segmented(socket: &UdpSocket) -> bool {
+    let mut value: c_int = 0;
+    let mut size = socklen::<c_int>();
+    // SAFETY: the descriptor is open, and value and size outlive the call; the size is that of the value.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_UDP,
+            libc::UDP_SEGMENT,
+            (&raw mut value).cast(),
+            &raw mut size,
+        )
+    };
+    result == 0
+}
+
+#[allow(clippy::cast_possible_truncation)] // a few bytes
+const fn socklen<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+/// What a message came with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub(crate) len: usize,
+    /// The size of the datagrams that were coalesced; 0 for a single one.
+    pub(crate) segment: usize,
+    /// How many datagrams the socket had dropped before this one, ever, if any.
+    pub(crate) dropped: Option<u32>,
+    /// It has a sender, as even an empty datagram has.
+    pub(crate) sent: bool,
+}
+
+/// Room for what accompanies a received message: the segment size and the drops, with their headers.
+const CONTROL: usize = 64;
+
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy)]
+struct Control([u8; CONTROL]);
+
+/// Receives many messages in a call.
+#[derive(Debug, Default)]
+pub(crate) struct Incoming {
+    headers: Vec<mmsghdr>,
+    vectors: Vec<iovec>,
+    controls: Vec<Control>,
+}
+
+// SAFETY: the pointers are set before each call, from what is borrowed then, and not followed after it
+// but to `controls`, which belongs to this.
+unsafe impl Send for Incoming {}
+
+impl Incoming {
+    /// Waits for a message, unless the socket does not block, and takes at most `most` that are there
+    /// (`recvmmsg(2)`, `MSG_WAITFORONE`), each into a slot of `size` bytes of the area.
+    ///
+    /// Returns how many there are; [`arrival`](Self::arrival) tells of each.
+    pub(crate) fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        area: &mut [u8],
+        size: usize,
+        most: usize,
+    ) -> io::Result<usize> {
+        self.headers.clear();
+        self.vectors.clear();
+        self.vectors.extend(area.chunks_exact_mut(size).take(most.min(MESSAGES)).map(to_vector));
+        self.controls.resize(self.vectors.len(), Control([0; CONTROL]));
+        for (vector, control) in self.vectors.iter_mut().zip(&mut self.controls) {
+            let mut header = message(vector);
+            header.msg_hdr.msg_control = (&raw mut control.0).cast();
+            header.msg_hdr.msg_controllen = CONTROL as _;
+            self.headers.push(header);
+        }
+        let mut name = [0_u8; 1];
+        if let Some(first) = self.headers.first_mut() {
+            // Only the first can be none: what a socket that was shut down gives a blocked reader.
+            first.msg_hdr.msg_name = name.as_mut_ptr().cast();
+            first.msg_hdr.msg_namelen = 1;
+        }
+        let flags = libc::MSG_WAITFORONE as _;
+        // SAFETY: the descriptor is open; there are as many headers as told, each with a vector to a part
+        // of the area of its own, and with control room; all of it lives, in place, for the call.
+        let received = unsafe {
+            let count = c_uint::try_from(self.headers.len()).unwrap_or(0);
+            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags, ptr::null_mut())
+        };
+        if let Some(first) = self.headers.first_mut() {
+            first.msg_hdr.msg_name = ptr::null_mut();
+        }
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// What the message came with; `index` is less than what the last receive returned.
+    #[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
+    pub(crate) fn arrival(&self, index: usize) -> Arrival {
+        let message = &self.headers[index];
+        let header = &message.msg_hdr;
+        let len = message.msg_len as usize;
+        let mut arrival =
+            Arrival { len, segment: 0, dropped: None, sent: index > 0 || header.msg_namelen > 0 };
+        // SAFETY: the kernel has written as many bytes of control messages as `msg_controllen` tells to
+        // `controls`, which has not been touched since, and is aligned for them; CMSG_NXTHDR stays within.
+        // Each payload is read only as far as its `cmsg_len` says that it goes, alignment unassumed.
+        unsafe {
+            let mut control = libc::CMSG_FIRSTHDR(header);
+            while !control.is_null() {
+                #[allow(clippy::cast_ptr_alignment)] // none is assumed
+                let payload = libc::CMSG_DATA(control).cast::<u32>();
+                if (*control).cmsg_len as usize >= libc::CMSG_LEN(4) as usize {
+                    match ((*control).cmsg_level, (*control).cmsg_type) {
+                        (libc::IPPROTO_UDP, libc::UDP_GRO) => {
+                            arrival.segment = payload.read_unaligned() as usize;
+                        }
+                        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                            arrival.dropped = Some(payload.read_unaligned());
+                        }
+                        _ => {}
+                    }
+                }
+                control = libc::CMSG_NXTHDR(header, control);
+            }
+        }
+        arrival
+    }
+}
+
+fn to_vector(slot: &mut [u8]) -> iovec {
+    iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() }
+}
+
+/// A message of one vector, without a name and control messages.
+fn message(vector: *mut iovec) -> mmsghdr {
+    // SAFETY: all of its fields are integers and raw pointers, for which zero is a value.
+    let mut message: mmsghdr = unsafe { zeroed() };
+    message.msg_hdr.msg_iov = vector;
+    message.msg_hdr.msg_iovlen = 1;
+    message
+}
+
+/// The control message that tells the size of the datagrams, laid out as `CMSG_DATA` has it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Segmented {
+    header: cmsghdr,
+    size: u16,
+}
+
+/// Sends many messages in a call.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    headers: Vec<mmsghdr>,
+    vectors: Vec<iovec>,
+    controls: Vec<Option<Segmented>>,
+}
+
+// SAFETY: the pointers are set before each call, from what is borrowed then, and not followed after it.
+unsafe impl Send for Outgoing {}
+
+impl Outgoing {
+    /// Begins anew. Payloads are borrowed until the messages are sent, or dropped.
+    pub(crate) fn messages(&mut self) -> Messages<'_, '_> {
+        self.headers.clear();
+        self.vectors.clear();
+        self.controls.clear();
+        Messages { out: self, begun: 0, payloads: PhantomData }
+    }
+}
+
+/// Messages that are put together to be sent.
+pub(crate) struct Messages<'o, 'p> {
+    out: &'o mut Outgoing,
+    /// The first vector of the message that is being put together.
+    begun: usize,
+    payloads: PhantomData<&'p [u8]>,
+}
+
+impl<'p> Messages<'_, 'p> {
+    /// Whether another message, of up to [`MESSAGES`] parts, has room.
+    pub(crate) fn have_room(&self) -> bool {
+        self.out.headers.len() < MESSAGES && self.out.vectors.len() < MESSAGES
+    }
+
+    /// Adds a part of a message.
+    pub(crate) fn add(&mut self, payload: &'p [u8]) {
+        let base = payload.as_ptr().cast_mut().cast();
+        self.out.vectors.push(iovec { iov_base: base, iov_len: payload.len() });
+    }
+
+    /// Ends the message: one datagram, or as many of `segment` bytes as it makes.
+    pub(crate) fn end(&mut self, segment: Option<u16>) {
+        let mut message = message(ptr::null_mut());
+        message.msg_hdr.msg_iovlen = (self.out.vectors.len() - self.begun) as _;
+        self.begun = self.out.vectors.len();
+        self.out.headers.push(message);
+        self.out.controls.push(segment.map(|size| {
+            // SAFETY: all of its fields are integers, for which zero is a value.
+            let mut header: cmsghdr = unsafe { zeroed() };
+            header.cmsg_level = libc::IPPROTO_UDP;
+            header.cmsg_type = libc::UDP_SEGMENT;
+            header.cmsg_len = (offset_of!(Segmented, size) + size_of::<u16>()) as _;
+            Segmented { header, size }
+        }));
+    }
+
+    /// Sends them on a connected socket (`sendmmsg(2)`). Returns how many were sent, which is at least
+    /// one; the error concerns the first.
+    #[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
+    pub(crate) fn send(self, socket: &UdpSocket) -> io::Result<usize> {
+        let Outgoing { headers, vectors, controls } = self.out;
+        let mut parts = vectors.as_mut_slice();
+        for (header, control) in headers.iter_mut().zip(controls) {
+            let header = &mut header.msg_hdr;
+            let (of_this, rest) = parts.split_at_mut(header.msg_iovlen as usize);
+            header.msg_iov = of_this.as_mut_ptr();
+            parts = rest;
+            if let Some(control) = control {
+                header.msg_control = ptr::from_mut(control).cast();
+                header.msg_controllen = size_of::<Segmented>() as _;
+            }
+        }
+        // SAFETY: the descriptor is open; there are as many headers as told, each with vectors of its own
+        // to payloads that are borrowed as long as `self` lives, and perhaps a control message, all in
+        // place for the call, which writes only to the headers.
+        let sent = unsafe {
+            let count = c_uint::try_from(headers.len()).unwrap_or(0);
+            libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, 0)
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
 }

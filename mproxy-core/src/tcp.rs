@@ -118,11 +118,11 @@ impl Sink for ClientSink {
         let mut out = Patient { stream: &self.stream, stop: &self.stop };
         match crate::file::write_all(&mut out, &mut slices) {
             Ok(written) => {
-                self.counters.passed(batch.datagrams().count() as u64, written);
+                self.counters.passed(batch.count(), written);
                 Ok(())
             }
             Err((_, error)) => {
-                self.counters.failed();
+                self.counters.failed(1);
                 Err(Error::io("send to", self.peer, error))
             }
         }
@@ -323,7 +323,7 @@ impl TcpServerSource {
 
     /// Says once that there is no connection, and has the next attempt wait.
     fn back_off(&mut self, why: &str) {
-        self.counters.failed();
+        self.counters.failed(1);
         if !std::mem::replace(&mut self.failing, true) {
             report::warn(format_args!("{why}; connecting again until it works"));
         }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recvfrom};
 
+use crate::batch::Place;
+use crate::datagram::{Receiver, SLOTS, Sender};
 use crate::health::Health;
 use crate::report;
 use crate::socket::{connect_udp, path_payload, tell_target};
@@ -22,10 +23,13 @@ const MAX_ERRORS: u32 = 1000;
 #[derive(Debug)]
 pub struct UdpSource {
     socket: Arc<UdpSocket>,
+    receiver: Receiver,
     endpoint: String,
     stop: Stop,
     draining: bool,
     errors: u32,
+    /// Datagrams that found no room in the receive buffer.
+    overflow: report::Seldom,
     counters: Arc<Counters>,
 }
 
@@ -46,14 +50,17 @@ impl UdpSource {
 
     fn new(socket: UdpSocket, endpoint: String, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
         socket.set_read_timeout(POLL_INTERVAL).map_err(|e| Error::io("set up", &endpoint, e))?;
+        let receiver = Receiver::new(&socket);
         let socket = Arc::new(socket);
         stop.watch(&socket);
         Ok(Self {
             socket,
+            receiver,
             endpoint,
             stop: stop.clone(),
             draining: false,
             errors: 0,
+            overflow: report::Seldom::default(),
             counters: meter.counters(),
         })
     }
@@ -63,22 +70,32 @@ impl UdpSource {
     pub fn socket(&self) -> &UdpSocket {
         &self.socket
     }
+
+    #[cold]
+    fn dropped(&mut self, dropped: u32) {
+        self.counters.dropped(dropped);
+        if self.overflow.now() {
+            report::warn(format_args!(
+                "{}: data comes faster than it is taken: the system has dropped some",
+                self.endpoint
+            ));
+        }
+    }
 }
 
 impl Source for UdpSource {
     fn capacity(&self) -> usize {
-        SLOT
+        SLOTS * SLOT
     }
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        match recvfrom(&*self.socket, batch.spare(), RecvFlags::empty()).map_err(io::Error::from) {
-            // A stop request wakes a blocked receive with nothing; a datagram, even an empty one, has a
-            // sender.
-            Ok((_, 0, None)) => {}
-            Ok((_, len, _)) => {
-                batch.push(len);
+        match self.receiver.receive(&self.socket, batch) {
+            Ok(dropped) => {
+                if dropped > 0 {
+                    self.dropped(dropped);
+                }
                 self.errors = 0;
-                self.counters.passed(1, len);
+                self.counters.passed(batch.count(), batch.bytes());
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if self.draining => return Ok(Flow::End),
@@ -86,7 +103,7 @@ impl Source for UdpSource {
                 // What ICMP or the interface reports passes, and must not end a listener.
                 _ if self.errors < MAX_ERRORS => {
                     self.errors += 1;
-                    self.counters.failed();
+                    self.counters.failed(1);
                     if self.errors == 1 {
                         report::warn(format_args!("{}: receiving: {error}", self.endpoint));
                     }
@@ -136,7 +153,7 @@ impl UdpTarget {
             target: self.clone(),
             counters: self.meter.counters(),
             current: 0,
-            socket: None,
+            sender: None,
             told: None,
             too_long: report::Seldom::default(),
             proven: false,
@@ -169,7 +186,7 @@ pub struct UdpSink {
     counters: Arc<Counters>,
     /// The address in use.
     current: usize,
-    socket: Option<UdpSocket>,
+    sender: Option<Sender>,
     /// The address that was told last.
     told: Option<usize>,
     /// Datagrams that no path can carry.
@@ -188,69 +205,87 @@ impl UdpSink {
     /// The largest payload that reaches the target without IP fragmentation, where that is known.
     #[must_use]
     pub fn path_payload(&self) -> Option<usize> {
-        self.socket.as_ref().and_then(path_payload)
+        self.sender.as_ref().and_then(|sender| path_payload(sender.socket()))
     }
 
-    fn send_one(&mut self, datagram: &[u8]) {
-        if self.retry_at.is_none_or(|at| Instant::now() >= at) {
-            self.retry_at = None;
-            let mut last_error = None;
-            for _ in 0..self.target.resolved.addresses.len() {
-                match self.try_send(datagram) {
-                    Ok(()) => return self.counters.passed(1, datagram.len()),
-                    Err(error) if self.is_unusable(&error) => {
-                        last_error = Some(error);
-                        self.leave_address();
-                    }
-                    Err(error) if is(&error, Errno::MSGSIZE) => {
-                        if self.too_long.now() {
-                            let (target, len) = (&self.target.resolved, datagram.len());
-                            report::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
-                        }
-                        return self.counters.failed();
-                    }
-                    Err(error) => {
-                        self.failed(&error);
-                        return self.counters.failed();
-                    }
-                }
-            }
-            if let Some(error) = last_error {
-                self.failed(&error);
-            }
-            self.retry_at = Some(Instant::now() + RETRY);
-        }
-        self.counters.failed();
-    }
-
-    fn try_send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        let (has_others, proven) = (self.has_others(), self.proven);
-        let socket = self.open()?;
-        match send(socket, datagram) {
-            Ok(()) if has_others && !proven => {
+    /// Sends what goes at once, and moves the place behind it.
+    fn advance(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+        let doubtful = self.has_others() && !self.proven;
+        let sender = self.open()?;
+        let proven = match batch.datagram(*at) {
+            Some(first) if doubtful => {
+                sender.socket().send(first)?;
                 // On this host a refusal is known at once, and another address may not refuse.
-                if let Some(refused) = socket.take_error()? {
+                if let Some(refused) = sender.socket().take_error()? {
                     return Err(refused);
                 }
-                self.proven = true;
-                Ok(())
+                *at = batch.after(*at, first.len());
+                true
             }
-            Ok(()) => Ok(()),
-            Err(error) if has_others && is_refused(&error) || concerns_this(&error) => Err(error),
-            Err(error) => {
-                // It may tell of an earlier datagram, and then this one was not sent yet.
-                send(socket, datagram)?;
+            _ => false,
+        };
+        let result = sender.send(batch, at);
+        self.proven |= proven;
+        result
+    }
+
+    /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
+    fn send_from(&mut self, batch: &Batch, at: &mut Place) {
+        let mut addresses_left = self.target.resolved.addresses.len();
+        // Where a send failed for what may have been an earlier datagram's error.
+        let mut tried = None;
+        while let Err(error) = self.advance_counted(batch, at) {
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            if self.is_unusable(&error) {
+                self.leave_address();
+                addresses_left -= 1;
+                if addresses_left == 0 {
+                    self.failed(&error);
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    return;
+                }
+            } else if is(&error, Errno::MSGSIZE) {
+                let len = self.pass_over(batch, at);
+                if self.too_long.now() {
+                    let target = &self.target.resolved;
+                    report::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
+                }
+            } else {
                 self.failed(&error);
-                self.counters.failed();
-                Ok(())
+                if concerns_this(&error) {
+                    let skipped = self.sender.as_ref().map_or(0, |sender| sender.skip(batch, at));
+                    self.counters.failed(skipped);
+                } else if tried.replace(*at) == Some(*at) {
+                    self.pass_over(batch, at);
+                } else {
+                    self.counters.failed(1);
+                }
             }
         }
     }
 
-    /// The socket, opened if it is not.
-    fn open(&mut self) -> io::Result<&UdpSocket> {
-        let socket = if let Some(socket) = self.socket.take() {
-            socket
+    fn advance_counted(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+        let (datagrams, bytes) = batch.before(*at);
+        let result = self.advance(batch, at);
+        let (datagrams_now, bytes_now) = batch.before(*at);
+        self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
+        result
+    }
+
+    /// Leaves out one datagram. Returns its length.
+    fn pass_over(&mut self, batch: &Batch, at: &mut Place) -> usize {
+        let len = batch.datagram(*at).map_or(0, <[u8]>::len);
+        *at = batch.after(*at, len);
+        self.counters.failed(1);
+        len
+    }
+
+    /// The sender, opened if it is not.
+    fn open(&mut self) -> io::Result<&mut Sender> {
+        let sender = if let Some(sender) = self.sender.take() {
+            sender
         } else {
             let resolved = &self.target.resolved;
             self.proven = false;
@@ -259,14 +294,14 @@ impl UdpSink {
             if self.told.replace(self.current) != Some(self.current) {
                 tell_target(resolved, address, options);
             }
-            socket
+            Sender::new(socket)
         };
-        Ok(self.socket.insert(socket))
+        Ok(self.sender.insert(sender))
     }
 
     /// Closes the socket, so that the next send opens the next address; the same, if it is the only one.
     fn leave_address(&mut self) {
-        self.socket = None;
+        self.sender = None;
         self.current = (self.current + 1) % self.target.resolved.addresses.len();
     }
 
@@ -289,21 +324,12 @@ impl UdpSink {
                 | NetworkUnreachable
                 | Unsupported
         );
-        self.socket.is_none() || lasting || self.has_others() && is_refused(error)
+        self.sender.is_none() || lasting || self.has_others() && is_refused(error)
     }
 
     fn failed(&mut self, error: &io::Error) {
         self.failing = true;
         self.target.health(|health| health.failed(error));
-    }
-}
-
-fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
-    loop {
-        match socket.send(datagram) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.map(drop),
-        }
     }
 }
 
@@ -322,8 +348,13 @@ fn is_refused(error: &io::Error) -> bool {
 
 impl Sink for UdpSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
-        for datagram in batch.datagrams() {
-            self.send_one(datagram);
+        let mut at = Place::default();
+        if self.retry_at.is_none_or(|at| Instant::now() >= at) {
+            self.retry_at = None;
+            self.send_from(batch, &mut at);
+        }
+        if self.retry_at.is_some() {
+            self.counters.failed(batch.count() - batch.before(at).0);
         }
         if self.failing {
             let mut well = false;

@@ -1,0 +1,21 @@
+//! Receiving and sending batches of datagrams: the seam between the systems.
+//!
+//! Each implementation has a `Receiver`, which fills a batch from a socket, and a `Sender`, which sends as
+//! much of a batch as goes to one target, and may be called again for the rest. `linux.rs` moves many
+//! datagrams with each system call, coalesced by the kernel where it can; `portable.rs` one, with nothing
+//! but the standard library. They are the same to all that can be seen of them, and tested by the same
+//! tests; `--cfg mproxy_portable` builds everything with the portable one.
+
+#[cfg(all(target_os = "linux", any(test, not(mproxy_portable))))]
+mod gather;
+#[cfg(all(target_os = "linux", any(test, not(mproxy_portable))))]
+mod linux;
+#[cfg(any(test, mproxy_portable, not(target_os = "linux")))]
+mod portable;
+#[cfg(test)]
+mod tests;
+
+#[cfg(all(target_os = "linux", not(mproxy_portable)))]
+pub(crate) use linux::{Receiver, SLOTS, Sender};
+#[cfg(any(mproxy_portable, not(target_os = "linux")))]
+pub(crate) use portable::{Receiver, SLOTS, Sender};
