@@ -27,13 +27,15 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// The length of the next datagram at the head of `bytes`; none if it must wait for more. With
-    /// `last`, no more will come. Lines are gathered up to `limit` bytes, if one is not longer.
-    pub(crate) fn next(self, bytes: &[u8], size: usize, limit: usize, last: bool) -> Option<usize> {
+    /// The next datagrams at the head of `bytes`, their length together and that of each; none if they
+    /// must wait for more. With `last`, no more will come. Gathered up to `limit` bytes, if one is not
+    /// longer.
+    pub(crate) fn next(self, bytes: &[u8], size: usize, limit: usize, last: bool) -> Option<(usize, usize)> {
         let window = &bytes[..bytes.len().min(size)];
         if window.is_empty() {
             return None;
         }
+        let one = |len| (len, len);
         let full = window.len() == size;
         match self {
             Self::Auto | Self::Lines => {
@@ -43,10 +45,14 @@ impl Framing {
                     .iter()
                     .rposition(newline)
                     .or_else(|| Some(due.len() + later.iter().position(newline)?));
-                end.map(|end| end + 1).or_else(|| (full || last).then_some(window.len()))
+                end.map(|end| one(end + 1)).or_else(|| (full || last).then_some(one(window.len())))
             }
-            Self::Blocks => (full || last).then_some(window.len()),
-            Self::Raw => Some(window.len()),
+            Self::Blocks if full => {
+                let blocks = (bytes.len() / size).min(limit.div_ceil(size)).max(1);
+                Some((blocks * size, size))
+            }
+            Self::Blocks => last.then_some(one(window.len())),
+            Self::Raw => Some(one(window.len())),
         }
     }
 
@@ -118,8 +124,8 @@ mod tests {
     fn cut(framing: Framing, size: usize, last: bool, mut bytes: &[u8]) -> (Vec<String>, String) {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let mut pieces = Vec::new();
-        while let Some(len) = framing.next(bytes, size, usize::MAX, last) {
-            pieces.push(text(&bytes[..len]));
+        while let Some((len, each)) = framing.next(bytes, size, usize::MAX, last) {
+            pieces.extend(bytes[..len].chunks(each).map(text));
             bytes = &bytes[len..];
         }
         (pieces, text(bytes))
@@ -135,8 +141,8 @@ mod tests {
             assert_eq!(cut(framing, 8, false, b"ab\ncd\nefg\nh"), strings(&["ab\ncd\n", "efg\n"], "h"));
             assert_eq!(cut(framing, 8, true, b"ab\nc"), strings(&["ab\n", "c"], ""));
             assert_eq!(cut(framing, 4, false, b"abcdefg\n"), strings(&["abcd", "efg\n"], ""));
-            assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 7, false), Some(6));
-            assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 1, false), Some(3));
+            assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 7, false), Some((6, 6)));
+            assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 1, false), Some((3, 3)));
             assert_eq!(cut(framing, 4, false, b"\n\n\n\n\n"), strings(&["\n\n\n\n", "\n"], ""));
         }
     }
@@ -145,6 +151,8 @@ mod tests {
     fn blocks_are_exact_and_raw_never_waits() {
         assert_eq!(cut(Framing::Blocks, 3, false, b"abcdefgh"), strings(&["abc", "def"], "gh"));
         assert_eq!(cut(Framing::Blocks, 3, true, b"abcd"), strings(&["abc", "d"], ""));
+        assert_eq!(Framing::Blocks.next(b"abcdefghijk", 3, 4, false), Some((6, 3)));
+        assert_eq!(Framing::Blocks.next(b"abcdefghijk", 3, 0, false), Some((3, 3)));
         assert_eq!(cut(Framing::Raw, 3, false, b"ab\ncd"), strings(&["ab\n", "cd"], ""));
     }
 

@@ -8,8 +8,11 @@ use crate::stats::Counters;
 use crate::wait::Wait;
 use crate::{Batch, Error, Flow, Framing, Input, Source, Stop};
 
-/// Bytes that are read at a time, and more than any datagram.
+/// Bytes that are held or read at a time at most.
 const READ: usize = 65_536;
+
+/// Datagrams that are sent at once where the system offloads that.
+const OFFLOADED: usize = 64;
 
 /// The largest datagram that IPv4 carries: 65,535 less the headers of IP and UDP.
 pub const MAX_DATAGRAM: usize = 65_507;
@@ -25,6 +28,7 @@ pub struct StreamSource<R> {
     held: Vec<u8>,
     /// Set while only what the input already holds is read.
     draining: bool,
+    never_blocks: bool,
     end: Option<End>,
     stop: Stop,
     counters: Arc<Counters>,
@@ -53,8 +57,18 @@ impl<R: Input> StreamSource<R> {
         counters: Arc<Counters>,
     ) -> Self {
         let size = size.clamp(1, MAX_DATAGRAM);
-        let stop = stop.clone();
-        Self { input, name, framing, size, held: Vec::new(), draining: false, end: None, stop, counters }
+        Self {
+            never_blocks: input.never_blocks(),
+            input,
+            name,
+            framing,
+            size,
+            held: Vec::new(),
+            draining: false,
+            end: None,
+            stop: stop.clone(),
+            counters,
+        }
     }
 
     /// Reads once behind what is held; none if the time for the rest of a datagram is over.
@@ -76,8 +90,20 @@ impl<R: Input> StreamSource<R> {
         Some(0)
     }
 
+    /// How many bytes are worth having at once: whole datagrams that fill whole offloaded sends, and at a
+    /// limited rate no more than is due.
+    fn worthwhile(&self, limit: usize) -> usize {
+        let due = MAX_DATAGRAM.min(limit).max(self.size);
+        if self.framing != Framing::Blocks {
+            return due;
+        }
+        let blocks = due / self.size;
+        let of_sends = blocks / OFFLOADED * OFFLOADED;
+        self.size * if of_sends > 0 { of_sends } else { blocks }
+    }
+
     fn wait(&self) -> io::Result<Wait> {
-        if self.draining {
+        if self.draining || self.never_blocks {
             return Ok(Wait::Ready);
         }
         let patience = if self.held.is_empty() { None } else { self.framing.patience() };
@@ -98,8 +124,7 @@ impl<R: Input> Source for StreamSource<R> {
         area[..filled].copy_from_slice(&self.held);
         let mut last = false;
         if self.end.is_none() && next(self.framing, self.size, &area[..filled], false).is_none() {
-            // Whole datagrams, and at a limited rate no more than is due.
-            let room = (READ.min(limit).max(self.size) / self.size * self.size).saturating_sub(filled).max(1);
+            let room = self.worthwhile(limit).saturating_sub(filled).max(1);
             match self.read(&mut area[filled..filled + room]) {
                 Some(len) => filled += len,
                 None => last = true,
@@ -108,12 +133,12 @@ impl<R: Input> Source for StreamSource<R> {
         last |= self.end.is_some();
         let mut start = 0;
         while start < limit
-            && let Some(len) = next(self.framing, self.size, &batch.spare()[..filled - start], last)
+            && let Some((len, each)) = next(self.framing, self.size, &batch.spare()[..filled - start], last)
         {
-            batch.push(len);
-            self.counters.passed(1, len);
+            batch.push_coalesced(len, each);
             start += len;
         }
+        self.counters.passed(batch.count(), start);
         self.held.clear();
         self.held.extend_from_slice(&batch.spare()[..filled - start]);
         match self.end.take() {

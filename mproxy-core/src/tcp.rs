@@ -11,7 +11,9 @@ use crate::report;
 use crate::socket::{BACKLOG, set_up_stream};
 use crate::stats::{Counters, Meter};
 use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
-use crate::{Batch, Error, Flow, Framing, Options, Resolved, Sink, Source, Stop, StreamSource, UdpSource};
+use crate::{
+    Batch, Error, Flow, Framing, Options, Resolved, SLOT, Sink, Source, Stop, StreamSource, UdpSource,
+};
 
 /// A client that accepts nothing for this long is dropped.
 const STALLED: Duration = Duration::from_secs(10);
@@ -213,7 +215,7 @@ impl ClientSource {
 
 impl Source for ClientSource {
     fn capacity(&self) -> usize {
-        self.channel.capacity()
+        SLOT
     }
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {

@@ -29,6 +29,12 @@ pub trait Input: io::Read {
     #[doc(hidden)]
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult>;
 
+    /// Whether there is nothing to wait for before a read.
+    #[doc(hidden)]
+    fn never_blocks(&self) -> bool {
+        false
+    }
+
     /// Prepares to read what is already there and no more; false if nothing more is to be read.
     #[doc(hidden)]
     fn hold(&self) -> bool;
@@ -54,6 +60,10 @@ impl Input for std::fs::File {
     #[cfg(unix)]
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
         wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
+    }
+
+    fn never_blocks(&self) -> bool {
+        self.metadata().is_ok_and(|meta| meta.is_file())
     }
 
     /// Nothing but sockets can be polled here: the read blocks, and nothing unfinished waits for more.

@@ -9,17 +9,21 @@ use rustix::io::Errno;
 use super::gather::{Limits, gather};
 use crate::SLOT;
 use crate::batch::{Batch, Place};
+use crate::stream::MAX_DATAGRAM;
 use crate::sys::{Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced};
 
 /// Slots that a listener's batch has.
 pub(crate) const SLOTS: usize = MESSAGES;
 
+/// Offloaded sends that a batch is to make at most: more of them gain nothing, and their megabytes would
+/// not stay in the processor's cache from the receive to the send.
+const SENDS: usize = 16;
+
 /// Fills batches from a socket.
 #[derive(Debug, Default)]
 pub(crate) struct Receiver {
     incoming: Incoming,
-    /// How many slots to offer: as the last receive came to, and some more, so that a lone datagram is
-    /// not kept waiting by the preparation of many.
+    /// How many slots to offer.
     offered: usize,
     dropped: u32,
 }
@@ -36,16 +40,25 @@ impl Receiver {
     /// lack of room, since it told last.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<u32> {
         let received = self.incoming.receive(socket, batch.spare(), SLOT, self.offered.max(1))?;
-        self.offered = 2 * received;
         let mut dropped = self.dropped;
+        let mut longest = 0;
         for arrival in (0..received).map(|index| self.incoming.arrival(index)) {
             if arrival.sent {
                 batch.push_slot(arrival.len, arrival.segment);
             }
+            longest = longest.max(arrival.len);
             dropped = arrival.dropped.unwrap_or(dropped);
         }
+        // Some more than came now, so that a lone datagram is not kept waiting by the preparation of many.
+        self.offered = (2 * received).min(worthwhile(longest));
         Ok(dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped)))
     }
+}
+
+/// How many messages of this length are worth receiving at once: as many as make whole offloaded sends.
+fn worthwhile(len: usize) -> usize {
+    let per_send = (MAX_DATAGRAM / len.max(1)).clamp(1, SLOTS);
+    SENDS.min(SLOTS / per_send) * per_send
 }
 
 /// Sends batches to what its socket is connected to.
