@@ -78,12 +78,15 @@ pub(crate) struct Receiver {
     socket: UdpSocket,
     buffer: Vec<u8>,
     headers: Option<MultiHeaders<()>>,
+    /// How many slots the next call may fill.
+    room: usize,
     batch: [Coalesced; SLOTS],
 }
 
 impl Receiver {
     pub(crate) fn new(socket: UdpSocket) -> Self {
-        Self { socket, buffer: vec![0; SLOTS * SLOT], headers: None, batch: [Coalesced::default(); SLOTS] }
+        let batch = [Coalesced::default(); SLOTS];
+        Self { socket, buffer: vec![0; SLOTS * SLOT], headers: None, room: SLOTS, batch }
     }
 
     pub(crate) fn socket(&self) -> &UdpSocket {
@@ -97,7 +100,7 @@ impl Receiver {
             std::array::from_fn(|_| [IoSliceMut::new(parts.next().unwrap_or_default())]);
         let headers = self
             .headers
-            .get_or_insert_with(|| MultiHeaders::preallocate(SLOTS, Some(cmsg_space!(std::ffi::c_int))));
+            .get_or_insert_with(|| MultiHeaders::preallocate(self.room, Some(cmsg_space!(std::ffi::c_int))));
         let results = recvmmsg(self.socket.as_raw_fd(), headers, &mut slots, MsgFlags::MSG_WAITFORONE, None)?;
         let mut count = 0;
         let mut intact = true;
@@ -111,8 +114,11 @@ impl Receiver {
             count += 1;
         }
         // The kernel notes in a header how much of the control buffer it used, and would take that for
-        // all there is: a header that came back without the message has no room for one any more.
-        if !intact {
+        // all there is: a header that came back without the message has no room for one any more. To make
+        // 64 anew for every few datagrams would cost as much as the rest of it here.
+        let room = (4 * count).clamp(16, SLOTS);
+        if !intact || room > self.room {
+            self.room = room;
             self.headers = None;
         }
         Ok((Slots(&self.buffer), &self.batch[..count]))
