@@ -85,8 +85,8 @@ pub(crate) fn send(to: SocketAddrV4, load: Load) -> Outcome {
     loop {
         let mut time = now()?;
         if let Some(pace) = load.pace {
-            let due = start + sent * 1_000_000_000 / u64::from(pace);
-            if due > time && due < end {
+            let due = end.min(start + sent * 1_000_000_000 / u64::from(pace));
+            if due > time {
                 std::thread::sleep(Duration::from_nanos(due - time));
                 time = now()?;
             }

@@ -21,7 +21,9 @@ impl Measured<'_> {
 
 /// Medians side by side, and ours by the limit's and each peer's.
 pub(crate) fn table(candidates: &[Candidate], measured: &[Measured<'_>]) -> String {
-    let ours = candidates.iter().position(Candidate::is_ours).unwrap_or_default();
+    let Some(ours) = candidates.iter().position(Candidate::is_ours) else {
+        return "Nothing was measured.\n".to_owned();
+    };
     let others: Vec<usize> =
         (0..candidates.len()).filter(|&n| candidates[n].is_limit() || candidates[n].is_peer()).collect();
 

@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 
 fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
     eprintln!("network: building the four programs");
-    let candidates = candidates(options)?;
+    let mut candidates = candidates(options)?;
     namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
     processes::watch()?;
 
@@ -86,8 +86,17 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
         measured.push(Measured { scenario, runs });
     }
 
+    // Those that have nothing for any of the chosen scenarios would be empty columns.
+    let taken: Vec<bool> = (0..candidates.len())
+        .map(|n| measured.iter().any(|measured: &Measured<'_>| !measured.runs[n].is_empty()))
+        .collect();
+    retain(&mut candidates, &taken);
+    for measured in &mut measured {
+        retain(&mut measured.runs, &taken);
+    }
+
     let machine = machine();
-    println!("{machine}; medians of {} runs of {} s\n", options.runs, options.seconds);
+    println!("{machine}; median of {} of {} s each\n", runs(options.runs), options.seconds);
     print!("{}", table(&candidates, &measured));
     let svg = options.svg.clone().map_or_else(default_svg, Ok)?;
     write(&svg, &chart::chart(&machine, &candidates, &measured))?;
@@ -95,6 +104,15 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
         write(path, &json(&machine, &candidates, &measured))?;
     }
     Ok(())
+}
+
+fn runs(number: u32) -> String {
+    if number == 1 { "1 run".to_owned() } else { format!("{number} runs") }
+}
+
+fn retain<T>(items: &mut Vec<T>, taken: &[bool]) {
+    let mut taken = taken.iter();
+    items.retain(|_| taken.next() == Some(&true));
 }
 
 /// Those that take turns, in their order.

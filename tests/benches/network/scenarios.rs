@@ -67,7 +67,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             }
         }
     }
-    add("latency".into(), "relay 1→1, 10,000/s of 256 B".into(), Kind::Latency);
+    add("latency".into(), "relay 1→1, 10000/s of 256 B".into(), Kind::Latency);
     add("client-default".into(), "client, file, default framing".into(), Kind::Client { block: None });
     let title = format!("client, file, blocks of {BLOCK} B");
     add("client-blocks".into(), title, Kind::Client { block: Some(BLOCK) });
@@ -84,7 +84,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             let how = mode.name();
             add(
                 format!("channel-{receivers}-{how}"),
-                format!("channel, {receivers} receivers, 1316 B, {how}"),
+                format!("channel, {}, 1316 B, {how}", several(receivers, "receiver")),
                 Kind::Channel { receivers, mode },
             );
         }
@@ -98,18 +98,19 @@ pub(crate) fn all() -> Vec<Scenario> {
         let (name, how) = if mode == Mode::Plain { ("-bursts", " in bursts of 64") } else { ("", "") };
         add(
             format!("reverse-{clients}{name}"),
-            format!("reverse, {clients} TCP clients, {pace}/s of 1316 B{how}"),
+            format!("reverse, {}, {pace}/s of 1316 B{how}", several(clients, "TCP client")),
             Kind::Reverse { clients, pace, mode },
         );
     }
-    for program in ["client", "server", "forward", "reverse"] {
-        let name = ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"]
-            .into_iter()
-            .find(|name| name.ends_with(program))
-            .unwrap_or(program);
-        add(format!("idle-{program}"), format!("{name}, idle"), Kind::Idle(name));
+    for program in ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"] {
+        let name = program.replace("mproxy", "idle");
+        add(name, format!("{program}, idle"), Kind::Idle(program));
     }
     all
+}
+
+fn several(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// A port that no earlier run has used, so that nothing late of it arrives.
