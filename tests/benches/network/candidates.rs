@@ -2,10 +2,11 @@
 
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::Outcome;
 use crate::parts;
+use crate::processes::Process;
 
 /// One of those that take turns in every scenario.
 pub(crate) struct Candidate {
@@ -67,8 +68,8 @@ impl Candidate {
     /// Whether the program's help names the option.
     fn knows(&self, program: &str, option: &str) -> bool {
         let Some(path) = self.program(program) else { return false };
-        let help = Command::new(path).arg("--help").stdin(Stdio::null()).output();
-        help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
+        let help = Process::part(Command::new(path).arg("--help")).and_then(Process::output);
+        help.is_ok_and(|help| help.contains(option))
     }
 
     /// UDP to UDP.

@@ -2,6 +2,7 @@
 //! what the programs use. They are this executable, started with the name of a part.
 
 use std::net::SocketAddrV4;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +19,13 @@ fn part(name: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args([PART, name]);
     command
+}
+
+/// The command, in a process that ends with this one.
+pub(crate) fn bound(command: &Command) -> Command {
+    let mut bound = part("bound");
+    bound.arg(command.get_program()).args(command.get_args());
+    bound
 }
 
 pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4]) -> Command {
@@ -63,6 +71,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let patience = |millis: &str| millis.parse().map(Duration::from_millis);
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["bound", program, ref arguments @ ..] => Err(Command::new(program).args(arguments).exec().into()),
         ["relay", from, ref to @ ..] => {
             let to = to.iter().map(|to| SocketAddrV4::from_str(to)).collect::<Result<Vec<_>, _>>()?;
             limit::relay(from.parse()?, &to)

@@ -11,7 +11,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Outcome;
+use crate::{Outcome, parts};
 
 /// How long a program may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,12 +82,19 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program whose output nobody reads.
-    pub(crate) fn quiet(command: &mut Command) -> Outcome<Self> {
-        Self::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
+    /// Starts a program whose output nobody reads, and that is ended with this process whatever happens to
+    /// it.
+    pub(crate) fn quiet(command: &Command, stdin: Stdio) -> Outcome<Self> {
+        let mut bound = parts::bound(command);
+        Self::start(bound.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()))
     }
 
-    /// Starts a part of this benchmark that prints figures.
+    /// Starts a program that ends by itself, whose output nobody reads, and whose start counts.
+    pub(crate) fn once(command: &mut Command, stdin: Stdio) -> Outcome<Self> {
+        Self::start(command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    /// Starts a program whose output is read; of this benchmark's parts that is their figures.
     pub(crate) fn part(command: &mut Command) -> Outcome<Self> {
         Self::start(command.stdin(Stdio::null()).stdout(Stdio::piped()))
     }
@@ -143,13 +150,19 @@ impl Process {
         if line.is_empty() { Err("a part of the benchmark ended early".into()) } else { Ok(line) }
     }
 
-    /// Waits for its end, and returns the figures it prints, each as `key=value`.
-    pub(crate) fn figures(mut self) -> Outcome<Figures> {
+    /// Waits for its end, and returns what it has printed since it was last read.
+    pub(crate) fn output(mut self) -> Outcome<String> {
         let mut text = String::new();
         if let Some(out) = &mut self.out {
             out.read_to_string(&mut text)?;
         }
         self.reap()?;
+        Ok(text)
+    }
+
+    /// Waits for its end, and returns the figures it prints, each as `key=value`.
+    pub(crate) fn figures(self) -> Outcome<Figures> {
+        let text = self.output()?;
         let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
         let figures: BTreeMap<_, _> =
             pairs.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect();

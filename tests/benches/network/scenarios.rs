@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -164,18 +164,18 @@ impl Stage {
     fn relay(&self, candidate: &Candidate, targets: usize, load: Load) -> Outcome<Option<Sample>> {
         let from = fresh(Ipv4Addr::LOCALHOST);
         let to = fresh_ports(targets);
-        let Some(mut command) = candidate.forward(from, &to) else { return Ok(None) };
+        let Some(command) = candidate.forward(from, &to) else { return Ok(None) };
         let sinks = self.sinks(&to)?;
-        let relay = listener(Process::quiet(&mut command)?, from)?;
+        let relay = listener(&command, from)?;
         Ok(Some(pass(&relay, sinks, from, load)?.sample()))
     }
 
     fn latency(&self, candidate: &Candidate, load: Load) -> Outcome<Option<Sample>> {
         let from = fresh(Ipv4Addr::LOCALHOST);
         let to = fresh_ports(1);
-        let Some(mut command) = candidate.forward(from, &to) else { return Ok(None) };
+        let Some(command) = candidate.forward(from, &to) else { return Ok(None) };
         let sinks = self.sinks(&to)?;
-        let relay = listener(Process::quiet(&mut command)?, from)?;
+        let relay = listener(&command, from)?;
         let passed = pass(&relay, sinks, from, load)?;
         Ok(Some(vec![
             (Measure::Median, passed.p50),
@@ -188,9 +188,9 @@ impl Stage {
     fn channel(&self, candidate: &Candidate, receivers: usize, load: Load) -> Outcome<Option<Sample>> {
         let from = fresh(Ipv4Addr::LOCALHOST);
         let group = fresh(GROUP);
-        let Some(mut command) = candidate.channel(from, group) else { return Ok(None) };
+        let Some(command) = candidate.channel(from, group) else { return Ok(None) };
         let sinks = self.sinks(&vec![group; receivers])?;
-        let channel = listener(Process::quiet(&mut command)?, from)?;
+        let channel = listener(&command, from)?;
         Ok(Some(pass(&channel, sinks, from, load)?.sample()))
     }
 
@@ -205,7 +205,7 @@ impl Stage {
         let Some(mut command) = candidate.client(&path(input), to[0], block) else { return Ok(None) };
         let sinks = self.sinks(&to)?;
         let started = Instant::now();
-        let (usage, well) = Process::quiet(command.stdin(Stdio::null()))?.end()?;
+        let (usage, well) = Process::once(&mut command, Stdio::null())?.end()?;
         let seconds = started.elapsed().as_secs_f64();
         if !well {
             return Err("it failed".into());
@@ -224,8 +224,8 @@ impl Stage {
     fn reverse(&self, candidate: &Candidate, number: usize, load: Load) -> Outcome<Option<Sample>> {
         let from = fresh(Ipv4Addr::LOCALHOST);
         let on = fresh(Ipv4Addr::LOCALHOST);
-        let Some(mut command) = candidate.reverse(from, fresh(GROUP), Some(on)) else { return Ok(None) };
-        let mut proxy = listener(Process::quiet(&mut command)?, from)?;
+        let Some(command) = candidate.reverse(from, fresh(GROUP), Some(on)) else { return Ok(None) };
+        let mut proxy = listener(&command, from)?;
         proxy.ready(|| bound("tcp", on, 1))?;
         let mut clients = Process::part(&mut parts::clients(on, from, number, self.patience()))?;
         clients.line()?;
@@ -253,12 +253,12 @@ impl Stage {
             "mproxy-forward" => candidate.forward(from, &fresh_ports(1)),
             _ => candidate.reverse(from, fresh(GROUP), Some(fresh(Ipv4Addr::LOCALHOST))),
         };
-        let Some(mut command) = command else { return Ok(None) };
-        // The pipe stays open and empty.
-        let mut process = Process::quiet(command.stdin(Stdio::piped()))?;
-        if program != "mproxy-client" {
-            process = listener(process, from)?;
-        }
+        let Some(command) = command else { return Ok(None) };
+        let process = match program {
+            // Its pipe stays open and empty.
+            "mproxy-client" => Process::quiet(&command, Stdio::piped())?,
+            _ => listener(&command, from)?,
+        };
         // Idle is what it is after a while; there is nothing to wait for.
         std::thread::sleep(Duration::from_secs_f64(self.seconds.min(0.5)));
         let memory = process.usage()?.memory;
@@ -282,8 +282,8 @@ impl Stage {
 fn server(candidate: &Candidate, load: Load) -> Outcome<Option<Sample>> {
     let from = fresh(Ipv4Addr::LOCALHOST);
     let output = scratch()?;
-    let Some(mut command) = candidate.server(from, &path(&output)) else { return Ok(None) };
-    let server = listener(Process::quiet(&mut command)?, from)?;
+    let Some(command) = candidate.server(from, &path(&output)) else { return Ok(None) };
+    let server = listener(&command, from)?;
     let before = server.usage()?;
     let sent = send(from, load)?;
     let bytes = settled(&output)?;
@@ -301,12 +301,12 @@ fn pipe(candidate: &Candidate) -> Outcome<Option<Sample>> {
     let from = fresh(Ipv4Addr::LOCALHOST);
     let output = scratch()?;
     let Some(mut client) = candidate.client("-", from, None) else { return Ok(None) };
-    let Some(mut server) = candidate.server(from, &path(&output)) else { return Ok(None) };
-    let server = listener(Process::quiet(&mut server)?, from)?;
+    let Some(server) = candidate.server(from, &path(&output)) else { return Ok(None) };
+    let server = listener(&server, from)?;
     let chunk = LINE.repeat((1 << 20) / LINE.len());
     let chunks = PIPED / chunk.len();
     let started = Instant::now();
-    let mut client = Process::quiet(client.stdin(Stdio::piped()))?;
+    let mut client = Process::once(&mut client, Stdio::piped())?;
     let mut pipe = client.stdin().ok_or("no pipe")?;
     for _ in 0..chunks {
         pipe.write_all(&chunk)?;
@@ -326,8 +326,9 @@ fn pipe(candidate: &Candidate) -> Outcome<Option<Sample>> {
     ]))
 }
 
-/// The process, when it listens.
-fn listener(mut process: Process, on: SocketAddrV4) -> Outcome<Process> {
+/// Starts a program, and waits until it listens.
+fn listener(command: &Command, on: SocketAddrV4) -> Outcome<Process> {
+    let mut process = Process::quiet(command, Stdio::null())?;
     process.ready(|| bound("udp", on, 1))?;
     Ok(process)
 }
