@@ -34,6 +34,8 @@ The table goes to standard output. Paths start at the root of the workspace. Wit
 MPROXY_BIN_DIR set the programs in that directory are measured, and nothing is built.
 ";
 
+// Elsewhere they are only checked.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(crate) struct Options {
     /// Name, if one is given, and directory.
     pub(crate) peers: Vec<(Option<String>, PathBuf)>,

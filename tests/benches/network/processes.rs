@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Outcome, parts};
@@ -114,16 +114,13 @@ impl Process {
     /// What it has used. Of a process that has ended nothing is known.
     pub(crate) fn usage(&self) -> Outcome<Usage> {
         let id = self.child.id();
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-        // The name in parentheses may hold anything.
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
-        let ticks = ticks.sum::<Result<u32, _>>()?;
+        // What /proc says has ticks of 10 ms; this has nanoseconds, and what ended threads have used, too.
+        let clock = clock_getcpuclockid(nix::unistd::Pid::from_raw(i32::try_from(id)?))?;
+        let seconds = Duration::from(clock_gettime(clock)?).as_secs_f64();
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let most = most.and_then(|text| text.split_whitespace().next()).ok_or("it has ended")?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100);
-        Ok(Usage { seconds: f64::from(ticks) / per_second as f64, memory: most.parse::<f64>()? * 1024.0 })
+        Ok(Usage { seconds, memory: most.parse::<f64>()? * 1024.0 })
     }
 
     /// Waits until the condition holds, which no process can make true that has ended.
@@ -199,7 +196,7 @@ impl Drop for Process {
     }
 }
 
-/// Processor time of all children that have been waited for. Finer than the clock ticks of a running one.
+/// Processor time of all children that have been waited for.
 fn children_seconds() -> Outcome<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
