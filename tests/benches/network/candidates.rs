@@ -1,0 +1,179 @@
+//! Who is measured: our programs, others of the same names, the limit, and relays of any kind.
+
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Outcome;
+use crate::parts;
+use crate::processes::Process;
+
+/// One of those that take turns in every scenario.
+pub(crate) struct Candidate {
+    pub(crate) name: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Programs { directory: PathBuf, ours: bool },
+    Limit,
+    Relay(Vec<String>),
+}
+
+impl Candidate {
+    /// The programs of this workspace.
+    pub(crate) fn ours() -> Self {
+        let directory = mproxy_tests::program("mproxy-forward").parent().map(Path::to_owned);
+        let directory = directory.unwrap_or_default();
+        Self { name: "mproxy".to_owned(), kind: Kind::Programs { directory, ours: true } }
+    }
+
+    /// Programs of the same names in another directory.
+    pub(crate) fn peer(name: String, directory: &Path) -> Outcome<Self> {
+        let directory =
+            directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
+        Ok(Self { name, kind: Kind::Programs { directory, ours: false } })
+    }
+
+    /// The limit.
+    pub(crate) fn limit() -> Self {
+        Self { name: "limit".to_owned(), kind: Kind::Limit }
+    }
+
+    /// A relay that is started with this command line.
+    pub(crate) fn relay(name: String, words: Vec<String>) -> Self {
+        Self { name, kind: Kind::Relay(words) }
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.kind, Kind::Programs { ours: true, .. })
+    }
+
+    pub(crate) fn is_peer(&self) -> bool {
+        matches!(self.kind, Kind::Programs { ours: false, .. })
+    }
+
+    pub(crate) fn is_limit(&self) -> bool {
+        matches!(self.kind, Kind::Limit)
+    }
+
+    /// The file of one of the programs, if this candidate has such a thing.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Programs { directory, .. } => Some(directory.join(name)),
+            _ => None,
+        }
+    }
+
+    /// Whether the program's help names the option.
+    fn knows(&self, program: &str, option: &str) -> bool {
+        let Some(path) = self.program(program) else { return false };
+        let help = Process::part(Command::new(path).arg("--help")).and_then(Process::output);
+        help.is_ok_and(|help| help.contains(option))
+    }
+
+    /// UDP to UDP.
+    pub(crate) fn forward(&self, from: SocketAddrV4, to: &[SocketAddrV4]) -> Option<Command> {
+        match &self.kind {
+            Kind::Programs { directory, .. } => {
+                let mut command = Command::new(directory.join("mproxy-forward"));
+                command.args(["--udp-listen-addr", &from.to_string()]);
+                for target in to {
+                    command.args(["--udp-downstream-addr", &target.to_string()]);
+                }
+                Some(command)
+            }
+            Kind::Limit => Some(parts::relay(from, to)),
+            Kind::Relay(words) => fill(words, from, to),
+        }
+    }
+
+    /// A file, or standard input, to UDP; with a size, cut into blocks of it.
+    pub(crate) fn client(&self, path: &str, to: SocketAddrV4, size: Option<usize>) -> Option<Command> {
+        match &self.kind {
+            Kind::Programs { directory, .. } => {
+                let mut command = Command::new(directory.join("mproxy-client"));
+                command.args(["--path", path, "--server-addr", &to.to_string()]);
+                if let Some(size) = size {
+                    if !self.knows("mproxy-client", "--framing") {
+                        return None;
+                    }
+                    command.args(["--framing", "blocks", "--datagram-size", &size.to_string()]);
+                }
+                Some(command)
+            }
+            // It takes what a path over Ethernet does, where nobody says anything else.
+            Kind::Limit if path != "-" => Some(parts::from_file(path, to, size.unwrap_or(1452))),
+            _ => None,
+        }
+    }
+
+    /// UDP to a file.
+    pub(crate) fn server(&self, from: SocketAddrV4, path: &str) -> Option<Command> {
+        match &self.kind {
+            Kind::Programs { directory, .. } => {
+                let mut command = Command::new(directory.join("mproxy-server"));
+                command.args(["--listen-addr", &from.to_string(), "--path", path]);
+                Some(command)
+            }
+            Kind::Limit => Some(parts::to_file(from, path)),
+            Kind::Relay(_) => None,
+        }
+    }
+
+    /// UDP to a group.
+    pub(crate) fn channel(&self, from: SocketAddrV4, group: SocketAddrV4) -> Option<Command> {
+        match &self.kind {
+            Kind::Programs { .. } => self.reverse(from, group, None),
+            Kind::Limit => Some(parts::relay(from, &[group])),
+            Kind::Relay(_) => None,
+        }
+    }
+
+    /// UDP to a group, and from there to TCP clients.
+    pub(crate) fn reverse(
+        &self,
+        from: SocketAddrV4,
+        group: SocketAddrV4,
+        clients: Option<SocketAddrV4>,
+    ) -> Option<Command> {
+        let mut command = Command::new(self.program("mproxy-reverse")?);
+        command.args(["--udp-listen-addr", &from.to_string()]);
+        // Who knows no interfaces takes the one that the group is routed to, which is the same here.
+        let zone = if self.knows("mproxy-reverse", "--interface") { "%127.0.0.1" } else { "" };
+        command.arg("--multicast-addr").arg(format!("{}{zone}:{}", group.ip(), group.port()));
+        if let Some(clients) = clients {
+            command.args(["--tcp-output-addr", &clients.to_string()]);
+        }
+        Some(command)
+    }
+}
+
+/// The command line with its placeholders filled in; none if it has room for one target and there are more.
+fn fill(words: &[String], from: SocketAddrV4, to: &[SocketAddrV4]) -> Option<Command> {
+    let first = to.first()?;
+    let pairs = [
+        ("{listen}", from.to_string()),
+        ("{listen_host}", from.ip().to_string()),
+        ("{listen_port}", from.port().to_string()),
+        ("{target}", first.to_string()),
+        ("{target_host}", first.ip().to_string()),
+        ("{target_port}", first.port().to_string()),
+    ];
+    let mut filled = Vec::new();
+    let mut all = to.len() == 1;
+    for word in words {
+        match word.as_str() {
+            "{targets}" => filled.extend(to.iter().map(ToString::to_string)),
+            "{targets_slash}" => filled.extend(to.iter().map(|t| format!("{}/{}", t.ip(), t.port()))),
+            _ => {
+                filled.push(pairs.iter().fold(word.clone(), |word, (name, value)| word.replace(name, value)));
+                continue;
+            }
+        }
+        all = true;
+    }
+    let mut command = Command::new(filled.first()?);
+    command.args(&filled[1..]);
+    all.then_some(command)
+}

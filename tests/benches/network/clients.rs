@@ -1,0 +1,88 @@
+//! Many TCP clients in one process: what each gets.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddrV4, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::fd::OwnedFd;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::Outcome;
+
+/// How often a probe is sent while some client has not got one yet.
+const PROBE: Duration = Duration::from_millis(50);
+
+/// Without a byte for so long, the probes have all arrived; and the load is over.
+const QUIET: Duration = Duration::from_millis(400);
+
+struct Clients {
+    epoll: OwnedFd,
+    streams: Vec<TcpStream>,
+    bytes: Vec<u64>,
+    buffer: Vec<u8>,
+}
+
+/// Connects, sends probes until every client is served, says `ready`, counts what comes from then on
+/// until no more does, or nothing has come within `patience`, and says what came.
+pub(crate) fn count(on: SocketAddrV4, probes: SocketAddrV4, number: usize, patience: Duration) -> Outcome {
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
+    let mut clients = Clients::connect(on, number)?;
+    let sender = UdpSocket::bind("127.0.0.1:0")?;
+    let started = Instant::now();
+    // One that is never served counts as such in the end.
+    while clients.bytes.contains(&0) && started.elapsed() < patience {
+        sender.send_to(b"\n", probes)?;
+        let last = Instant::now();
+        while let Some(left) = PROBE.checked_sub(last.elapsed()) {
+            clients.read(left)?;
+        }
+    }
+    while clients.read(QUIET)? {}
+    clients.bytes.fill(0);
+    println!("ready");
+    std::io::stdout().flush()?;
+
+    let started = Instant::now();
+    while clients.bytes.iter().all(|&bytes| bytes == 0) && started.elapsed() < patience {
+        clients.read(QUIET)?;
+    }
+    while clients.read(QUIET)? {}
+    let bytes: u64 = clients.bytes.iter().sum();
+    let least = clients.bytes.iter().min().copied().unwrap_or_default();
+    println!("bytes={bytes} least={least}");
+    Ok(())
+}
+
+impl Clients {
+    fn connect(on: SocketAddrV4, number: usize) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut streams = Vec::with_capacity(number);
+        for n in 0..number {
+            let stream = TcpStream::connect(on)?;
+            stream.set_nonblocking(true)?;
+            epoll::add(&epoll, &stream, epoll::EventData::new_u64(n as u64), epoll::EventFlags::IN)?;
+            streams.push(stream);
+        }
+        Ok(Self { epoll, streams, bytes: vec![0; number], buffer: vec![0; 1 << 20] })
+    }
+
+    /// Reads what there is, after waiting for it at most this long; false if nothing came.
+    fn read(&mut self, wait: Duration) -> std::io::Result<bool> {
+        let wait = Timespec::try_from(wait).map_err(|_| ErrorKind::InvalidInput)?;
+        let mut events = Vec::with_capacity(64);
+        epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait))?;
+        for event in &events {
+            let n = usize::try_from(event.data.u64()).map_err(|_| ErrorKind::InvalidData)?;
+            match self.streams[n].read(&mut self.buffer) {
+                Ok(len @ 1..) => self.bytes[n] += len as u64,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                // Closed: its count stays as it is.
+                Ok(0) | Err(_) => epoll::delete(&self.epoll, &self.streams[n])?,
+            }
+        }
+        Ok(!events.is_empty())
+    }
+}

@@ -1,0 +1,92 @@
+//! The parts of the benchmark that run as processes of their own, so that what they use is not taken for
+//! what the programs use. They are this executable, started with the name of a part.
+
+use std::net::SocketAddrV4;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::load::{self, Load};
+use crate::{Outcome, clients, limit, sink};
+
+/// The first argument of a process that is a part.
+pub(crate) const PART: &str = "--part";
+
+fn part(name: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args([PART, name]);
+    command
+}
+
+/// The command, in a process that ends with this one.
+pub(crate) fn bound(command: &Command) -> Command {
+    let mut bound = part("bound");
+    bound.arg(command.get_program()).args(command.get_args());
+    bound
+}
+
+pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4]) -> Command {
+    let mut command = part("relay");
+    command.arg(from.to_string()).args(to.iter().map(ToString::to_string));
+    command
+}
+
+pub(crate) fn to_file(from: SocketAddrV4, path: &str) -> Command {
+    let mut command = part("to-file");
+    command.args([&from.to_string(), path]);
+    command
+}
+
+pub(crate) fn from_file(path: &str, to: SocketAddrV4, size: usize) -> Command {
+    let mut command = part("from-file");
+    command.args([path, &to.to_string(), &size.to_string()]);
+    command
+}
+
+pub(crate) fn load(to: SocketAddrV4, load: Load) -> Command {
+    let mut command = part("load");
+    command.args([to.to_string(), load.size.to_string(), load.mode.name().to_owned()]);
+    command.args([load.pace.unwrap_or(0).to_string(), load.seconds.to_string(), load.most.to_string()]);
+    command
+}
+
+pub(crate) fn sink(on: SocketAddrV4, patience: Duration) -> Command {
+    let mut command = part("sink");
+    command.args([on.to_string(), patience.as_millis().to_string()]);
+    command
+}
+
+pub(crate) fn clients(on: SocketAddrV4, probes: SocketAddrV4, number: usize, patience: Duration) -> Command {
+    let mut command = part("clients");
+    command.args([on.to_string(), probes.to_string(), number.to_string(), patience.as_millis().to_string()]);
+    command
+}
+
+/// Runs the part that the arguments name, as the functions above put them.
+pub(crate) fn run(arguments: &[String]) -> Outcome {
+    // Also when the benchmark is killed.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let patience = |millis: &str| millis.parse().map(Duration::from_millis);
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["bound", program, ref arguments @ ..] => Err(Command::new(program).args(arguments).exec().into()),
+        ["relay", from, ref to @ ..] => {
+            let to = to.iter().map(|to| SocketAddrV4::from_str(to)).collect::<Result<Vec<_>, _>>()?;
+            limit::relay(from.parse()?, &to)
+        }
+        ["to-file", from, path] => limit::to_file(from.parse()?, path),
+        ["from-file", path, to, size] => limit::from_file(path, to.parse()?, size.parse()?),
+        ["load", to, size, mode, pace, seconds, most] => {
+            let pace = Some(pace.parse()?).filter(|&pace| pace > 0);
+            let (size, seconds, most) = (size.parse()?, seconds.parse()?, most.parse()?);
+            load::send(to.parse()?, Load { size, mode: mode.parse()?, pace, seconds, most })
+        }
+        ["sink", on, millis] => sink::count(on.parse()?, patience(millis)?),
+        ["clients", on, probes, number, millis] => {
+            clients::count(on.parse()?, probes.parse()?, number.parse()?, patience(millis)?)
+        }
+        _ => Err("no such part".into()),
+    }
+}

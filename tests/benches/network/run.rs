@@ -1,0 +1,158 @@
+//! The course of a run, from the options to the report.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::process::geteuid;
+
+use crate::candidates::Candidate;
+use crate::options::Options;
+use crate::report::{Measured, json, table};
+use crate::scenarios::{Scenario, Stage, all};
+use crate::{Outcome, chart, namespace, parts, processes};
+
+/// Runs a part, if this process is to be one.
+pub(crate) fn part() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next()? != parts::PART {
+        return None;
+    }
+    Some(match parts::run(&arguments.collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("network: a part of the benchmark failed: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Measures and reports.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let chosen: Vec<Scenario> = all()
+        .into_iter()
+        .filter(|scenario| {
+            options.only.is_empty() || options.only.iter().any(|only| scenario.name.starts_with(only))
+        })
+        .collect();
+    if options.list {
+        for scenario in &chosen {
+            println!("{:24}{}", scenario.name, scenario.title);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if chosen.is_empty() {
+        eprintln!("network: no scenario has such a name; see --list");
+        return ExitCode::from(2);
+    }
+    if !geteuid().is_root() {
+        eprintln!("network: needs root, for a network namespace of its own");
+        return ExitCode::from(2);
+    }
+    match measure(options, &chosen) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("network: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
+    eprintln!("network: building the four programs");
+    let mut candidates = candidates(options)?;
+    namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
+    processes::watch()?;
+
+    let stage = Stage::new(options.seconds);
+    let mut measured = Vec::new();
+    for scenario in chosen {
+        let mut runs = vec![Vec::new(); candidates.len()];
+        for _ in 0..options.runs {
+            for (candidate, samples) in candidates.iter().zip(&mut runs) {
+                match stage.run(scenario, candidate) {
+                    Ok(Some(sample)) => {
+                        let shown: Vec<_> = sample
+                            .iter()
+                            .map(|(kind, v)| format!("{} {}", kind.name(), kind.show(*v)))
+                            .collect();
+                        eprintln!("{:24}{:12}{}", scenario.name, candidate.name, shown.join(", "));
+                        samples.push(sample);
+                    }
+                    Ok(None) => {}
+                    Err(error) => eprintln!("{:24}{:12}{error}", scenario.name, candidate.name),
+                }
+            }
+        }
+        measured.push(Measured { scenario, runs });
+    }
+
+    // Those that have nothing for any of the chosen scenarios would be empty columns.
+    let taken: Vec<bool> = (0..candidates.len())
+        .map(|n| measured.iter().any(|measured: &Measured<'_>| !measured.runs[n].is_empty()))
+        .collect();
+    retain(&mut candidates, &taken);
+    for measured in &mut measured {
+        retain(&mut measured.runs, &taken);
+    }
+
+    let machine = machine();
+    println!("{machine}; median of {} of {} s each\n", runs(options.runs), options.seconds);
+    print!("{}", table(&candidates, &measured));
+    let svg = options.svg.clone().map_or_else(default_svg, Ok)?;
+    write(&svg, &chart::chart(&machine, &candidates, &measured))?;
+    if let Some(path) = &options.json {
+        write(path, &json(&machine, &candidates, &measured))?;
+    }
+    Ok(())
+}
+
+fn runs(number: u32) -> String {
+    if number == 1 { "1 run".to_owned() } else { format!("{number} runs") }
+}
+
+fn retain<T>(items: &mut Vec<T>, taken: &[bool]) {
+    let mut taken = taken.iter();
+    items.retain(|_| taken.next() == Some(&true));
+}
+
+/// Those that take turns, in their order.
+fn candidates(options: &Options) -> Outcome<Vec<Candidate>> {
+    let mut candidates = vec![Candidate::ours()];
+    for (n, (name, directory)) in options.peers.iter().enumerate() {
+        let name = match name {
+            Some(name) => name.clone(),
+            None if n == 0 => "peer".to_owned(),
+            None => format!("peer {}", n + 1),
+        };
+        candidates.push(Candidate::peer(name, directory)?);
+    }
+    candidates.push(Candidate::limit());
+    for (name, words) in &options.commands {
+        candidates.push(Candidate::relay(name.clone(), words.clone()));
+    }
+    Ok(candidates)
+}
+
+/// What the figures depend on.
+fn machine() -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!("Linux {}, {processors} CPUs", kernel.trim())
+}
+
+/// `network.svg` in the target directory, which this executable is in.
+fn default_svg() -> Outcome<PathBuf> {
+    let executable = std::env::current_exe()?;
+    let target = executable.ancestors().nth(3).ok_or("no target directory")?;
+    Ok(target.join("bench").join("network.svg"))
+}
+
+fn write(path: &Path, content: &str) -> Outcome {
+    let fault = |error| format!("{}: {error}", path.display());
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(fault)?;
+    }
+    std::fs::write(path, content).map_err(fault)?;
+    eprintln!("network: {} written", path.display());
+    Ok(())
+}
