@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use pico_args::Arguments;
 
+use crate::options::MAX_THREADS;
 use crate::report::{Exit, say};
 use crate::signals::Signals;
 use crate::stream::MAX_DATAGRAM;
@@ -38,6 +39,17 @@ macro_rules! datagram_size_help {
         "      --datagram-size BYTES   The largest datagram made from a byte stream. By
                               default what the path takes whole, at most 8192, or
                               1452 if that is not known
+"
+    };
+}
+
+/// The help of [`Args::threads`].
+#[macro_export]
+macro_rules! threads_help {
+    () => {
+        "      --threads N             Threads that receive at each unicast UDP listener, for
+                              many senders at full speed; each sender stays with
+                              one of them. Default 1; more need Linux
 "
     };
 }
@@ -186,9 +198,9 @@ impl Args {
     ///
     /// # Errors
     /// Wrong use if it is malformed.
-    pub fn number(&mut self, option: &'static str, min: u64, max: u64) -> Result<Option<u64>, Error> {
+    pub fn number(&mut self, option: &'static str, min: usize, max: usize) -> Result<Option<usize>, Error> {
         let Some(text) = self.text(option)? else { return Ok(None) };
-        match whole(&text) {
+        match whole(&text).and_then(|value| usize::try_from(value).ok()) {
             Some(value) if value >= min && value <= max => Ok(Some(value)),
             _ => Err(Error::usage(format!("{option}: '{text}' is not a whole number from {min} to {max}"))),
         }
@@ -237,9 +249,19 @@ impl Args {
     /// Wrong use if one is malformed.
     pub fn stream_options(&mut self) -> Result<Options, Error> {
         let options = self.options()?;
-        let size = self.number("--datagram-size", 1, MAX_DATAGRAM as u64)?;
-        Ok(match size.and_then(|size| usize::try_from(size).ok()) {
+        Ok(match self.number("--datagram-size", 1, MAX_DATAGRAM)? {
             Some(size) => options.datagram_size(size),
+            None => options,
+        })
+    }
+
+    /// Takes `--threads`.
+    ///
+    /// # Errors
+    /// Wrong use if it is malformed.
+    pub fn threads(&mut self, options: Options) -> Result<Options, Error> {
+        Ok(match self.number("--threads", 1, MAX_THREADS)? {
+            Some(threads) => options.threads(threads),
             None => options,
         })
     }

@@ -3,6 +3,9 @@
 use crate::stream::MAX_DATAGRAM;
 use crate::{Error, Framing, Interface, UdpSink, datagram_size};
 
+/// Threads of a listener: more than any machine has use for.
+pub(crate) const MAX_THREADS: usize = 256;
+
 /// How sockets are set up, and how datagrams are delimited where they meet a byte stream.
 ///
 /// ```
@@ -15,13 +18,21 @@ pub struct Options {
     interface: Option<String>,
     pub(crate) ttl: u8,
     pub(crate) recv_buffer: Option<usize>,
+    pub(crate) threads: usize,
     framing: Framing,
     datagram_size: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { interface: None, ttl: 1, recv_buffer: None, framing: Framing::Auto, datagram_size: None }
+        Self {
+            interface: None,
+            ttl: 1,
+            recv_buffer: None,
+            threads: 1,
+            framing: Framing::Auto,
+            datagram_size: None,
+        }
     }
 }
 
@@ -62,6 +73,16 @@ impl Options {
         self
     }
 
+    /// How many threads receive at each unicast UDP listener, 1 by default: for a listener that many
+    /// senders keep busier than one thread can serve. Each sender stays with one of them, so that its
+    /// datagrams keep their order. More than one needs Linux, and lets other processes of the same user
+    /// share the port.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// How datagrams are delimited in files, pipes and TCP streams, in both directions.
     #[must_use]
     pub fn framing(mut self, framing: Framing) -> Self {
@@ -81,9 +102,15 @@ impl Options {
     /// Checks what can be checked without opening anything.
     ///
     /// # Errors
-    /// Wrong use if there is no such interface, or no such datagram size.
+    /// Wrong use if there is no such interface, or no such number of threads or datagram size.
     pub fn check(&self) -> Result<(), Error> {
         self.chosen_interface()?;
+        if !(1..=MAX_THREADS).contains(&self.threads) {
+            return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
+        }
+        if self.threads > 1 && !cfg!(target_os = "linux") {
+            return Err(Error::usage("only Linux divides a listener's senders among several threads"));
+        }
         match self.datagram_size {
             Some(size) if !(1..=MAX_DATAGRAM).contains(&size) => {
                 Err(Error::usage(format!("{size} is no datagram size: 1 to {MAX_DATAGRAM} bytes")))

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Error, Registry, Sinks, Source, Stats, Stop, relay};
+use crate::{Error, Registry, Sinks, Source, Stats, Stop, UdpSource, relay};
 
 /// How long a stopped program is waited for: what it still holds must be delivered in this time.
 const GRACE: Duration = Duration::from_millis(850);
@@ -74,6 +74,13 @@ impl Program {
     /// Adds an address that the program listens on.
     pub fn listens_on(&mut self, address: std::io::Result<SocketAddr>) {
         self.addresses.extend(address);
+    }
+
+    /// Adds the address of a UDP listener, once for all of its threads.
+    pub fn receives_with(&mut self, source: &UdpSource) {
+        if source.is_first() {
+            self.listens_on(source.socket().local_addr());
+        }
     }
 
     /// Starts a thread. When one fails, all are stopped.

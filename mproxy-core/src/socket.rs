@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::report;
@@ -15,7 +17,12 @@ const RECV_BUFFER: usize = 8 << 20;
 /// Connections that wait to be accepted. The system caps it.
 pub(crate) const BACKLOG: i32 = 1024;
 
-/// Opens a UDP socket for every address of the endpoint.
+/// The instruction of a socket filter that takes so many bytes of each datagram (`BPF_RET`, bpf(4)).
+#[cfg(target_os = "linux")]
+const RETURN: u16 = 0x06;
+
+/// Opens a UDP socket for every address of the endpoint; as many as there are to be threads
+/// ([`Options::threads`]) for each that is unicast.
 ///
 /// An address that this host does not have (a name's `::1` where IPv6 is off) is passed over if another
 /// one works; each of the others must.
@@ -23,7 +30,14 @@ pub(crate) const BACKLOG: i32 = 1024;
 /// # Errors
 /// The first failure, naming the operation and the endpoint.
 pub fn listen_udp(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocket>, Error> {
-    bind_each(endpoint, |address| listen_udp_on(endpoint, address, options))
+    let sockets = bind_each(endpoint, &|address| {
+        if address.ip().is_multicast() {
+            join_group(endpoint, address, options)
+        } else {
+            listen_on(endpoint, address, options)
+        }
+    })?;
+    Ok(sockets.into_iter().map(UdpSocket::from).collect())
 }
 
 /// Opens a TCP socket for every address of the endpoint, as [`listen_udp`] does.
@@ -31,7 +45,7 @@ pub fn listen_udp(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocke
 /// # Errors
 /// The first failure.
 pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
-    bind_each(endpoint, |address| {
+    let sockets = bind_each(endpoint, &|address| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -42,18 +56,22 @@ pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        let listener = TcpListener::from(socket);
-        report::info(format_args!("{endpoint}: accepting TCP connections on {}", listener.local_addr()?));
-        Ok(listener)
-    })
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        report::info(format_args!("{endpoint}: accepting TCP connections on {bound}"));
+        Ok(vec![socket])
+    })?;
+    Ok(sockets.into_iter().map(TcpListener::from).collect())
 }
 
-fn bind_each<T>(endpoint: &Resolved, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<Vec<T>, Error> {
+fn bind_each(
+    endpoint: &Resolved,
+    bind: &dyn Fn(SocketAddr) -> io::Result<Vec<Socket>>,
+) -> Result<Vec<Socket>, Error> {
     let mut bound = Vec::new();
     let mut absent = None;
     for address in &endpoint.addresses {
         match bind(*address) {
-            Ok(socket) => bound.push(socket),
+            Ok(sockets) => bound.extend(sockets),
             Err(error) if is_absent(&error) => absent = Some((address, error)),
             Err(error) => return Err(bind_error(endpoint, *address, error)),
         }
@@ -84,7 +102,8 @@ fn bind_error(endpoint: &Resolved, address: SocketAddr, error: io::Error) -> Err
     }
 }
 
-fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
+/// A socket to listen with, not bound yet, and how large its receive buffer became.
+fn listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // An IPv6 listener is one on every system; 0.0.0.0 is a listener of its own.
@@ -93,33 +112,52 @@ fn listen_udp_on(endpoint: &Resolved, address: SocketAddr, options: &Options) ->
     // A wildcard listener too would else hear each group that any socket of this host has joined.
     only_own_groups(&socket, address)?;
     let buffer = set_recv_buffer(&socket, options.recv_buffer)?;
-    let group = address.ip();
-    if group.is_multicast() {
-        let interface = interface_for(endpoint, address)?;
-        // Several receivers on one host may share a group; a unicast stream could be stolen so.
-        socket.set_reuse_address(true)?;
-        #[cfg(all(
-            unix,
-            not(any(
-                target_os = "linux",
-                target_os = "android",
-                target_os = "solaris",
-                target_os = "illumos"
-            ))
-        ))]
-        socket.set_reuse_port(true)?;
-        socket.bind(&group_bind_address(address, &interface).into())?;
-        join(&socket, group, endpoint.source, &interface)?;
-        let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
-        report::info(format_args!(
-            "{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes"
-        ));
-    } else {
-        socket.bind(&address.into())?;
-        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-        report::info(format_args!("{endpoint}: listening on {bound}, receive buffer {buffer} bytes"));
+    Ok((socket, buffer))
+}
+
+fn join_group(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io::Result<Vec<Socket>> {
+    let (socket, buffer) = listener(address, options)?;
+    let interface = interface_for(endpoint, address)?;
+    // Several receivers on one host may share a group; a unicast stream could be stolen so.
+    socket.set_reuse_address(true)?;
+    #[cfg(all(
+        unix,
+        not(any(target_os = "linux", target_os = "android", target_os = "solaris", target_os = "illumos"))
+    ))]
+    socket.set_reuse_port(true)?;
+    socket.bind(&group_bind_address(address, &interface).into())?;
+    join(&socket, address.ip(), endpoint.source, &interface)?;
+    let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
+    report::info(format_args!(
+        "{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes"
+    ));
+    Ok(vec![socket])
+}
+
+/// One socket, or several that share the port. Then the system gives each sender to one of them, for
+/// good, so that its datagrams stay in order.
+fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::<Socket>::new();
+    let (mut bound, mut size) = (address, 0);
+    while sockets.len() < options.threads {
+        let (socket, buffer) = listener(address, options)?;
+        #[cfg(target_os = "linux")]
+        if options.threads > 1 {
+            socket.set_reuse_port(true)?;
+            // Senders would change from socket to socket while there are not all yet.
+            socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+        }
+        socket.bind(&bound.into())?;
+        bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        size = buffer;
+        sockets.push(socket);
     }
-    Ok(socket.into())
+    #[cfg(target_os = "linux")]
+    if options.threads > 1 {
+        sockets.iter().try_for_each(Socket::detach_filter)?;
+    }
+    report::info(format_args!("{endpoint}: listening on {bound}, receive buffer {size} bytes"));
+    Ok(sockets)
 }
 
 /// Opens a socket that is connected to the address, so that the system looks the route up once and

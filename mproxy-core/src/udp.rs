@@ -25,6 +25,8 @@ pub struct UdpSource {
     socket: Arc<UdpSocket>,
     receiver: Receiver,
     endpoint: String,
+    /// Others may share its address, and come after it.
+    first: bool,
     stop: Stop,
     draining: bool,
     errors: u32,
@@ -34,7 +36,7 @@ pub struct UdpSource {
 }
 
 impl UdpSource {
-    /// Opens a listener on each address of the endpoint.
+    /// Opens a listener on each address of the endpoint, one for each thread that is to receive there.
     ///
     /// # Errors
     /// If one cannot be opened; see [`listen_udp`].
@@ -44,8 +46,15 @@ impl UdpSource {
         meter: &Meter,
         stop: &Stop,
     ) -> Result<Vec<Self>, Error> {
-        let sockets = listen_udp(endpoint, options)?;
-        sockets.into_iter().map(|socket| Self::new(socket, endpoint.to_string(), meter, stop)).collect()
+        let (mut sources, mut last) = (Vec::new(), None);
+        for socket in listen_udp(endpoint, options)? {
+            let mut source = Self::new(socket, endpoint.to_string(), meter, stop)?;
+            let address = source.socket.local_addr().ok();
+            source.first = last != address;
+            last = address;
+            sources.push(source);
+        }
+        Ok(sources)
     }
 
     fn new(socket: UdpSocket, endpoint: String, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
@@ -57,6 +66,7 @@ impl UdpSource {
             socket,
             receiver,
             endpoint,
+            first: true,
             stop: stop.clone(),
             draining: false,
             errors: 0,
@@ -69,6 +79,10 @@ impl UdpSource {
     #[must_use]
     pub fn socket(&self) -> &UdpSocket {
         &self.socket
+    }
+
+    pub(crate) fn is_first(&self) -> bool {
+        self.first
     }
 
     #[cold]

@@ -135,7 +135,7 @@ impl Forward {
         for source in udp {
             let address = source.socket().local_addr();
             let name = address.as_ref().map_or_else(|_| "udp".to_owned(), ToString::to_string);
-            program.listens_on(address);
+            program.receives_with(&source);
             let sinks = outputs.open();
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, threads_help};
 use mproxy_forward::Forward;
 
 const COMMAND: Command = Command {
@@ -28,6 +28,7 @@ OPTIONS:
 ",
         options_help!(),
         datagram_size_help!(),
+        threads_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
@@ -48,7 +49,8 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let mut forward = Forward::new().options(args.stream_options()?);
+    let options = args.stream_options()?;
+    let mut forward = Forward::new().options(args.threads(options)?);
     for endpoint in args.texts("--udp-listen-addr")? {
         forward = forward.udp_listen(endpoint);
     }

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command, raise_descriptor_limit};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, threads_help};
 use mproxy_reverse::Reverse;
 
 const COMMAND: Command = Command {
@@ -37,6 +37,7 @@ OPTIONS:
 ",
         options_help!(),
         datagram_size_help!(),
+        threads_help!(),
         flags_help!(),
         "
 Without --multicast-addr the channel is private to this process: a group drawn at
@@ -59,25 +60,24 @@ fn main() -> ExitCode {
     COMMAND.run(start)
 }
 
+/// Adds an endpoint.
+type Add = fn(Reverse, String) -> Reverse;
+
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let mut reverse = Reverse::new().options(args.stream_options()?);
-    for endpoint in args.texts("--udp-listen-addr")? {
-        reverse = reverse.udp_listen(endpoint);
-    }
-    for endpoint in args.texts("--tcp-listen-addr")? {
-        reverse = reverse.tcp_listen(endpoint);
-    }
-    for group in args.texts("--multicast-addr")? {
-        reverse = reverse.multicast(group);
-    }
-    for endpoint in args.texts("--tcp-output-addr")? {
-        reverse = reverse.tcp_output(endpoint);
-    }
-    for endpoint in args.texts("--udp-output-addr")? {
-        reverse = reverse.udp_output(endpoint);
+    let options = args.stream_options()?;
+    let mut reverse = Reverse::new().options(args.threads(options)?);
+    let lists: [(_, Add); 5] = [
+        ("--udp-listen-addr", |reverse, endpoint| reverse.udp_listen(endpoint)),
+        ("--tcp-listen-addr", |reverse, endpoint| reverse.tcp_listen(endpoint)),
+        ("--multicast-addr", |reverse, group| reverse.multicast(group)),
+        ("--tcp-output-addr", |reverse, endpoint| reverse.tcp_output(endpoint)),
+        ("--udp-output-addr", |reverse, endpoint| reverse.udp_output(endpoint)),
+    ];
+    for (option, add) in lists {
+        reverse = args.texts(option)?.into_iter().fold(reverse, add);
     }
     if let Some(clients) = args.number("--max-clients", 1, 1_000_000)? {
-        reverse = reverse.max_clients(usize::try_from(clients).unwrap_or(usize::MAX));
+        reverse = reverse.max_clients(clients);
     }
     reverse = reverse.tee(args.flag("--tee", "-t"));
     args.finish()?;

@@ -41,19 +41,30 @@ impl Plan {
         if reverse.max_clients == 0 {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
-        let udp_listen = Endpoint::parse_all(&reverse.udp_listen, Role::UdpListener)?;
-        let tcp_listen = Endpoint::parse_all(&reverse.tcp_listen, Role::TcpListener)?;
-        let channel = Endpoint::parse_all(&reverse.multicast, Role::Channel)?;
-        let tcp_output = Endpoint::parse_all(&reverse.tcp_output, Role::TcpListener)?;
-        let udp_output = Endpoint::parse_all(&reverse.udp_output, Role::UdpTarget)?;
+        // All of them are checked before the first is looked up.
+        let mut parsed = Vec::new();
+        for (texts, role) in [
+            (&reverse.udp_listen, Role::UdpListener),
+            (&reverse.tcp_listen, Role::TcpListener),
+            (&reverse.multicast, Role::Channel),
+            (&reverse.tcp_output, Role::TcpListener),
+            (&reverse.udp_output, Role::UdpTarget),
+        ] {
+            parsed.push(Endpoint::parse_all(texts, role)?);
+        }
         reverse.options.check()?;
-
+        let mut resolved = Vec::new();
+        for endpoints in &parsed {
+            resolved.push(Endpoint::resolve_all(endpoints, &reverse.options)?);
+        }
+        let mut resolved = resolved.into_iter();
+        let mut next = || resolved.next().unwrap_or_default();
         let plan = Self {
-            udp_listen: Endpoint::resolve_all(&udp_listen, &reverse.options)?,
-            tcp_listen: Endpoint::resolve_all(&tcp_listen, &reverse.options)?,
-            tcp_output: Endpoint::resolve_all(&tcp_output, &reverse.options)?,
-            udp_output: Endpoint::resolve_all(&udp_output, &reverse.options)?,
-            channel: Endpoint::resolve_all(&channel, &reverse.options)?,
+            udp_listen: next(),
+            tcp_listen: next(),
+            channel: next(),
+            tcp_output: next(),
+            udp_output: next(),
         };
         for endpoint in plan.tcp_listen.iter().chain(&plan.tcp_output) {
             endpoint.require_unicast()?;

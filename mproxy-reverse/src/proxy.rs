@@ -46,7 +46,7 @@ impl<'a> Proxy<'a> {
         for endpoint in endpoints {
             let meter = self.registry.endpoint(endpoint, Direction::In);
             for source in UdpSource::open(endpoint, &self.reverse.options, &meter, &self.inputs)? {
-                self.program.listens_on(source.socket().local_addr());
+                self.program.receives_with(&source);
                 sources.push(source);
             }
         }

@@ -24,6 +24,10 @@ pub use compat::{listener, upstream_socket_interface};
 use mproxy_core::{Direction, Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource};
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
+/// Receive buffer of a listener, as far as the system allows: a file system takes its time now and then,
+/// and what comes meanwhile must wait. Nothing of it is used as long as the file keeps up.
+const RECV_BUFFER: usize = 64 << 20;
+
 /// Where to receive, and where to write. See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
 pub struct Server {
@@ -95,13 +99,14 @@ impl Server {
         let stop = program.stop().clone();
         let registry = program.registry().clone();
         let mut sources = Vec::new();
+        let options = self.options.clone().or_recv_buffer(RECV_BUFFER);
         for listener in &resolved {
             let meter = registry.endpoint(listener, Direction::In);
-            for source in UdpSource::open(listener, &self.options, &meter, &stop)? {
+            for source in UdpSource::open(listener, &options, &meter, &stop)? {
                 let bound = source.socket().local_addr();
                 // The port that the system chose, so that a file can be named after it.
                 let port = bound.as_ref().map_or(listener.endpoint.port(), std::net::SocketAddr::port);
-                program.listens_on(bound);
+                program.receives_with(&source);
                 sources.push((listener.endpoint.with_port(port), source));
             }
         }

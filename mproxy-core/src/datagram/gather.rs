@@ -37,7 +37,7 @@ pub(crate) fn gather<'a>(
     batch: &'a Batch,
     from: Place,
     limits: Limits,
-    mut take: impl FnMut(&'a [u8]),
+    take: &mut dyn FnMut(&'a [u8]),
 ) -> Option<Group> {
     let (first, of_run) = batch.rest(from)?;
     let segment = of_run.min(first.len());
@@ -77,7 +77,7 @@ mod tests {
         }
         let (mut at, mut groups) = (Place::default(), vec![]);
         let mut bytes = 0;
-        while let Some(group) = gather(&batch, at, limits, |slice| bytes += slice.len()) {
+        while let Some(group) = gather(&batch, at, limits, &mut |slice| bytes += slice.len()) {
             groups.push((group.datagrams, std::mem::take(&mut bytes)));
             at = group.end;
         }

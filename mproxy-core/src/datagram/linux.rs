@@ -88,7 +88,7 @@ impl Sender {
             let mut messages = self.outgoing.messages();
             let (mut end, mut count, mut segments) = (*at, 0, 0);
             while messages.have_room()
-                && let Some(group) = gather(batch, end, self.limits, |part| messages.add(part))
+                && let Some(group) = gather(batch, end, self.limits, &mut |part| messages.add(part))
             {
                 let together = group.datagrams > 1;
                 messages.end(if together { u16::try_from(group.segment).ok() } else { None });
@@ -115,7 +115,7 @@ impl Sender {
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
     pub(crate) fn skip(&self, batch: &Batch, at: &mut Place) -> usize {
-        let Some(group) = gather(batch, *at, self.limits, drop) else { return 0 };
+        let Some(group) = gather(batch, *at, self.limits, &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams
     }
