@@ -11,6 +11,7 @@ mod gather;
 #[cfg(all(target_os = "linux", any(test, not(mproxy_portable))))]
 mod linux;
 #[cfg(any(test, mproxy_portable, not(target_os = "linux")))]
+#[cfg_attr(all(target_os = "linux", not(mproxy_portable)), allow(dead_code))]
 mod portable;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::report;
 use crate::socket::{BACKLOG, set_up_stream};
 use crate::stats::{Counters, Meter};
+use crate::stop::POLL_INTERVAL;
 use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
 use crate::{
     Batch, Error, Flow, Framing, Options, Resolved, SLOT, Sink, Source, Stop, StreamSource, UdpSource,
@@ -225,7 +226,11 @@ impl Source for ClientSource {
         let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
         let mut fds =
             [PollFd::new(self.channel.socket(), PollFlags::IN), PollFd::new(&*self.stream, interest)];
-        wait(&mut fds, None, &self.stop).map_err(gone)?;
+        if !self.stop.requested() {
+            // A stop wakes this by way of the channel's socket: all clients' threads would else queue up at
+            // one pipe for each datagram.
+            poll_for(&mut fds, POLL_INTERVAL).map_err(gone)?;
+        }
         let events = fds[1].revents();
         if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
             let error = self.stream.take_error().map_err(gone)?;

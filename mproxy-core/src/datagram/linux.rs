@@ -66,7 +66,7 @@ fn worthwhile(len: usize) -> usize {
 pub(crate) struct Sender {
     socket: UdpSocket,
     outgoing: Outgoing,
-    limits: Limits,
+    pub(super) limits: Limits,
 }
 
 impl Sender {
@@ -74,6 +74,12 @@ impl Sender {
     pub(crate) fn new(socket: UdpSocket) -> Self {
         let limits = if can_send_segmented(&socket) { Limits::OFFLOAD } else { Limits::SINGLE };
         Self { socket, outgoing: Outgoing::default(), limits }
+    }
+
+    /// As a kernel without segmentation offload has it.
+    #[cfg(test)]
+    pub(crate) fn without_offload(socket: UdpSocket) -> Self {
+        Self { limits: Limits::SINGLE, ..Self::new(socket) }
     }
 
     /// The socket.

@@ -6,7 +6,6 @@ use std::net::UdpSocket;
 use crate::batch::{Batch, Place};
 
 /// Slots that a listener's batch has.
-#[cfg_attr(not(mproxy_portable), allow(dead_code))]
 pub(crate) const SLOTS: usize = 1;
 
 /// Fills batches from a socket.

@@ -1,1 +1,258 @@
+//! Bytes and boundaries are exact, whatever sends and whatever receives: each pair of implementations,
+//! with each offload on and off, is given the same datagrams and must deliver the same.
 
+use std::io;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use fastrand::Rng;
+use socket2::SockRef;
+
+use super::portable;
+use crate::batch::Place;
+use crate::{Batch, SLOT};
+
+type Receive = Box<dyn FnMut(&UdpSocket, &mut Batch) -> io::Result<u32>>;
+type Send = Box<dyn FnMut(&Batch, &mut Place) -> io::Result<()>>;
+type Named<T> = (&'static str, T);
+
+const RECEIVERS: &[Named<fn(&UdpSocket) -> Receive>] = &[
+    ("portable", |socket| {
+        let mut receiver = portable::Receiver::new(socket);
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
+    #[cfg(target_os = "linux")]
+    ("Linux", |socket| {
+        let mut receiver = super::linux::Receiver::new(socket);
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
+    #[cfg(target_os = "linux")]
+    ("Linux without GRO", |_| {
+        let mut receiver = super::linux::Receiver::default();
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
+];
+
+const SENDERS: &[Named<fn(UdpSocket) -> Send>] = &[
+    ("portable", |socket| {
+        let mut sender = portable::Sender::new(socket);
+        Box::new(move |batch, at| sender.send(batch, at))
+    }),
+    #[cfg(target_os = "linux")]
+    ("Linux", |socket| {
+        let mut sender = super::linux::Sender::new(socket);
+        let limits = sender.limits;
+        Box::new(move |batch, at| {
+            let result = sender.send(batch, at);
+            assert_eq!(sender.limits, limits, "on loopback no offload fails");
+            result
+        })
+    }),
+    #[cfg(target_os = "linux")]
+    ("Linux without GSO", |socket| {
+        let mut sender = super::linux::Sender::without_offload(socket);
+        Box::new(move |batch, at| sender.send(batch, at))
+    }),
+];
+
+/// For each pair of implementations: their names, a listening socket with its receiver, and senders to it.
+fn each_pair(senders: usize, mut test: impl FnMut(&str, &UdpSocket, Receive, Vec<Send>)) {
+    stay_on_one_processor();
+    for (receiving, receive) in RECEIVERS {
+        for (sending, send) in SENDERS {
+            let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+            listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let senders = (0..senders).map(|_| {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                // The largest datagram needs more than some systems give by default.
+                SockRef::from(&socket).set_send_buffer_size(4 * SLOT).unwrap();
+                socket.connect(listener.local_addr().unwrap()).unwrap();
+                send(socket)
+            });
+            let senders = senders.collect();
+            test(&format!("{sending} to {receiving}"), &listener, receive(&listener), senders);
+        }
+    }
+}
+
+/// The loopback interface has a queue for each processor: a thread that changes to another one could
+/// overtake itself.
+fn stay_on_one_processor() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu());
+        sched_setaffinity(None, &here).unwrap();
+    }
+}
+
+/// Lengths that follow each other as they do in the field, and as they never should: at most what any
+/// receive buffer holds.
+fn lengths(rng: &mut Rng) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut left = 70_000_usize;
+    while lengths.len() < 100 && rng.u8(..) > 8 {
+        let (count, len) = match rng.u8(..8) {
+            0 => (1, 0),
+            1 => (1, rng.usize(..=65_507)),
+            2 => (rng.usize(1..70), 1),
+            3 => (rng.usize(1..70), 1316),
+            _ => (rng.usize(1..10), rng.usize(..2000)),
+        };
+        let mut next = vec![len; count];
+        match rng.u8(..4) {
+            0 => next.push(rng.usize(..=len)),
+            1 => next.push(len + 1),
+            _ => {}
+        }
+        next.retain(|len| *len <= 65_507 && left.checked_sub(*len).inspect(|now| left = *now).is_some());
+        lengths.extend(next);
+    }
+    lengths.truncate(100);
+    lengths
+}
+
+/// The same datagrams as a batch, as different sources would fill it.
+fn batch_of(datagrams: &[Vec<u8>], in_slots: bool) -> Batch {
+    let mut batch = Batch::with_capacity(if in_slots { 100 * SLOT } else { 2 * SLOT });
+    for datagram in datagrams {
+        batch.spare()[..datagram.len()].copy_from_slice(datagram);
+        if in_slots {
+            batch.push_slot(datagram.len(), 0);
+        } else {
+            batch.push(datagram.len());
+        }
+    }
+    assert!(batch.datagrams().eq(datagrams), "the batch itself");
+    batch
+}
+
+fn receive_all(listener: &UdpSocket, receive: &mut Receive, count: usize, what: &str) -> Vec<Vec<u8>> {
+    let mut batch = Batch::with_capacity(super::SLOTS.max(64) * SLOT);
+    let mut received = Vec::new();
+    while received.len() < count {
+        batch.clear();
+        receive(listener, &mut batch)
+            .unwrap_or_else(|e| panic!("{what}: {} of {count}: {e}", received.len()));
+        received.extend(batch.datagrams().map(<[u8]>::to_vec));
+    }
+    received
+}
+
+fn random(rng: &mut Rng) -> Vec<Vec<u8>> {
+    let mut datagrams = Vec::new();
+    for len in lengths(rng) {
+        datagrams.push(std::iter::repeat_with(|| rng.u8(..)).take(len).collect());
+    }
+    datagrams
+}
+
+#[test]
+fn every_datagram_arrives_as_it_was_sent() {
+    each_pair(1, |pair, listener, mut receive, mut senders| {
+        for seed in 0..150 {
+            let what = format!("{pair}, seed {seed}");
+            let mut rng = Rng::with_seed(seed);
+            let datagrams = random(&mut rng);
+            let batch = batch_of(&datagrams, rng.bool());
+            let mut at = Place::default();
+            senders[0](&batch, &mut at).unwrap();
+            assert_eq!(batch.before(at), (batch.count(), batch.bytes()), "{what}");
+            let received = receive_all(listener, &mut receive, datagrams.len(), &what);
+            assert!(received == datagrams, "{what}");
+        }
+    });
+}
+
+#[test]
+fn what_was_received_is_sent_on_as_it_was() {
+    each_pair(1, |pair, listener, mut receive, mut senders| {
+        for (_, open) in SENDERS {
+            let next = UdpSocket::bind("127.0.0.1:0").unwrap();
+            next.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let onward = UdpSocket::bind("127.0.0.1:0").unwrap();
+            SockRef::from(&onward).set_send_buffer_size(4 * SLOT).unwrap();
+            onward.connect(next.local_addr().unwrap()).unwrap();
+            let (mut onward, mut last) = (open(onward), RECEIVERS[0].1(&next));
+            for seed in 1000..1030 {
+                let datagrams = random(&mut Rng::with_seed(seed));
+                senders[0](&batch_of(&datagrams, false), &mut Place::default()).unwrap();
+                let mut batch = Batch::with_capacity(super::SLOTS.max(64) * SLOT);
+                let mut passed = 0;
+                while passed < datagrams.len() {
+                    batch.clear();
+                    receive(listener, &mut batch).unwrap();
+                    passed += batch.count();
+                    onward(&batch, &mut Place::default()).unwrap();
+                }
+                let received = receive_all(&next, &mut last, datagrams.len(), pair);
+                assert!(received == datagrams, "{pair}, seed {seed}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_different_senders_send_is_never_mixed() {
+    each_pair(3, |pair, listener, mut receive, mut senders| {
+        for seed in 2000..2050 {
+            let mut rng = Rng::with_seed(seed);
+            let mut all = Vec::new();
+            // The same lengths from each, so that only the sender tells them apart.
+            let len = rng.usize(..600);
+            for _ in 0..12 {
+                let datagrams = vec![vec![rng.u8(..); len]; rng.usize(1..10)];
+                let sender = rng.usize(..senders.len());
+                senders[sender](&batch_of(&datagrams, rng.bool()), &mut Place::default()).unwrap();
+                all.extend(datagrams);
+            }
+            let received = receive_all(listener, &mut receive, all.len(), pair);
+            assert!(received == all, "{pair}, seed {seed}");
+        }
+    });
+}
+
+#[test]
+fn an_error_leaves_the_place_at_what_was_not_sent() {
+    each_pair(1, |pair, _, _, mut senders| {
+        // IPv4 has no datagrams of this size.
+        let datagrams = [vec![1; 10], vec![2; 10], vec![3; 65_520], vec![4; 10]];
+        let batch = batch_of(&datagrams, true);
+        let mut at = Place::default();
+        senders[0](&batch, &mut at).unwrap_err();
+        assert_eq!(batch.before(at).0, 2, "{pair}");
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn drops_are_told_once() {
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    SockRef::from(&listener).set_recv_buffer_size(0).unwrap();
+    let mut receiver = super::linux::Receiver::new(&listener);
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.connect(listener.local_addr().unwrap()).unwrap();
+    let mut batch = Batch::with_capacity(64 * SLOT);
+    let mut flood = || {
+        for _ in 0..50 {
+            sender.send(&[0; 1000]).unwrap();
+        }
+        let (mut arrived, mut dropped) = (0, 0);
+        // The one after the flood finds room again, and tells what did not.
+        while dropped == 0 {
+            batch.clear();
+            dropped += receiver.receive(&listener, &mut batch).unwrap();
+            arrived += batch.count();
+            sender.send(&[1; 1]).unwrap();
+        }
+        listener.set_nonblocking(true).unwrap();
+        while receiver.receive(&listener, &mut batch).is_ok() {}
+        listener.set_nonblocking(false).unwrap();
+        (arrived, dropped)
+    };
+    for _ in 0..3 {
+        let (arrived, dropped) = flood();
+        assert!((1..=50).contains(&dropped) && arrived > 0, "{arrived} arrived, {dropped} dropped");
+    }
+}
