@@ -25,6 +25,7 @@ macro_rules! options_help {
                               Unicast is not affected
       --recv-buffer BYTES     Receive buffer of each socket, such as 512k or 4M.
                               By default as large as the system allows, up to 8M
+                              (mproxy-server: 64M)
       --framing MODE          Datagrams in a byte stream: auto (default) ends one
                               at a newline, lines waits for whole lines, blocks
                               has a fixed size, raw is one a read

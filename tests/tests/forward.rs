@@ -9,8 +9,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    LoopbackHost, Running, can_make_networks, datagram, eventually, has_ipv6, loopback_group, program, start,
-    udp, udp_on,
+    LoopbackHost, Running, can_make_networks, datagram, eventually, has_ipv6, loopback_group, program, run,
+    start, udp, udp_on,
 };
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
@@ -210,6 +210,84 @@ fn datagrams_of_any_size_go_through_one_for_one_unaltered_and_in_order() {
     running.stop();
     nothing_more(&one);
     nothing_more(&two);
+}
+
+/// A client that cuts a file into equal datagrams sends them coalesced where the system can do that.
+#[test]
+fn what_comes_coalesced_goes_on_datagram_by_datagram() {
+    let (target, address) = udp();
+    let (mut last, _) = forward(&["--udp-downstream-addr", &address.to_string()]);
+    let to_last = last.udp_address("127.0.0.1:0").to_string();
+    let (mut first, _) = forward(&["--udp-downstream-addr", &to_last]);
+    let to_first = first.udp_address("127.0.0.1:0").to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    for size in [1, 7, 188, 1316, 1452, 8192, 32_753, 32_754, 65_507] {
+        // Twice as many as go together, and a shorter one; no more than any buffer holds.
+        let len = (size * 150).min(130_000) + size / 2;
+        let content: Vec<u8> = (0..len).map(|i| u8::try_from((i * 31 + i / 251) % 251).unwrap()).collect();
+        std::fs::write(&file, &content).unwrap();
+        let size_text = size.to_string();
+        let sent = run(
+            "mproxy-client",
+            &[
+                "--path",
+                file.to_str().unwrap(),
+                "--framing",
+                "blocks",
+                "--datagram-size",
+                &size_text,
+                "--server-addr",
+                &to_first,
+            ],
+            b"",
+        );
+        assert_eq!((sent.code, sent.stderr.as_str()), (0, ""));
+        for block in content.chunks(size) {
+            let got = datagram(&target);
+            assert_eq!(got.len(), block.len(), "datagrams of {size} bytes");
+            assert!(got == block, "{size} bytes were altered");
+        }
+    }
+    for forward in [&mut first, &mut last] {
+        forward.stop();
+    }
+    nothing_more(&target);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_divide_the_senders_and_each_keeps_its_order() {
+    let (target, address) = udp();
+    let (mut running, probe) = forward(&["--threads", "4", "--udp-downstream-addr", &address.to_string()]);
+    let senders: Vec<_> = (0..16).map(|_| udp().0).collect();
+    for sender in &senders {
+        sender.connect(probe.peer_addr().unwrap()).unwrap();
+    }
+    let mut next = [0; 16];
+    let mut from = std::collections::HashSet::new();
+    for round in 0..50 {
+        for (i, sender) in senders.iter().enumerate() {
+            for number in 4 * round..4 * round + 4 {
+                sender.send(format!("{i} {number}").as_bytes()).unwrap();
+            }
+        }
+        for _ in 0..4 * senders.len() {
+            let mut buffer = [0; 64];
+            let (len, source) = target.recv_from(&mut buffer).unwrap();
+            from.insert(source);
+            let text = std::str::from_utf8(&buffer[..len]).unwrap();
+            let (i, number) = text.split_once(' ').unwrap();
+            let next = &mut next[i.parse::<usize>().unwrap()];
+            assert_eq!(number.parse::<i32>().unwrap(), *next, "sender {i}");
+            *next += 1;
+        }
+    }
+    assert_eq!(next, [200; 16]);
+    // Each thread has a socket of its own to the target; that all senders fall to one happens once in 4^15.
+    assert!(from.len() > 1 && from.len() <= 4, "{} threads", from.len());
+    running.stop();
+    assert_eq!(count(&running.messages(), "listening on"), 1);
 }
 
 #[test]

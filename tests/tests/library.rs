@@ -425,4 +425,30 @@ fn sizes_and_rates_out_of_range_are_wrong_use() {
         }
     }
     assert!(client().rate(0).spawn().is_err_and(|error| error.is_usage()), "a rate of 0");
+    for threads in [0, 257] {
+        let options = Options::new().threads(threads);
+        let spawned = Forward::new().udp_listen("127.0.0.1:0").target("127.0.0.1:9").options(options).spawn();
+        assert!(spawned.is_err_and(|error| error.is_usage()), "{threads} threads");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_listener_of_several_threads_has_one_address() {
+    let (_directory, path) = file(b"");
+    let options = Options::new().threads(3);
+    let server = Server::new().path(&path).listen("127.0.0.1:0").options(options.clone()).spawn().unwrap();
+    let reverse =
+        Reverse::new().udp_listen("127.0.0.1:0").tcp_output("127.0.0.1:0").options(options).spawn().unwrap();
+    assert_eq!((server.local_addrs().len(), reverse.local_addrs().len()), (1, 2));
+    // Each sender may come to another thread, and all of them write to the one file.
+    for _ in 0..20 {
+        send("one", server.local_addrs()[0]);
+    }
+    eventually("twenty datagrams", || (server.stats().received() == 20).then_some(()));
+    for program in [server, reverse] {
+        program.stop();
+        program.join().unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "one".repeat(20));
 }

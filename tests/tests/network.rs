@@ -349,3 +349,40 @@ fn a_silent_host_and_a_full_queue_are_noticed_and_said_once() {
     assert!(out.status.success(), "{messages}");
     assert_eq!(messages.matches("No buffer space").count(), 1, "{messages}");
 }
+
+/// Segmentation offload cannot send what is larger than the path takes: it must go all the same.
+#[test]
+fn datagrams_above_the_path_mtu_arrive_whole() {
+    if !can_make_networks("datagrams_above_the_path_mtu_arrive_whole") {
+        return;
+    }
+    let network = Network::new(2);
+    let target = format!("{}:9920", Network::ipv4(1));
+    // A newline behind each datagram shows where it ends.
+    let there = server(&network, 1, &["--listen-addr", &target, "--framing", "lines"]);
+    let mut forward = network.start(
+        0,
+        "mproxy-forward",
+        &["-v", "--udp-listen-addr", "127.0.0.1:9921", "--udp-downstream-addr", &target],
+    );
+    forward.says("127.0.0.1:9921: listening");
+    let mut expected = String::new();
+    for (to, size) in
+        [(target.as_str(), 4000), ("127.0.0.1:9921", 4000), ("127.0.0.1:9921", 1400), (&target, 1400)]
+    {
+        let content: String = ('a'..='z').cycle().take(20 * size + 100).collect();
+        send(
+            &network,
+            0,
+            &["--server-addr", to, "--framing", "blocks", "--datagram-size", &size.to_string()],
+            &content,
+        );
+        for block in content.as_bytes().chunks(size) {
+            expected += std::str::from_utf8(block).unwrap();
+            expected += "\n";
+        }
+        receives(&there, &expected);
+    }
+    forward.stop();
+    assert!(!forward.messages().contains("cannot send"), "{}", forward.messages());
+}

@@ -448,6 +448,26 @@ fn a_receive_buffer_is_made_as_large_as_was_asked_for() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_system_drops_is_spoken_of_once() {
+    let mut to_file = ToFile::start(&["--recv-buffer", "1"]);
+    let sender = sender(to_file.address);
+    let said = "the system has dropped some";
+    eventually("a full receive buffer", || {
+        for _ in 0..1000 {
+            sender.send(&[b'x'; 1000]).unwrap();
+        }
+        to_file.server.messages().contains(said).then_some(())
+    });
+    for _ in 0..10_000 {
+        sender.send(&[b'x'; 1000]).unwrap();
+    }
+    to_file.server.stop();
+    let messages = to_file.server.messages();
+    assert_eq!(messages.matches(said).count(), 1, "{messages}");
+}
+
 #[test]
 fn a_full_device_ends_the_program_and_is_named() {
     if !Path::new("/dev/full").exists() {

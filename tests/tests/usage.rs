@@ -111,6 +111,25 @@ fn options_that_are_unknown_malformed_or_lack_a_value_are_refused_by_all_program
 }
 
 #[test]
+fn thread_counts_are_refused_by_all_programs_that_listen() {
+    let mut table = Vec::new();
+    for (name, sense) in [
+        ("server", "--path FILE --listen-addr 127.0.0.1:PORT"),
+        ("forward", "--udp-listen-addr 127.0.0.1:PORT --udp-downstream-addr 127.0.0.1:1"),
+        ("reverse", "--udp-listen-addr 127.0.0.1:PORT --tcp-output-addr 127.0.0.1:PORT"),
+    ] {
+        for (threads, words) in
+            [("0", "--threads,0"), ("257", "--threads,257"), ("-1", "--threads"), ("", "--threads")]
+        {
+            table.push((name, format!("{sense} --threads {threads}"), words));
+        }
+    }
+    let table: Vec<_> =
+        table.iter().map(|(name, options, words)| (*name, options.trim_end(), *words)).collect();
+    refused(&table);
+}
+
+#[test]
 fn the_clients_wrong_uses_are_refused() {
     refused(&[
         ("client", "--path FILE", "nothing to do"),

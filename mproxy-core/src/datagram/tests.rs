@@ -14,9 +14,10 @@ use crate::{Batch, SLOT};
 
 type Receive = Box<dyn FnMut(&UdpSocket, &mut Batch) -> io::Result<u32>>;
 type Send = Box<dyn FnMut(&Batch, &mut Place) -> io::Result<()>>;
-type Named<T> = (&'static str, T);
+type OpenReceiver = fn(&UdpSocket) -> Receive;
+type OpenSender = fn(UdpSocket) -> Send;
 
-const RECEIVERS: &[Named<fn(&UdpSocket) -> Receive>] = &[
+const RECEIVERS: &[(&str, OpenReceiver)] = &[
     ("portable", |socket| {
         let mut receiver = portable::Receiver::new(socket);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
@@ -33,7 +34,7 @@ const RECEIVERS: &[Named<fn(&UdpSocket) -> Receive>] = &[
     }),
 ];
 
-const SENDERS: &[Named<fn(UdpSocket) -> Send>] = &[
+const SENDERS: &[(&str, OpenSender)] = &[
     ("portable", |socket| {
         let mut sender = portable::Sender::new(socket);
         Box::new(move |batch, at| sender.send(batch, at))
