@@ -448,7 +448,7 @@ fn a_receive_buffer_is_made_as_large_as_was_asked_for() {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(mproxy_portable)))]
 #[test]
 fn what_the_system_drops_is_spoken_of_once() {
     let mut to_file = ToFile::start(&["--recv-buffer", "1"]);
