@@ -9,6 +9,7 @@
 #[cfg(all(target_os = "linux", any(test, not(mproxy_portable))))]
 mod gather;
 #[cfg(all(target_os = "linux", any(test, not(mproxy_portable))))]
+#[cfg_attr(mproxy_portable, allow(dead_code))]
 mod linux;
 #[cfg(any(test, mproxy_portable, not(target_os = "linux")))]
 #[cfg_attr(all(target_os = "linux", not(mproxy_portable)), allow(dead_code))]

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{Batch, Error, Stop};
+use crate::{Batch, Error, Stop, report};
 
-/// How long a stopped relay goes on at most to deliver what its source already holds.
-const DRAIN: Duration = Duration::from_millis(300);
+/// How long a stopped relay goes on at most to deliver what its source already holds, ...
+const DRAIN: Duration = Duration::from_millis(750);
+
+/// ... and if nothing tells that from what is still coming.
+const DRAIN_OPEN: Duration = Duration::from_millis(300);
 
 /// Whether a source may have more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +31,9 @@ pub trait Source {
     /// If nothing can be received any more.
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error>;
 
-    /// From now on the source waits for nothing more, gives what it already holds, and ends.
-    fn drain(&mut self);
+    /// From now on the source waits for nothing more, gives what it already holds, and ends. Returns
+    /// whether it will for sure: that nothing more can come in.
+    fn drain(&mut self) -> bool;
 }
 
 /// Where datagrams go to.
@@ -54,6 +58,7 @@ pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<
     let mut batch = Batch::with_capacity(source.capacity());
     // When to end at the latest; none before a stop.
     let mut deadline: Option<Instant> = None;
+    let mut closed = false;
     loop {
         batch.clear();
         let flow = source.receive(&mut batch)?;
@@ -62,12 +67,18 @@ pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<
                 sink.send(&batch)?;
             }
         }
-        if flow == Flow::End || deadline.is_some_and(|deadline| Instant::now() > deadline) {
+        if flow == Flow::End {
+            return Ok(());
+        }
+        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            if closed {
+                report::warn(format_args!("stopped before all that had been received was delivered"));
+            }
             return Ok(());
         }
         if deadline.is_none() && stop.requested() {
-            deadline = Some(Instant::now() + DRAIN);
-            source.drain();
+            closed = source.drain();
+            deadline = Some(Instant::now() + if closed { DRAIN } else { DRAIN_OPEN });
         }
     }
 }

@@ -4,8 +4,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-#[cfg(target_os = "linux")]
-use socket2::SockFilter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::report;
@@ -17,9 +15,20 @@ const RECV_BUFFER: usize = 8 << 20;
 /// Connections that wait to be accepted. The system caps it.
 pub(crate) const BACKLOG: i32 = 1024;
 
-/// The instruction of a socket filter that takes so many bytes of each datagram (`BPF_RET`, bpf(4)).
-#[cfg(target_os = "linux")]
-const RETURN: u16 = 0x06;
+/// Has the system deliver nothing more to the socket; what it holds stays. Only Linux can do that.
+pub(crate) fn close_entry(socket: &Socket) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        /// The instruction that takes so many bytes of a datagram (`BPF_RET`, bpf(4)): none.
+        const RETURN: u16 = 0x06;
+        socket.attach_filter(&[socket2::SockFilter::new(RETURN, 0, 0, 0)])
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
 
 /// Opens a UDP socket for every address of the endpoint; as many as there are to be threads
 /// ([`Options::threads`]) for each that is unicast.
@@ -137,18 +146,22 @@ fn join_group(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io
 /// One socket, or several that share the port. Then the system gives each sender to one of them, for
 /// good, so that its datagrams stay in order.
 fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io::Result<Vec<Socket>> {
-    let mut sockets = Vec::<Socket>::new();
-    let (mut bound, mut size) = (address, 0);
+    let (mut sockets, mut bound, mut size) = (Vec::new(), address, 0);
     while sockets.len() < options.threads {
         let (socket, buffer) = listener(address, options)?;
-        #[cfg(target_os = "linux")]
         if options.threads > 1 {
-            socket.set_reuse_port(true)?;
             // Senders would change from socket to socket while there are not all yet.
-            socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+            close_entry(&socket)?;
         }
+        #[cfg(target_os = "linux")]
+        socket.set_reuse_port(!sockets.is_empty())?;
         socket.bind(&bound.into())?;
         bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        #[cfg(target_os = "linux")]
+        if options.threads > 1 {
+            // The first shares the port only now that it is nobody else's.
+            socket.set_reuse_port(true)?;
+        }
         size = buffer;
         sockets.push(socket);
     }

@@ -58,7 +58,8 @@ pub struct EndpointStats {
     pub datagrams: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Datagrams that could not be sent or received, and connections that failed.
+    /// Datagrams that could not be sent, errors that the network reported of those that were, failed
+    /// receives, and failed connections.
     pub errors: u64,
     /// Datagrams that the system dropped since the receive buffer was full, as far as it tells: Linux does,
     /// with the next datagram that finds room, and counts what the network has coalesced as one.

@@ -94,12 +94,12 @@ impl<R: Input> StreamSource<R> {
     /// limited rate no more than is due.
     fn worthwhile(&self, limit: usize) -> usize {
         let due = MAX_DATAGRAM.min(limit).max(self.size);
-        if self.framing != Framing::Blocks {
-            return due;
+        let whole = due / self.size;
+        match self.framing {
+            Framing::Auto | Framing::Lines => due,
+            Framing::Blocks if whole > OFFLOADED => whole / OFFLOADED * OFFLOADED * self.size,
+            Framing::Blocks | Framing::Raw => whole * self.size,
         }
-        let blocks = due / self.size;
-        let of_sends = blocks / OFFLOADED * OFFLOADED;
-        self.size * if of_sends > 0 { of_sends } else { blocks }
     }
 
     fn wait(&self) -> io::Result<Wait> {
@@ -153,11 +153,13 @@ impl<R: Input> Source for StreamSource<R> {
         }
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self) -> bool {
         self.draining = true;
-        if !self.input.hold() {
+        let goes_on = self.input.hold();
+        if !goes_on {
             self.end.get_or_insert(End::Clean);
         }
+        !goes_on
     }
 }
 
@@ -213,8 +215,8 @@ impl<S: Source> Source for Paced<S> {
         Ok(flow)
     }
 
-    fn drain(&mut self) {
-        self.source.drain();
+    fn drain(&mut self) -> bool {
+        self.source.drain()
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr};
+use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr};
 
 /// Messages of one call at most. More gain nothing, and take a listener more memory.
 pub(crate) const MESSAGES: usize = 64;
@@ -60,6 +60,46 @@ pub(crate) fn can_send_segmented(socket: &UdpSocket) -> bool {
 #[allow(clippy::cast_possible_truncation)] // a few bytes
 const fn socklen<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
+}
+
+/// The last of the errors that were reported of datagrams that had gone out already, and forgets them all
+/// (`ip(7)`, `MSG_ERRQUEUE`).
+pub(crate) fn take_reported(socket: &UdpSocket) -> Option<io::Error> {
+    let mut last = None;
+    loop {
+        let mut control = [Control([0; CONTROL]); 4];
+        let mut header = message(ptr::null_mut()).msg_hdr;
+        header.msg_iovlen = 0;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control) as _;
+        // SAFETY: the descriptor is open; the header has no vectors, and control room of the size that is
+        // told, which lives for the call.
+        let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE) };
+        if result < 0 {
+            return last;
+        }
+        each_control(&header, |level, kind, payload| {
+            if (level, kind) == (libc::IPPROTO_IP, libc::IP_RECVERR)
+                || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+            {
+                // `ee_errno` comes first.
+                last = i32::try_from(payload).ok().map(io::Error::from_raw_os_error);
+            }
+        });
+    }
+}
+
+/// Gives memory back to the system; it reads as zeros from now on.
+pub(crate) fn release(area: &mut [u8]) {
+    /// The largest page size there is; a smaller one divides it.
+    const PAGE: usize = 65_536;
+    let before = area.as_ptr().align_offset(PAGE).min(area.len());
+    let len = (area.len() - before) / PAGE * PAGE;
+    // SAFETY: the range is part of the area, which is borrowed for good, and holds whole pages. If it is
+    // not private memory the call may fail, and nothing has changed.
+    unsafe {
+        libc::madvise(area.as_mut_ptr().add(before).cast(), len, libc::MADV_DONTNEED);
+    }
 }
 
 /// What a message came with.
@@ -116,7 +156,11 @@ impl Incoming {
             self.headers.push(header);
         }
         let mut name = [0_u8; 1];
-        if let Some(first) = self.headers.first_mut() {
+        let Some(first) = self.headers.first_mut() else {
+            // The call would return at once, for ever.
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        {
             // Only the first can be none: what a socket that was shut down gives a blocked reader.
             first.msg_hdr.msg_name = name.as_mut_ptr().cast();
             first.msg_hdr.msg_namelen = 1;
@@ -128,9 +172,7 @@ impl Incoming {
             let count = c_uint::try_from(self.headers.len()).unwrap_or(0);
             libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags, ptr::null_mut())
         };
-        if let Some(first) = self.headers.first_mut() {
-            first.msg_hdr.msg_name = ptr::null_mut();
-        }
+        self.headers[0].msg_hdr.msg_name = ptr::null_mut();
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
@@ -142,29 +184,32 @@ impl Incoming {
         let len = message.msg_len as usize;
         let mut arrival =
             Arrival { len, segment: 0, dropped: None, sent: index > 0 || header.msg_namelen > 0 };
-        // SAFETY: the kernel has written as many bytes of control messages as `msg_controllen` tells to
-        // `controls`, which has not been touched since, and is aligned for them; CMSG_NXTHDR stays within.
-        // Each payload is read only as far as its `cmsg_len` says that it goes, alignment unassumed.
-        unsafe {
-            let mut control = libc::CMSG_FIRSTHDR(header);
-            while !control.is_null() {
-                #[allow(clippy::cast_ptr_alignment)] // none is assumed
-                let payload = libc::CMSG_DATA(control).cast::<u32>();
-                if (*control).cmsg_len as usize >= libc::CMSG_LEN(4) as usize {
-                    match ((*control).cmsg_level, (*control).cmsg_type) {
-                        (libc::IPPROTO_UDP, libc::UDP_GRO) => {
-                            arrival.segment = payload.read_unaligned() as usize;
-                        }
-                        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                            arrival.dropped = Some(payload.read_unaligned());
-                        }
-                        _ => {}
-                    }
-                }
-                control = libc::CMSG_NXTHDR(header, control);
-            }
-        }
+        each_control(header, |level, kind, payload| match (level, kind) {
+            (libc::IPPROTO_UDP, libc::UDP_GRO) => arrival.segment = payload as usize,
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => arrival.dropped = Some(payload),
+            _ => {}
+        });
         arrival
+    }
+}
+
+/// Tells the level, the type and the first four bytes of each control message that the kernel has put into
+/// a header's control room.
+#[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
+fn each_control(header: &msghdr, mut tell: impl FnMut(c_int, c_int, u32)) {
+    // SAFETY: every header that comes here was filled by a receive, into control room that is still there,
+    // untouched and aligned: `msg_controllen` bytes of it are control messages, and CMSG_NXTHDR stays within
+    // them. A payload is read only if its `cmsg_len` says that it is there, alignment unassumed.
+    unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(header);
+        while !control.is_null() {
+            if (*control).cmsg_len as usize >= libc::CMSG_LEN(4) as usize {
+                #[allow(clippy::cast_ptr_alignment)]
+                let payload = libc::CMSG_DATA(control).cast::<u32>();
+                tell((*control).cmsg_level, (*control).cmsg_type, payload.read_unaligned());
+            }
+            control = libc::CMSG_NXTHDR(header, control);
+        }
     }
 }
 
@@ -247,7 +292,8 @@ impl<'p> Messages<'_, 'p> {
     }
 
     /// Sends them on a connected socket (`sendmmsg(2)`). Returns how many were sent, which is at least
-    /// one; the error concerns the first.
+    /// one; if not all were, the reason is lost. An error came up at the first, of which it may tell, or
+    /// of a datagram that had gone out earlier.
     #[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
     pub(crate) fn send(self, socket: &UdpSocket) -> io::Result<usize> {
         let Outgoing { headers, vectors, controls } = self.out;

@@ -243,8 +243,8 @@ impl Source for ClientSource {
         self.channel.receive(batch)
     }
 
-    fn drain(&mut self) {
-        self.channel.drain();
+    fn drain(&mut self) -> bool {
+        self.channel.drain()
     }
 }
 
@@ -383,11 +383,9 @@ impl Source for TcpServerSource {
         Ok(Flow::More)
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self) -> bool {
         self.draining = true;
-        if let Some((stream, _)) = &mut self.connection {
-            stream.drain();
-        }
+        self.connection.as_mut().is_none_or(|(stream, _)| stream.drain())
     }
 }
 

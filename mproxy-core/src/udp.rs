@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use socket2::SockRef;
 
 use crate::batch::Place;
 use crate::datagram::{Receiver, SLOTS, Sender};
 use crate::health::Health;
 use crate::report;
-use crate::socket::{connect_udp, path_payload, tell_target};
+use crate::socket::{close_entry, connect_udp, path_payload, tell_target};
 use crate::stats::{Counters, Meter};
 use crate::stop::POLL_INTERVAL;
 use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Sink, Sinks, Source, Stop, listen_udp};
@@ -129,11 +130,12 @@ impl Source for UdpSource {
         Ok(Flow::More)
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self) -> bool {
         self.draining = true;
         if let Err(error) = self.socket.set_nonblocking(true) {
             report::warn(format_args!("{}: {error}", self.endpoint));
         }
+        close_entry(&SockRef::from(&*self.socket)).is_ok()
     }
 }
 
@@ -246,13 +248,25 @@ impl UdpSink {
     /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
     fn send_from(&mut self, batch: &Batch, at: &mut Place) {
         let mut addresses_left = self.target.resolved.addresses.len();
-        // Where a send failed for what may have been an earlier datagram's error.
-        let mut tried = None;
-        while let Err(error) = self.advance_counted(batch, at) {
+        // An error that may have been reported of a datagram that had gone out, and where it came up.
+        let mut doubt: Option<(Place, io::Error)> = None;
+        loop {
+            let result = self.advance_counted(batch, at);
+            let mut again = false;
+            if let Some((place, error)) = doubt.take() {
+                again = place == *at && result.is_err();
+                if !again {
+                    self.failed(&error);
+                    self.counters.failed(1);
+                }
+            }
+            let Err(error) = result else { return };
             if error.kind() == io::ErrorKind::Interrupted {
                 continue;
             }
-            if self.is_unusable(&error) {
+            if !again && self.may_be_of_another(&error) {
+                doubt = Some((*at, error));
+            } else if self.is_unusable(&error) {
                 self.leave_address();
                 addresses_left -= 1;
                 if addresses_left == 0 {
@@ -271,13 +285,16 @@ impl UdpSink {
                 if concerns_this(&error) {
                     let skipped = self.sender.as_ref().map_or(0, |sender| sender.skip(batch, at));
                     self.counters.failed(skipped);
-                } else if tried.replace(*at) == Some(*at) {
-                    self.pass_over(batch, at);
                 } else {
-                    self.counters.failed(1);
+                    self.pass_over(batch, at);
                 }
             }
         }
+    }
+
+    /// Whether the error may have been reported of an earlier datagram, so that this one was not tried.
+    fn may_be_of_another(&self, error: &io::Error) -> bool {
+        self.sender.is_some() && !concerns_this(error) && !(self.has_others() && is_refused(error))
     }
 
     fn advance_counted(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {

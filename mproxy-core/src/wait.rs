@@ -63,7 +63,8 @@ impl Input for std::fs::File {
     }
 
     fn never_blocks(&self) -> bool {
-        self.metadata().is_ok_and(|meta| meta.is_file())
+        // Some of what the kernel shows as empty files fills up with time, and is waited for.
+        self.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0)
     }
 
     /// Nothing but sockets can be polled here: the read blocks, and nothing unfinished waits for more.

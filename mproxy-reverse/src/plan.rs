@@ -42,30 +42,23 @@ impl Plan {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
         // All of them are checked before the first is looked up.
-        let mut parsed = Vec::new();
-        for (texts, role) in [
+        let mut parsed: [Vec<Endpoint>; 5] = Default::default();
+        for (endpoints, (texts, role)) in parsed.iter_mut().zip([
             (&reverse.udp_listen, Role::UdpListener),
             (&reverse.tcp_listen, Role::TcpListener),
             (&reverse.multicast, Role::Channel),
             (&reverse.tcp_output, Role::TcpListener),
             (&reverse.udp_output, Role::UdpTarget),
-        ] {
-            parsed.push(Endpoint::parse_all(texts, role)?);
+        ]) {
+            *endpoints = Endpoint::parse_all(texts, role)?;
         }
         reverse.options.check()?;
-        let mut resolved = Vec::new();
-        for endpoints in &parsed {
-            resolved.push(Endpoint::resolve_all(endpoints, &reverse.options)?);
+        let mut resolved: [Vec<Resolved>; 5] = Default::default();
+        for (resolved, endpoints) in resolved.iter_mut().zip(&parsed) {
+            *resolved = Endpoint::resolve_all(endpoints, &reverse.options)?;
         }
-        let mut resolved = resolved.into_iter();
-        let mut next = || resolved.next().unwrap_or_default();
-        let plan = Self {
-            udp_listen: next(),
-            tcp_listen: next(),
-            channel: next(),
-            tcp_output: next(),
-            udp_output: next(),
-        };
+        let [udp_listen, tcp_listen, channel, tcp_output, udp_output] = resolved;
+        let plan = Self { udp_listen, tcp_listen, channel, tcp_output, udp_output };
         for endpoint in plan.tcp_listen.iter().chain(&plan.tcp_output) {
             endpoint.require_unicast()?;
         }

@@ -161,9 +161,12 @@ pub fn start<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I]) -> Running 
 
 /// Starts a program with a pipe to its standard input.
 pub fn start_piped<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I]) -> (Running, ChildStdin) {
-    let mut command = Command::new(program(name));
-    command.args(arguments).stdin(Stdio::piped());
-    let mut running = Running::new(&mut command);
+    piped(Command::new(program(name)).args(arguments))
+}
+
+/// Starts a command with a pipe to its standard input.
+pub fn piped(command: &mut Command) -> (Running, ChildStdin) {
+    let mut running = Running::new(command.stdin(Stdio::piped()));
     let stdin = running.child.stdin.take().unwrap();
     (running, stdin)
 }

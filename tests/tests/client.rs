@@ -268,6 +268,32 @@ fn raw_framing_makes_one_datagram_of_each_write() {
 }
 
 #[test]
+fn raw_framing_of_a_file_cuts_at_the_size_alone() {
+    let (socket, address) = udp();
+    let content: Vec<u8> = (0..200_000).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let (_directory, path) = file(&content);
+    let address = address.to_string();
+    let sent = run(
+        CLIENT,
+        &[
+            "--path",
+            path.to_str().unwrap(),
+            "--framing",
+            "raw",
+            "--datagram-size",
+            "1316",
+            "--server-addr",
+            &address,
+        ],
+        b"",
+    );
+    assert_eq!((sent.code, sent.stderr.as_str()), (0, ""));
+    for block in content.chunks(1316) {
+        assert!(datagram(&socket) == block);
+    }
+}
+
+#[test]
 fn the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192() {
     let (socket, address) = udp();
     let content: Vec<u8> = (0..=65_507 * 2).map(|i| u8::try_from(i % 251).unwrap() | 0x80).collect();

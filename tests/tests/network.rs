@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 
-use mproxy_tests::{Network, Running, can_make_networks, eventually, program, skipped};
+use mproxy_tests::{Network, Running, can_make_networks, close, eventually, piped, program, skipped};
 
 /// Runs the client on a host to its end, with this input.
 fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
@@ -385,4 +385,82 @@ fn datagrams_above_the_path_mtu_arrive_whole() {
     }
     forward.stop();
     assert!(!forward.messages().contains("cannot send"), "{}", forward.messages());
+}
+
+/// What ICMP says of one datagram is no reason to leave out the next: the kernel tells it with them.
+#[test]
+fn one_datagram_that_is_refused_on_its_way_costs_no_other() {
+    if !can_make_networks("one_datagram_that_is_refused_on_its_way_costs_no_other") {
+        return;
+    }
+    let network = Network::new(3);
+    // Host 1 routes from host 0 to an address of host 2.
+    let ip = |host: usize, arguments: &str| {
+        let done = network.run(host, "ip", &arguments.split(' ').collect::<Vec<_>>());
+        assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    // All of it, and without the advice to leave it out.
+    let settings = "cd /proc/sys/net/ipv4 && echo 1 > ip_forward && \
+                    for name in all eth0; do echo 0 > conf/$name/send_redirects; done";
+    assert!(network.run(1, "sh", &["-c", settings]).status.success());
+    ip(0, &format!("route add 10.78.0.1 via {}", Network::ipv4(1)));
+    ip(1, &format!("route add 10.78.0.1 via {}", Network::ipv4(2)));
+    ip(2, "addr add 10.78.0.1/32 dev lo");
+    let there = server(&network, 2, &["--listen-addr", "10.78.0.1:9920", "--framing", "lines"]);
+    let mut forward = network.start(
+        0,
+        "mproxy-forward",
+        &["-v", "--udp-listen-addr", "127.0.0.1:9921", "--udp-downstream-addr", "10.78.0.1:9920"],
+    );
+    forward.says("127.0.0.1:9921: listening");
+    let to_forward = |text: &str| {
+        send(&network, 0, &["--server-addr", "127.0.0.1:9921", "--framing", "raw"], text);
+    };
+    to_forward("first");
+    receives(&there, "first\n");
+    let refusals = || {
+        let snmp = network.run(0, "cat", &["/proc/net/snmp"]).stdout;
+        let text = String::from_utf8(snmp).unwrap();
+        let rows: Vec<Vec<_>> =
+            text.lines().filter(|l| l.starts_with("Icmp:")).map(|l| l.split(' ').collect()).collect();
+        let column = rows[0].iter().position(|name| *name == "InDestUnreachs").unwrap();
+        rows[1][column].parse::<u32>().unwrap()
+    };
+    let before = refusals();
+    ip(1, "route replace unreachable 10.78.0.1");
+    to_forward("lost");
+    eventually("the router's refusal", || (refusals() > before).then_some(()));
+    ip(1, &format!("route replace 10.78.0.1 via {}", Network::ipv4(2)));
+    let mut expected = "first\n".to_owned();
+    for text in ["next", "and", "so", "on"] {
+        to_forward(text);
+        expected += text;
+        expected += "\n";
+    }
+    receives(&there, &expected);
+    forward.stop();
+}
+
+/// A call that sends many datagrams tells no error but that of its first; the others must be asked for.
+#[test]
+fn a_closed_port_is_spoken_of_whatever_is_sent_to_it() {
+    if !can_make_networks("a_closed_port_is_spoken_of_whatever_is_sent_to_it") {
+        return;
+    }
+    let network = Network::new(2);
+    let target = format!("{}:9920", Network::ipv4(1));
+    let mut command = network.command(0, program("mproxy-client"));
+    let (mut running, mut input) = piped(command.args(["--path", "-", "--server-addr", &target]));
+    eventually("a warning", || {
+        // Lines of all lengths make datagrams of all lengths.
+        let mut lines = String::new();
+        for len in 1..400 {
+            lines += &"x".repeat(len * 37 % 500);
+            lines.push('\n');
+        }
+        std::io::Write::write_all(&mut input, lines.as_bytes()).unwrap();
+        running.messages().contains(&format!("cannot send to {target}")).then_some(())
+    });
+    close(input);
+    assert_eq!(running.exit_code(), 0);
 }

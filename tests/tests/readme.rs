@@ -2,7 +2,8 @@
 //! their ports and groups are fixed.
 //!
 //! Each `sh` block has a name, in a comment before it that the page does not show:
-//! `<!-- test: NAME -->`. The blocks `set-up` and `install` are run by `.ci/run`.
+//! `<!-- test: NAME -->`. The blocks `set-up`, `install` and `benchmark` are run
+//! by `.ci/run`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
@@ -195,10 +196,11 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     assert_eq!(names.len(), unique.len(), "two blocks have the same name: {names:?}");
     // The parts of this file that use a block name it.
     let this = include_str!("readme.rs");
-    for name in names.iter().filter(|name| !["set-up", "install"].contains(&name.as_str())) {
+    for name in names.iter().filter(|name| !["set-up", "install", "benchmark"].contains(&name.as_str())) {
         assert!(this.contains(&format!("\"{name}\")")), "no test runs the block '{name}'");
     }
     assert_eq!(block("set-up"), "cargo run --release --example demo\ncargo test --workspace");
+    assert_eq!(block("benchmark"), "cargo bench -p mproxy-tests --bench network");
     assert_eq!(block("install"), PROGRAMS.map(|name| format!("cargo install --path {name}")).join("\n"));
 }
 

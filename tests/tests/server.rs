@@ -448,6 +448,47 @@ fn a_receive_buffer_is_made_as_large_as_was_asked_for() {
     }
 }
 
+/// The receive buffer is large, and nothing more comes in while it is emptied.
+#[cfg(target_os = "linux")]
+#[test]
+fn all_that_the_socket_holds_at_sigterm_is_in_the_file() {
+    /// What the system counts for a datagram of this size, and more.
+    const ROOM: usize = 4096;
+    const SIZE: usize = 1316;
+    let mut to_file = ToFile::start(&[]);
+    let line = to_file.server.says("receive buffer");
+    let buffer: usize = line.rsplit(' ').nth(1).unwrap().parse().unwrap();
+    let sender = sender(to_file.address);
+    sender.send(b"first").unwrap();
+    to_file.has(5);
+    to_file.server.signal(Signal::STOP);
+    let count = 2 * buffer / ROOM;
+    for number in 0..count {
+        sender.send(&[u8::try_from(number % 256).unwrap(); SIZE]).unwrap();
+    }
+    to_file.server.signal(Signal::TERM);
+    to_file.server.signal(Signal::CONT);
+    assert_eq!(to_file.server.exit_code(), 0);
+    let written = std::fs::read(to_file.path()).unwrap();
+    assert_eq!(written.len(), 5 + count * SIZE, "{}", to_file.server.messages());
+    for (number, datagram) in written[5..].chunks(SIZE).enumerate() {
+        assert!(datagram.iter().all(|byte| usize::from(*byte) == number % 256), "datagram {number}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_listener_of_several_threads_has_its_port_for_itself() {
+    let to_file = ToFile::start(&["--threads", "2"]);
+    let taken = to_file.address.to_string();
+    for threads in ["1", "2"] {
+        let mut second =
+            start(SERVER, &["--path", "/dev/null", "--listen-addr", &taken, "--threads", threads]);
+        assert_eq!(second.exit_code(), 1);
+        assert!(second.messages().contains(&format!("cannot listen on {taken}: ")), "{}", second.messages());
+    }
+}
+
 #[cfg(all(target_os = "linux", not(mproxy_portable)))]
 #[test]
 fn what_the_system_drops_is_spoken_of_once() {

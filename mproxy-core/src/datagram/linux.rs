@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -10,7 +11,9 @@ use super::gather::{Limits, gather};
 use crate::SLOT;
 use crate::batch::{Batch, Place};
 use crate::stream::MAX_DATAGRAM;
-use crate::sys::{Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced};
+use crate::sys::{
+    Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced, release, take_reported,
+};
 
 /// Slots that a listener's batch has.
 pub(crate) const SLOTS: usize = MESSAGES;
@@ -25,6 +28,8 @@ pub(crate) struct Receiver {
     incoming: Incoming,
     /// How many slots to offer.
     offered: usize,
+    /// The last batch took more memory than is worth keeping.
+    heavy: bool,
     dropped: u32,
 }
 
@@ -39,6 +44,9 @@ impl Receiver {
     /// empty batch: none only when the socket was shut down. Returns how many the system has dropped, for
     /// lack of room, since it told last.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<u32> {
+        if std::mem::take(&mut self.heavy) {
+            release(batch.spare());
+        }
         let received = self.incoming.receive(socket, batch.spare(), SLOT, self.offered.max(1))?;
         let mut dropped = self.dropped;
         let mut longest = 0;
@@ -49,6 +57,7 @@ impl Receiver {
             longest = longest.max(arrival.len);
             dropped = arrival.dropped.unwrap_or(dropped);
         }
+        self.heavy = batch.bytes() > SENDS * SLOT;
         // Some more than came now, so that a lone datagram is not kept waiting by the preparation of many.
         self.offered = (2 * received).min(worthwhile(longest));
         Ok(dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped)))
@@ -67,13 +76,19 @@ pub(crate) struct Sender {
     socket: UdpSocket,
     outgoing: Outgoing,
     pub(super) limits: Limits,
+    /// What the kernel offers, and when the limits became less than that.
+    able: Limits,
+    limited: Option<Instant>,
 }
+
+/// How long to do without what failed: a path may change for a while only.
+const DO_WITHOUT: Duration = Duration::from_secs(10);
 
 impl Sender {
     /// Takes a connected socket.
     pub(crate) fn new(socket: UdpSocket) -> Self {
         let limits = if can_send_segmented(&socket) { Limits::OFFLOAD } else { Limits::SINGLE };
-        Self { socket, outgoing: Outgoing::default(), limits }
+        Self { socket, outgoing: Outgoing::default(), limits, able: limits, limited: None }
     }
 
     /// As a kernel without segmentation offload has it.
@@ -88,8 +103,14 @@ impl Sender {
     }
 
     /// Sends the batch from the place on, and moves the place behind what was sent. After an error it is
-    /// where [`skip`](Self::skip) passes over what the error concerns.
+    /// where [`skip`](Self::skip) passes over what the error concerns, if it is not about a datagram that
+    /// had gone out earlier.
     pub(crate) fn send(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+        if self.limited.is_some_and(|since| since.elapsed() > DO_WITHOUT) {
+            (self.limits, self.limited) = (self.able, None);
+        }
+        // Where the offload seems to have failed.
+        let mut doubted = None;
         while batch.rest(*at).is_some() {
             let mut messages = self.outgoing.messages();
             let (mut end, mut count, mut segments) = (*at, 0, 0);
@@ -110,10 +131,23 @@ impl Sender {
                     for _ in 0..sent {
                         self.skip(batch, at);
                     }
+                    // What stopped it is known only if it was reported of an earlier one; all else comes
+                    // up again.
+                    if let Some(error) = take_reported(&self.socket) {
+                        return Err(error);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if segments > 0 && self.offload_failed(&error, segments) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    take_reported(&self.socket);
+                    if segments == 0 || !is_of_offload(&error) {
+                        return Err(error);
+                    }
+                    // Once, it may have been reported of an earlier one.
+                    if doubted.replace(*at) == Some(*at) {
+                        self.do_without(&error, segments);
+                    }
+                }
             }
         }
         Ok(())
@@ -126,14 +160,18 @@ impl Sender {
         group.datagrams
     }
 
-    /// Whether the error comes from the offload, which is then left alone where it fails: the device has
-    /// no checksum offload (EIO), or the path is too narrow for the datagrams (EINVAL, EMSGSIZE).
-    fn offload_failed(&mut self, error: &io::Error, segment: usize) -> bool {
-        match Errno::from_io_error(error) {
-            Some(Errno::IO) => self.limits = Limits::SINGLE,
-            Some(Errno::INVAL | Errno::MSGSIZE) => self.limits.largest = segment - 1,
-            _ => return false,
-        }
-        true
+    /// Leaves the offload alone where it fails, for a while.
+    fn do_without(&mut self, error: &io::Error, segment: usize) {
+        self.limits = match Errno::from_io_error(error) {
+            Some(Errno::IO) => Limits::SINGLE,
+            _ => self.limits.below(segment),
+        };
+        self.limited = Some(Instant::now());
     }
+}
+
+/// Whether the error may come from the offload: the device has no checksum offload (EIO), or the path is
+/// too narrow for the datagrams (EINVAL, EMSGSIZE).
+fn is_of_offload(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::INVAL | Errno::MSGSIZE))
 }

@@ -135,7 +135,8 @@ fn candidates(options: &Options) -> Outcome<Vec<Candidate>> {
 
 /// What the figures depend on.
 fn machine() -> String {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = release.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
     let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     format!("Linux {}, {processors} CPUs", kernel.trim())
 }
