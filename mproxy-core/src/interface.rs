@@ -29,7 +29,8 @@ impl Interface {
     pub fn find(text: &str) -> Result<Self, Error> {
         let address = text.parse::<IpAddr>().ok();
         let index = text.parse::<u32>().ok();
-        for mut interface in list()? {
+        let all = list().map_err(|error| Error::io("list", "the network interfaces", error))?;
+        for mut interface in all {
             let chosen = match address {
                 Some(ip) => interface.addresses.contains(&ip),
                 None => interface.found.name == text || Some(interface.found.index) == index,
@@ -49,7 +50,7 @@ impl Interface {
     ///
     /// # Errors
     /// If there is no such interface.
-    pub fn for_group(group: SocketAddr) -> Result<Self, Error> {
+    pub fn for_group(group: SocketAddr) -> io::Result<Self> {
         let all = list()?;
         if let Some(local) = routed_from(group)
             && let Some(found) = all.iter().find(|i| i.addresses.contains(&local))
@@ -62,11 +63,8 @@ impl Interface {
             .filter(|interface| interface.carries(group.ip()))
             .min_by_key(|interface| (interface.is_loopback(), interface.index));
         chosen.ok_or_else(|| {
-            let reason = io::Error::new(
-                io::ErrorKind::NetworkUnreachable,
-                "none is up with an address of that family",
-            );
-            Error::io("find a network interface for group", group, reason)
+            let reason = "no network interface is up with an address of the group's family";
+            io::Error::new(io::ErrorKind::NetworkUnreachable, reason)
         })
     }
 
@@ -130,8 +128,8 @@ struct Listed {
 }
 
 /// All interfaces, each once.
-fn list() -> Result<Vec<Listed>, Error> {
-    let rows = getifaddrs::getifaddrs().map_err(|e| Error::io("list", "the network interfaces", e))?;
+fn list() -> io::Result<Vec<Listed>> {
+    let rows = getifaddrs::getifaddrs()?;
     let mut all: Vec<Listed> = Vec::new();
     for row in rows {
         let Some(index) = row.index else { continue };

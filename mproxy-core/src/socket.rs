@@ -247,7 +247,7 @@ pub(crate) fn tell_target(target: &Resolved, address: SocketAddr, options: &Opti
 fn interface_for(endpoint: &Resolved, group: SocketAddr) -> io::Result<Interface> {
     match &endpoint.interface {
         Some(interface) => Ok(interface.clone()),
-        None => Interface::for_group(group).map_err(io::Error::from),
+        None => Interface::for_group(group),
     }
 }
 
@@ -325,10 +325,10 @@ fn set_recv_buffer(socket: &Socket, wanted: Option<usize>) -> io::Result<usize> 
 /// # Errors
 /// If the group cannot be bound.
 pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> {
+    let interface = Interface::find("127.0.0.1")?;
     let reserve = || {
         let address = SocketAddr::from((group, 0));
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        let interface = Interface::find("127.0.0.1")?;
         // Exclusive at first, so that the port is free; shared then, for the receivers to come.
         socket.bind(&group_bind_address(address, &interface).into())?;
         socket.set_reuse_address(true)?;

@@ -49,7 +49,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return ExitCode::from(2);
     }
     match measure(options, &chosen) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failures) => {
+            eprintln!("network: {failures} runs of ours or of the limit failed");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("network: {error}");
             ExitCode::FAILURE
@@ -57,14 +61,15 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
+/// Returns how many runs failed that never should: those of our own programs and of the limit.
+fn measure(options: &Options, chosen: &[Scenario]) -> Outcome<u32> {
     eprintln!("network: building the four programs");
     let mut candidates = candidates(options)?;
     namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
     processes::watch()?;
 
     let stage = Stage::new(options.seconds);
-    let mut measured = Vec::new();
+    let (mut measured, mut failures) = (Vec::new(), 0);
     for scenario in chosen {
         let mut runs = vec![Vec::new(); candidates.len()];
         for _ in 0..options.runs {
@@ -79,7 +84,10 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
                         samples.push(sample);
                     }
                     Ok(None) => {}
-                    Err(error) => eprintln!("{:24}{:12}{error}", scenario.name, candidate.name),
+                    Err(error) => {
+                        eprintln!("{:24}{:12}{error}", scenario.name, candidate.name);
+                        failures += u32::from(candidate.is_ours() || candidate.is_limit());
+                    }
                 }
             }
         }
@@ -95,6 +103,9 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
         retain(&mut measured.runs, &taken);
     }
 
+    if candidates.is_empty() {
+        return Err("nothing could be measured".into());
+    }
     let machine = machine();
     println!("{machine}; median of {} of {} s each\n", runs(options.runs), options.seconds);
     print!("{}", table(&candidates, &measured));
@@ -103,7 +114,7 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome {
     if let Some(path) = &options.json {
         write(path, &json(&machine, &candidates, &measured))?;
     }
-    Ok(())
+    Ok(failures)
 }
 
 fn runs(number: u32) -> String {
