@@ -12,7 +12,7 @@ use crate::{Batch, Error, Flow, Framing, Input, Source, Stop};
 const READ: usize = 65_536;
 
 /// Datagrams that are sent at once where the system offloads that.
-const OFFLOADED: usize = 64;
+pub(crate) const OFFLOADED: usize = 64;
 
 /// The largest datagram that IPv4 carries: 65,535 less the headers of IP and UDP.
 pub const MAX_DATAGRAM: usize = 65_507;

@@ -1,7 +1,7 @@
 //! Which datagrams go out together in one offloaded send.
 
 use crate::batch::{Batch, Place};
-use crate::stream::MAX_DATAGRAM;
+use crate::stream::{MAX_DATAGRAM, OFFLOADED};
 
 /// What one send may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// What every kernel with segmentation offload takes (`udp(7)`, `UDP_SEGMENT`).
-    pub(crate) const OFFLOAD: Self = Self { segments: 64, largest: MAX_DATAGRAM };
+    pub(crate) const OFFLOAD: Self = Self { segments: OFFLOADED, largest: MAX_DATAGRAM };
 
     /// Each datagram by itself.
     pub(crate) const SINGLE: Self = Self { segments: 1, largest: 0 };

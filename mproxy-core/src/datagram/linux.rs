@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::gather::{Limits, gather};
 use crate::SLOT;
 use crate::batch::{Batch, Place};
-use crate::stream::MAX_DATAGRAM;
+use crate::stream::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{
     Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced, release, take_reported,
 };
@@ -23,7 +23,7 @@ pub(crate) const SLOTS: usize = MESSAGES;
 const SENDS: usize = 16;
 
 /// Fills batches from a socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Receiver {
     incoming: Incoming,
     /// How many slots to offer.
@@ -37,17 +37,22 @@ impl Receiver {
     /// Prepares to receive from this socket.
     pub(crate) fn new(socket: &UdpSocket) -> Self {
         receive_coalesced(socket);
-        Self::default()
+        Self::single()
+    }
+
+    /// As a kernel without generic receive offload has it.
+    pub(super) fn single() -> Self {
+        Self { incoming: Incoming::default(), offered: 1, heavy: false, dropped: 0 }
     }
 
     /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
-    /// empty batch: none only when the socket was shut down. Returns how many the system has dropped, for
-    /// lack of room, since it told last.
+    /// empty batch: none only when the socket was shut down. Returns how many the system has dropped since
+    /// it told last.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<u32> {
         if std::mem::take(&mut self.heavy) {
             release(batch.spare());
         }
-        let received = self.incoming.receive(socket, batch.spare(), SLOT, self.offered.max(1))?;
+        let received = self.incoming.receive(socket, batch.spare(), SLOT, self.offered)?;
         let mut dropped = self.dropped;
         let mut longest = 0;
         for arrival in (0..received).map(|index| self.incoming.arrival(index)) {
@@ -58,15 +63,17 @@ impl Receiver {
             dropped = arrival.dropped.unwrap_or(dropped);
         }
         self.heavy = batch.bytes() > SENDS * SLOT;
-        // Some more than came now, so that a lone datagram is not kept waiting by the preparation of many.
-        self.offered = (2 * received).min(worthwhile(longest));
+        // More if there may be more, else no more than came: a lone datagram is not kept waiting by a look
+        // for others, nor by the preparation of many slots.
+        let more = if received < self.offered { received } else { 2 * received };
+        self.offered = more.min(worthwhile(longest));
         Ok(dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped)))
     }
 }
 
 /// How many messages of this length are worth receiving at once: as many as make whole offloaded sends.
 fn worthwhile(len: usize) -> usize {
-    let per_send = (MAX_DATAGRAM / len.max(1)).clamp(1, SLOTS);
+    let per_send = (MAX_DATAGRAM / len.max(1)).clamp(1, OFFLOADED);
     SENDS.min(SLOTS / per_send) * per_send
 }
 

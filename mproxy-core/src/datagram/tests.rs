@@ -29,7 +29,7 @@ const RECEIVERS: &[(&str, OpenReceiver)] = &[
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GRO", |_| {
-        let mut receiver = super::linux::Receiver::default();
+        let mut receiver = super::linux::Receiver::single();
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
 ];
