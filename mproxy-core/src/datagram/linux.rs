@@ -63,10 +63,10 @@ impl Receiver {
             dropped = arrival.dropped.unwrap_or(dropped);
         }
         self.heavy = batch.bytes() > SENDS * SLOT;
-        // More if there may be more, else no more than came: a lone datagram is not kept waiting by a look
-        // for others, nor by the preparation of many slots.
-        let more = if received < self.offered { received } else { 2 * received };
-        self.offered = more.min(worthwhile(longest));
+        // More if there may be more, else by and by what comes: after lone datagrams none is kept waiting by
+        // a look for others, nor by the preparation of many slots, but the next burst finds some.
+        let next = if received < self.offered { (self.offered + received) / 2 } else { 2 * received };
+        self.offered = next.min(worthwhile(longest));
         Ok(dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped)))
     }
 }
