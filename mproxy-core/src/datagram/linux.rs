@@ -65,7 +65,8 @@ impl Receiver {
         self.heavy = batch.bytes() > SENDS * SLOT;
         // More if there may be more, else by and by what comes: after lone datagrams none is kept waiting by
         // a look for others, nor by the preparation of many slots, but the next burst finds some.
-        let next = if received < self.offered { (self.offered + received) / 2 } else { 2 * received };
+        let next =
+            if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
         self.offered = next.min(worthwhile(longest));
         Ok(dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped)))
     }
