@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// How often a wait looks for a stop request where nothing can interrupt it: on systems on which
-/// [`shutdown`](socket2::Socket::shutdown) does not wake the reader of a UDP socket (all but Linux).
+/// Whether [`shutdown`](socket2::Socket::shutdown) is how the reader of a UDP socket is woken. Elsewhere it
+/// may do nothing, and where it wakes one the standard library panics, since what comes has no sender.
+const SHUTDOWN_WAKES: bool = cfg!(all(target_os = "linux", not(mproxy_portable)));
+
+/// How often a wait looks for a stop request where nothing can interrupt it.
 pub(crate) const POLL_INTERVAL: Option<Duration> =
-    if cfg!(target_os = "linux") { None } else { Some(Duration::from_millis(200)) };
+    if SHUTDOWN_WAKES { None } else { Some(Duration::from_millis(200)) };
 
 /// A request to stop, shared by the threads it concerns. Clones stand for the same request.
 #[derive(Debug, Clone)]
@@ -113,10 +116,12 @@ impl Stop {
     }
 }
 
-/// On Linux a blocked `recv` returns at once, and from then on never blocks; what the socket holds can
-/// still be read. Elsewhere it may do nothing: see [`POLL_INTERVAL`].
+/// A blocked `recv` returns at once, and from then on never blocks; what the socket holds can still be
+/// read. Elsewhere its time is over soon: see [`POLL_INTERVAL`].
 fn wake(socket: &UdpSocket) {
-    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Read);
+    if SHUTDOWN_WAKES {
+        let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Read);
+    }
 }
 
 /// Requests a stop when the last clone of an [`Arc`] around it is dropped: how the end of all inputs

@@ -18,16 +18,12 @@ impl Receiver {
         Self
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch: none
-    /// only when the socket was shut down. Returns how many the system has dropped, which nobody tells.
+    /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch. Returns
+    /// how many the system has dropped, which nobody tells.
     #[allow(clippy::unused_self)] // the interface of linux.rs
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<u32> {
-        match socket.recv_from(batch.spare()) {
-            Ok((len, _)) => batch.push(len),
-            // Even an empty datagram has a sender; without one the standard library makes up this error.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() => {}
-            Err(error) => return Err(error),
-        }
+        let len = socket.recv(batch.spare())?;
+        batch.push(len);
         Ok(0)
     }
 }
