@@ -161,11 +161,9 @@ impl Incoming {
             // The call would return at once, for ever.
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        {
-            // Only the first can be none: what a socket that was shut down gives a blocked reader.
-            first.msg_hdr.msg_name = name.as_mut_ptr().cast();
-            first.msg_hdr.msg_namelen = 1;
-        }
+        // Only the first can be none: what a socket that was shut down gives a blocked reader.
+        first.msg_hdr.msg_name = name.as_mut_ptr().cast();
+        first.msg_hdr.msg_namelen = 1;
         let flags = libc::MSG_WAITFORONE as _;
         // SAFETY: the descriptor is open; there are as many headers as told, each with a vector to a part
         // of the area of its own, and with control room; all of it lives, in place, for the call.
