@@ -496,12 +496,12 @@ fn what_the_system_drops_is_spoken_of_once() {
     let sender = sender(to_file.address);
     let said = "the system has dropped some";
     eventually("a full receive buffer", || {
-        for _ in 0..1000 {
+        for _ in 0..50 {
             sender.send(&[b'x'; 1000]).unwrap();
         }
         to_file.server.messages().contains(said).then_some(())
     });
-    for _ in 0..10_000 {
+    for _ in 0..500 {
         sender.send(&[b'x'; 1000]).unwrap();
     }
     to_file.server.stop();
@@ -703,7 +703,11 @@ fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
         let mut line = [0; 4];
         reader.read_exact(&mut line).unwrap();
         close(reader);
-        socket.send(b"two\n").unwrap();
+        // It finds out with what it writes next; when it has ended, its port refuses.
+        eventually("its end", || {
+            let _ = socket.send(b"two\n");
+            server.has_ended().then_some(())
+        });
         assert_eq!(server.exit_code(), 0);
         assert_eq!(server.messages(), started);
     }
