@@ -1,5 +1,5 @@
 //! Makes the release binary smaller: see `mproxy-link`.
 
 fn main() -> std::io::Result<()> {
-    mproxy_link::without_unwind_tables()
+    mproxy_link::shrink()
 }

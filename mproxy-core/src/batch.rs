@@ -113,6 +113,15 @@ impl Batch {
         self.used = end;
     }
 
+    /// Leaves the first `len` bytes of [`spare`](Self::spare) out: what is no payload.
+    ///
+    /// # Panics
+    /// If `len` is more than the spare area holds.
+    pub fn skip(&mut self, len: usize) {
+        assert!(len <= self.area.len() - self.used, "a gap beyond the payload area");
+        self.used += len;
+    }
+
     /// Whether there is no datagram.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -248,6 +257,17 @@ mod tests {
         batch.push_slot(3, 0);
         assert_eq!(batch.datagrams().collect::<Vec<_>>(), [b"one", b"two"]);
         assert!(batch.spare().is_empty());
+    }
+
+    #[test]
+    fn what_is_left_out_divides_datagrams() {
+        let mut batch = Batch::with_capacity(8);
+        filled(&mut batch, b"ab__ab");
+        batch.push(2);
+        batch.skip(2);
+        batch.push(2);
+        assert_eq!(batch.datagrams().collect::<Vec<_>>(), [b"ab", b"ab"]);
+        assert_eq!((batch.runs().count(), batch.bytes()), (2, 4));
     }
 
     #[test]

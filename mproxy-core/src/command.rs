@@ -10,7 +10,7 @@ use crate::options::MAX_THREADS;
 use crate::report::{Exit, say};
 use crate::signals::Signals;
 use crate::stream::MAX_DATAGRAM;
-use crate::{Error, Handle, Options, stdio};
+use crate::{Error, Handle, Options, Tls, stdio};
 
 /// The help of [`Args::options`], to [`concat!`] into a program's.
 #[macro_export]
@@ -28,7 +28,8 @@ macro_rules! options_help {
                               (mproxy-server: 64M)
       --framing MODE          Datagrams in a byte stream: auto (default) ends one
                               at a newline, lines waits for whole lines, blocks
-                              has a fixed size, raw is one a read
+                              has a fixed size, raw is one a read, length has the
+                              length before each (RFC 4571): nothing is lost
 "
     };
 }
@@ -44,11 +45,14 @@ macro_rules! datagram_size_help {
     };
 }
 
-/// The help of [`Args::threads`].
+/// The help of [`Args::listeners`].
 #[macro_export]
-macro_rules! threads_help {
+macro_rules! listeners_help {
     () => {
-        "      --threads N             Threads that receive at each unicast UDP listener, for
+        "      --allow NETWORK         Take datagrams and connections from there only, such
+                              as 10.1.0.0/16, 2001:db8::/32 or an address; may be
+                              repeated
+      --threads N             Threads that receive at each unicast UDP listener, for
                               many senders at full speed; each sender stays with
                               one of them. Default 1; more need Linux
 "
@@ -116,6 +120,8 @@ impl Command {
 fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error> {
     let signals = Signals::catch()?;
     let handle = start(args)?;
+    #[cfg(all(feature = "tls", unix))]
+    handle.reload_at_hangup()?;
     signals.stop(handle.stopper());
     handle.join().map(drop)
 }
@@ -256,15 +262,33 @@ impl Args {
         })
     }
 
-    /// Takes `--threads`.
+    /// Takes `--allow` and `--threads`.
     ///
     /// # Errors
-    /// Wrong use if it is malformed.
-    pub fn threads(&mut self, options: Options) -> Result<Options, Error> {
+    /// Wrong use if one is malformed.
+    pub fn listeners(&mut self, options: Options) -> Result<Options, Error> {
+        let options = options.allow_only(self.texts("--allow")?);
+        options.allowed().map_err(|error| Error::usage(format!("--allow: {error}")))?;
         Ok(match self.number("--threads", 1, MAX_THREADS)? {
             Some(threads) => options.threads(threads),
             None => options,
         })
+    }
+
+    /// Takes `--tls-cert`, `--tls-key` and the option for authorities.
+    ///
+    /// # Errors
+    /// Wrong use if one is malformed, or a certificate lacks its key.
+    pub fn tls(&mut self, ca: &'static str) -> Result<Tls, Error> {
+        let mut tls = Tls::new();
+        if let Some(path) = self.os_text(ca)? {
+            tls = tls.ca(path);
+        }
+        match (self.os_text("--tls-cert")?, self.os_text("--tls-key")?) {
+            (Some(certificates), Some(key)) => Ok(tls.identity(certificates, key)),
+            (None, None) => Ok(tls),
+            _ => Err(Error::usage("--tls-cert and --tls-key need each other")),
+        }
     }
 
     /// Takes `--verbose`, and all options as read.

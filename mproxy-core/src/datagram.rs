@@ -17,6 +17,15 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+/// What a receive has not put into the batch, but can tell of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// Datagrams that the system has dropped since it told last.
+    pub(crate) dropped: u32,
+    /// Datagrams from addresses that are not allowed.
+    pub(crate) denied: usize,
+}
+
 #[cfg(all(target_os = "linux", not(mproxy_portable)))]
 pub(crate) use linux::{Receiver, SLOTS, Sender};
 #[cfg(any(mproxy_portable, not(target_os = "linux")))]

@@ -121,6 +121,15 @@ impl Endpoint {
         Ok(all)
     }
 
+    /// The name, or the address without its zone and brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.text.rsplit_once(':').map_or(self.text.as_str(), |(host, _)| host);
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.split_once('%').map_or(host, |(host, _)| host)
+    }
+
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -386,6 +395,18 @@ mod tests {
         }
         assert!(Endpoint::parse("127.0.0.1:0", Role::UdpListener).is_ok());
         assert!(Endpoint::parse("127.0.0.1@232.1.1.1:5000", Role::UdpListener).is_ok());
+    }
+
+    #[test]
+    fn a_host_is_told_without_what_surrounds_it() {
+        for (text, host) in [
+            ("example.org:1", "example.org"),
+            ("192.0.2.1:1", "192.0.2.1"),
+            ("[fe80::1%lo]:1", "fe80::1"),
+            ("10.0.0.5@239.1.2.3%lo:1", "239.1.2.3"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().host(), host);
+        }
     }
 
     #[test]

@@ -56,15 +56,16 @@ pub struct FileSink {
 impl Sink for FileSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         let Output { file, path, framing, .. } = &self.output;
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        match write_all(&mut *file, &mut framing.slices(batch)) {
-            Ok(written) => {
-                self.counters.passed(batch.count(), written);
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut write = |slices: &[IoSlice<'_>]| (&*file).write_vectored(slices);
+        match write_all(&mut write, &mut framing.slices(batch, &mut Vec::new())) {
+            Ok(_) => {
+                self.counters.passed(batch.count(), batch.bytes());
                 Ok(())
             }
             Err((written, error)) => {
                 self.counters.failed(1);
-                take_back(&mut file, written - framing.whole(batch, written));
+                take_back(&file, written - framing.whole(batch, written));
                 Err(Error::io("write to", path.display(), error))
             }
         }
@@ -72,7 +73,7 @@ impl Sink for FileSink {
 }
 
 /// Takes back the part of a datagram that was written before the disk was full.
-fn take_back(file: &mut File, torn: usize) {
+fn take_back(mut file: &File, torn: usize) {
     let Ok(end) = file.stream_position() else { return };
     // Only if no other process has appended behind it; and if this fails too, the first error is the one
     // to tell.
@@ -83,13 +84,13 @@ fn take_back(file: &mut File, torn: usize) {
 
 /// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
 pub(crate) fn write_all(
-    out: &mut impl Write,
+    write: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     mut slices: &mut [IoSlice<'_>],
 ) -> Result<usize, (usize, io::Error)> {
     let mut written = 0;
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
-        match out.write_vectored(slices) {
+        match write(slices) {
             Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
             Ok(n) => {
                 written += n;
@@ -143,10 +144,10 @@ impl Sink for StdoutSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         let mut shared = self.stdout.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*shared else { return Ok(()) };
-        let mut out = Interruptible { file, stop: &self.stop };
-        let error = match write_all(&mut out, &mut self.stdout.framing.slices(batch)) {
-            Ok(written) => {
-                self.counters.passed(batch.count(), written);
+        let mut write = |slices: &[IoSlice<'_>]| write_some(file, slices, &self.stop);
+        let error = match write_all(&mut write, &mut self.stdout.framing.slices(batch, &mut Vec::new())) {
+            Ok(_) => {
+                self.counters.passed(batch.count(), batch.bytes());
                 return Ok(());
             }
             Err((_, error)) => error,
@@ -177,50 +178,41 @@ impl Sink for StdoutSink {
 }
 
 /// Writes as much as the reader takes without blocking, and gives up on a stalled one when stopped.
-struct Interruptible<'a> {
-    file: &'a File,
-    #[cfg_attr(not(unix), allow(dead_code))]
-    stop: &'a crate::Stop,
+#[cfg(unix)]
+fn write_some(mut file: &File, slices: &[IoSlice<'_>], stop: &crate::Stop) -> io::Result<usize> {
+    use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
+    use rustix::event::{PollFd, PollFlags};
+
+    /// What a pipe that polls as writable takes without blocking (POSIX `PIPE_BUF` is at least 512).
+    const WITHOUT_BLOCKING: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+
+    if file.metadata()?.is_file() {
+        return file.write_vectored(slices);
+    }
+    let mut fds = [PollFd::new(file, PollFlags::OUT)];
+    if wait(&mut fds, None, stop)? == Wait::Stopped {
+        let left = STALLED_AT_STOP.saturating_sub(stop.elapsed().unwrap_or_default());
+        if !poll_for(&mut fds, Some(left))? {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
+        }
+    }
+    let mut room = WITHOUT_BLOCKING;
+    let mut fitting = Vec::new();
+    for slice in slices {
+        let part = &slice[..slice.len().min(room)];
+        room -= part.len();
+        fitting.push(IoSlice::new(part));
+        if room == 0 {
+            break;
+        }
+    }
+    file.write_vectored(&fitting)
 }
 
-impl Write for Interruptible<'_> {
-    #[cfg(not(unix))]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut file = self.file;
-        file.write(bytes)
-    }
-
-    #[cfg(unix)]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    #[cfg(unix)]
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
-        use rustix::event::{PollFd, PollFlags};
-
-        /// What a pipe that polls as writable takes without blocking (POSIX `PIPE_BUF` is at least 512).
-        const WITHOUT_BLOCKING: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
-
-        let mut file = self.file;
-        if self.file.metadata()?.is_file() {
-            return file.write_vectored(slices);
-        }
-        let mut fds = [PollFd::new(self.file, PollFlags::OUT)];
-        if wait(&mut fds, None, self.stop)? == Wait::Stopped {
-            let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
-            if !poll_for(&mut fds, Some(left))? {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
-            }
-        }
-        let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
-        file.write(&first[..first.len().min(WITHOUT_BLOCKING)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// Nothing but sockets can be polled here.
+#[cfg(not(unix))]
+fn write_some(mut file: &File, slices: &[IoSlice<'_>], _: &crate::Stop) -> io::Result<usize> {
+    file.write_vectored(slices)
 }
 
 #[cfg(target_os = "linux")]
@@ -247,7 +239,7 @@ mod tests {
         // As if only 8 of the 11 bytes of a second batch had found room.
         let mut file = output.file.lock().unwrap();
         file.write_all(b"onetwoth").unwrap();
-        take_back(&mut file, 8 - Framing::Auto.whole(&batch, 8));
+        take_back(&file, 8 - Framing::Auto.whole(&batch, 8));
         assert_eq!(std::fs::read(&path).unwrap(), b"onetwothreeonetwo");
         std::fs::remove_file(&path).unwrap();
     }

@@ -7,8 +7,12 @@
 //! Messages go to the [`log`] facade: warnings for what a user should know, info for what an endpoint
 //! became.
 
+mod accept;
+mod allow;
 pub mod batch;
+mod client;
 pub mod command;
+mod connection;
 mod datagram;
 mod endpoint;
 mod error;
@@ -29,11 +33,16 @@ mod stream;
 #[cfg(target_os = "linux")]
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
-mod tcp;
+mod tls;
 mod udp;
+mod upstream;
 mod wait;
 
+pub use accept::accept_each;
+pub use allow::Allow;
 pub use batch::{Batch, SLOT};
+pub use client::{ClientSink, ClientSource};
+pub use connection::{Connection, Plain, Transport};
 pub use endpoint::{Endpoint, Resolved, Role, refuse_loops};
 pub use error::Error;
 pub use file::{FileSink, Output, Stdout, StdoutSink};
@@ -46,6 +55,9 @@ pub use socket::{listen_tcp, listen_udp, open_target, reserve_group};
 pub use stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
 pub use stop::{Stop, StopOnDrop};
 pub use stream::{MAX_DATAGRAM, Paced, StreamSource};
-pub use tcp::{ClientSink, ClientSource, TcpServerSource, accept_each};
+pub use tls::{Reload, Tls};
+#[cfg(feature = "tls")]
+pub use tls::{TlsClient, TlsServer};
 pub use udp::{UdpSink, UdpSource, UdpTarget, boxed, datagram_size};
+pub use upstream::TcpServerSource;
 pub use wait::Input;

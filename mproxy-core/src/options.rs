@@ -1,7 +1,7 @@
 //! The options that all programs have in common.
 
 use crate::stream::MAX_DATAGRAM;
-use crate::{Error, Framing, Interface, UdpSink, datagram_size};
+use crate::{Allow, Error, Framing, Interface, UdpSink, datagram_size};
 
 /// Threads of a listener: more than any machine has use for.
 pub(crate) const MAX_THREADS: usize = 256;
@@ -19,6 +19,7 @@ pub struct Options {
     pub(crate) ttl: u8,
     pub(crate) recv_buffer: Option<usize>,
     pub(crate) threads: usize,
+    allow: Vec<String>,
     framing: Framing,
     datagram_size: Option<usize>,
 }
@@ -30,6 +31,7 @@ impl Default for Options {
             ttl: 1,
             recv_buffer: None,
             threads: 1,
+            allow: Vec::new(),
             framing: Framing::Auto,
             datagram_size: None,
         }
@@ -84,6 +86,22 @@ impl Options {
         self
     }
 
+    /// Adds a network to take datagrams and connections from: `ADDRESS/PREFIX` or `ADDRESS`. What comes
+    /// from elsewhere is dropped, and counted as [`denied`](crate::EndpointStats::denied). By default
+    /// everyone may send.
+    #[must_use]
+    pub fn allow(mut self, network: impl Into<String>) -> Self {
+        self.allow.push(network.into());
+        self
+    }
+
+    /// The same, with these networks instead.
+    #[must_use]
+    pub fn allow_only(mut self, networks: Vec<String>) -> Self {
+        self.allow = networks;
+        self
+    }
+
     /// How datagrams are delimited in files, pipes and TCP streams, in both directions.
     #[must_use]
     pub fn framing(mut self, framing: Framing) -> Self {
@@ -103,9 +121,10 @@ impl Options {
     /// Checks what can be checked without opening anything.
     ///
     /// # Errors
-    /// Wrong use if there is no such interface, or no such number of threads or datagram size.
+    /// Wrong use if there is no such interface, network, number of threads or datagram size.
     pub fn check(&self) -> Result<(), Error> {
         self.chosen_interface()?;
+        self.allowed()?;
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
         }
@@ -126,6 +145,20 @@ impl Options {
     /// Wrong use if there is no such interface.
     pub fn chosen_interface(&self) -> Result<Option<Interface>, Error> {
         self.interface.as_deref().map(Interface::find).transpose()
+    }
+
+    /// The networks that may send.
+    ///
+    /// # Errors
+    /// Wrong use if one is malformed.
+    pub fn allowed(&self) -> Result<Allow, Error> {
+        Allow::parse(&self.allow)
+    }
+
+    /// The networks that may send, as they were given.
+    #[must_use]
+    pub fn allow_list(&self) -> &[String] {
+        &self.allow
     }
 
     /// The chosen framing.

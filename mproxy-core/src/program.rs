@@ -14,12 +14,12 @@ const GRACE: Duration = Duration::from_millis(850);
 const STACK: usize = 256 * 1024;
 
 /// A program that is being put together: its threads start one by one.
-#[derive(Debug)]
 pub struct Program {
     stop: Stop,
     threads: Arc<Threads>,
     registry: Registry,
     addresses: Vec<SocketAddr>,
+    reloads: Vec<crate::Reload>,
 }
 
 /// The threads of a program, as they come to their ends.
@@ -55,8 +55,18 @@ impl Program {
     /// # Errors
     /// If the process has run out of descriptors.
     pub fn new() -> Result<Self, Error> {
-        let (threads, registry) = (Arc::default(), Registry::default());
-        Ok(Self { stop: Stop::new()?, threads, registry, addresses: Vec::new() })
+        Ok(Self {
+            stop: Stop::new()?,
+            threads: Arc::default(),
+            registry: Registry::default(),
+            addresses: Vec::new(),
+            reloads: Vec::new(),
+        })
+    }
+
+    /// Adds what reads certificates again.
+    pub fn reloads_with(&mut self, reload: crate::Reload) {
+        self.reloads.push(reload);
     }
 
     /// The stop request that [`Handle::stop`] makes.
@@ -161,14 +171,34 @@ impl Drop for End {
 }
 
 /// A running program. Dropping it leaves the program running by itself.
-#[derive(Debug)]
 pub struct Handle(Program);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("local_addrs", &self.0.addresses).finish_non_exhaustive()
+    }
+}
 
 impl Handle {
     /// Asks the program to stop: listeners close, what their sockets hold is delivered, files are
     /// complete. [`join`](Self::join) waits for that.
     pub fn stop(&self) {
         self.0.threads.stop(&self.0.stop);
+    }
+
+    /// Reads all certificates again, for the connections to come. Without this they are read again when a
+    /// file has changed by the next connection. If one cannot be used there is a warning, and what was read
+    /// before stays.
+    pub fn reload(&self) {
+        for reload in &self.0.reloads {
+            reload();
+        }
+    }
+
+    /// Has SIGHUP do that too, if there is any certificate.
+    #[cfg(all(feature = "tls", unix))]
+    pub(crate) fn reload_at_hangup(&self) -> Result<(), Error> {
+        if self.0.reloads.is_empty() { Ok(()) } else { crate::tls::at_hangup(self.0.reloads.clone()) }
     }
 
     /// What can stop the program from another thread.

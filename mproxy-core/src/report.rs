@@ -32,6 +32,26 @@ impl Seldom {
     }
 }
 
+/// A message whose cause comes from outside, as often as it likes: ten times in ten seconds at most.
+#[derive(Debug, Default)]
+pub struct Few {
+    since: Option<Instant>,
+    said: u32,
+}
+
+impl Few {
+    /// Whether to say it now. To be asked each time.
+    pub fn now(&mut self) -> bool {
+        const SPAN: Duration = Duration::from_secs(10);
+        const MOST: u32 = 10;
+        if self.since.is_none_or(|since| since.elapsed() > SPAN) {
+            *self = Self { since: Some(Instant::now()), said: 0 };
+        }
+        self.said = self.said.saturating_add(1);
+        self.said <= MOST
+    }
+}
+
 /// One line on stderr, in one write; nothing if stderr is closed. What a user or a file name put into it
 /// cannot make it two.
 pub(crate) fn say(message: &dyn Display) {

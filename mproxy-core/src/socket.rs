@@ -369,8 +369,9 @@ pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
     #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
     let keepalive = keepalive.with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
-    // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour.
+    // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour. It
+    // is the limit for keepalive too, which looks at it with each probe: the third is the last one.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(22)))?;
     stream.set_nodelay(true)
 }

@@ -11,6 +11,8 @@ pub struct Counters {
     bytes: AtomicU64,
     errors: AtomicU64,
     dropped: AtomicU64,
+    denied: AtomicU64,
+    cut: AtomicU64,
 }
 
 impl Counters {
@@ -28,6 +30,16 @@ impl Counters {
     /// Counts what the system has dropped before it could be received.
     pub fn dropped(&self, n: u32) {
         add(&self.dropped, n.into());
+    }
+
+    /// Counts datagrams, or connections, from addresses that are not allowed.
+    pub fn denied(&self, n: usize) {
+        add(&self.denied, n as u64);
+    }
+
+    /// Counts one more cut through a line that was longer than a datagram.
+    pub fn cut(&self) {
+        add(&self.cut, 1);
     }
 }
 
@@ -64,6 +76,11 @@ pub struct EndpointStats {
     /// Datagrams that the system dropped since the receive buffer was full, as far as it tells: Linux does,
     /// with the next datagram that finds room, and counts what the network has coalesced as one.
     pub dropped: u64,
+    /// Datagrams and connections that were dropped since they came from an address that is not
+    /// [allowed](crate::Options::allow).
+    pub denied: u64,
+    /// Cuts through lines of a byte stream that were longer than a datagram.
+    pub cut: u64,
 }
 
 /// What passed all endpoints of a program.
@@ -98,6 +115,12 @@ impl Stats {
         self.endpoints.iter().map(|e| e.dropped).sum()
     }
 
+    /// Datagrams and connections from addresses that are not allowed, at all endpoints.
+    #[must_use]
+    pub fn denied(&self) -> u64 {
+        self.endpoints.iter().map(|e| e.denied).sum()
+    }
+
     fn sum(&self, direction: Direction, field: impl Fn(&EndpointStats) -> u64) -> u64 {
         self.endpoints.iter().filter(|e| e.direction == direction).map(field).sum()
     }
@@ -130,7 +153,16 @@ impl Registry {
         if let Some(index) = entries.iter().position(same) {
             return Meter { registry: self.clone(), index };
         }
-        let total = EndpointStats { endpoint, direction, datagrams: 0, bytes: 0, errors: 0, dropped: 0 };
+        let total = EndpointStats {
+            endpoint,
+            direction,
+            datagrams: 0,
+            bytes: 0,
+            errors: 0,
+            dropped: 0,
+            denied: 0,
+            cut: 0,
+        };
         entries.push(Entry { total, live: Vec::new() });
         Meter { registry: self.clone(), index: entries.len() - 1 }
     }
@@ -185,6 +217,8 @@ fn include(sum: &mut EndpointStats, counters: &Counters) {
     sum.bytes += counters.bytes.load(Ordering::Relaxed);
     sum.errors += counters.errors.load(Ordering::Relaxed);
     sum.dropped += counters.dropped.load(Ordering::Relaxed);
+    sum.denied += counters.denied.load(Ordering::Relaxed);
+    sum.cut += counters.cut.load(Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::framing::MAX_FRAME;
+use crate::report;
 use crate::stats::Counters;
 use crate::wait::Wait;
 use crate::{Batch, Error, Flow, Framing, Input, Source, Stop};
@@ -30,6 +32,7 @@ pub struct StreamSource<R> {
     draining: bool,
     never_blocks: bool,
     end: Option<End>,
+    overlong: report::Seldom,
     stop: Stop,
     counters: Arc<Counters>,
 }
@@ -66,6 +69,7 @@ impl<R: Input> StreamSource<R> {
             held: Vec::new(),
             draining: false,
             end: None,
+            overlong: report::Seldom::default(),
             stop: stop.clone(),
             counters,
         }
@@ -99,6 +103,29 @@ impl<R: Input> StreamSource<R> {
             Framing::Auto | Framing::Lines => due,
             Framing::Blocks if whole > OFFLOADED => whole / OFFLOADED * OFFLOADED * self.size,
             Framing::Blocks | Framing::Raw => whole * self.size,
+            Framing::Length => MAX_FRAME,
+        }
+    }
+
+    #[cold]
+    fn torn_line(&mut self) {
+        self.counters.cut();
+        // With others it may as well be binary data.
+        if self.framing == Framing::Lines && self.overlong.now() {
+            report::warn(format_args!("{}: a line longer than {} bytes is cut", self.name, self.size));
+        }
+    }
+
+    #[cold]
+    fn torn_frame(&mut self) {
+        let message = format!("{}: ends inside a frame: {} bytes discarded", self.name, self.held.len());
+        self.held.clear();
+        self.counters.failed(1);
+        if self.draining {
+            // That was not the stream's doing.
+            report::info(format_args!("{message}"));
+        } else {
+            report::warn(format_args!("{message}"));
         }
     }
 
@@ -118,12 +145,13 @@ impl<R: Input> Source for StreamSource<R> {
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
         let limit = batch.limit();
-        let next = |framing: Framing, size, bytes: &[u8], last| framing.next(bytes, size, limit, last);
+        let (framing, size) = (self.framing, self.size);
+        let next = |bytes: &[u8], last| framing.next(bytes, size, limit, last);
         let mut filled = self.held.len();
         let area = batch.spare();
         area[..filled].copy_from_slice(&self.held);
         let mut last = false;
-        if self.end.is_none() && next(self.framing, self.size, &area[..filled], false).is_none() {
+        if self.end.is_none() && next(&area[..filled], false).is_none() {
             let room = self.worthwhile(limit).saturating_sub(filled).max(1);
             match self.read(&mut area[filled..filled + room]) {
                 Some(len) => filled += len,
@@ -133,14 +161,25 @@ impl<R: Input> Source for StreamSource<R> {
         last |= self.end.is_some();
         let mut start = 0;
         while start < limit
-            && let Some((len, each)) = next(self.framing, self.size, &batch.spare()[..filled - start], last)
+            && let Some(cut) = next(&batch.spare()[..filled - start], last)
         {
-            batch.push_coalesced(len, each);
-            start += len;
+            batch.skip(cut.header);
+            batch.push_coalesced(cut.len, cut.each);
+            start += cut.header + cut.len;
+            if cut.torn {
+                self.torn_line();
+            }
         }
-        self.counters.passed(batch.count(), start);
+        self.counters.passed(batch.count(), batch.bytes());
         self.held.clear();
         self.held.extend_from_slice(&batch.spare()[..filled - start]);
+        if framing == Framing::Length
+            && self.end.is_some()
+            && !self.held.is_empty()
+            && next(&self.held, true).is_none()
+        {
+            self.torn_frame();
+        }
         match self.end.take() {
             None => Ok(Flow::More),
             // What was read before the end, or the error, goes out first.

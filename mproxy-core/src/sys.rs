@@ -4,7 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::{offset_of, zeroed};
-use std::net::UdpSocket;
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -63,6 +63,26 @@ const fn socklen<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 
+/// Whether the peer does not acknowledge what was sent, though it was sent again (`tcp(7)`, `TCP_INFO`):
+/// one that only accepts no more does.
+pub(crate) fn is_unanswered(stream: &TcpStream) -> bool {
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { zeroed() };
+    let mut size = socklen::<libc::tcp_info>();
+    // SAFETY: the descriptor is open, and value and size outlive the call; the size is that of the value,
+    // of which an older kernel fills less.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    result == 0 && info.tcpi_retransmits > 0
+}
+
 /// The last of the errors that were reported of datagrams that had gone out already, and forgets them all
 /// (`ip(7)`, `MSG_ERRQUEUE`).
 pub(crate) fn take_reported(socket: &UdpSocket) -> Option<io::Error> {
@@ -113,6 +133,8 @@ pub(crate) struct Arrival {
     pub(crate) dropped: Option<u32>,
     /// It has a sender, as even an empty datagram has.
     pub(crate) sent: bool,
+    /// Who that is, if it was asked for.
+    pub(crate) sender: Option<IpAddr>,
 }
 
 /// Room for what accompanies a received message: the segment size and the drops, with their headers.
@@ -122,12 +144,39 @@ const CONTROL: usize = 64;
 #[derive(Debug, Clone, Copy)]
 struct Control([u8; CONTROL]);
 
+/// The largest address of the internet families.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy)]
+struct Name([u8; size_of::<libc::sockaddr_in6>()]);
+
+impl Name {
+    const NONE: Self = Self([0; size_of::<libc::sockaddr_in6>()]);
+
+    fn ip(&self) -> Option<IpAddr> {
+        let family = libc::sa_family_t::from_ne_bytes(*self.0.first_chunk()?);
+        match c_int::from(family) {
+            libc::AF_INET => {
+                let at = offset_of!(libc::sockaddr_in, sin_addr);
+                self.0[at..].first_chunk::<4>().map(|bytes| IpAddr::from(*bytes))
+            }
+            libc::AF_INET6 => {
+                let at = offset_of!(libc::sockaddr_in6, sin6_addr);
+                self.0[at..].first_chunk::<16>().map(|bytes| IpAddr::from(*bytes))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Receives many messages in a call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Incoming {
     headers: Vec<mmsghdr>,
     vectors: Vec<iovec>,
     controls: Vec<Control>,
+    /// Room for the senders of all messages, or of the first only.
+    names: Vec<Name>,
+    with_senders: bool,
 }
 
 // SAFETY: the pointers are set before each call, from what is borrowed then, and not followed after it
@@ -135,6 +184,18 @@ pub(crate) struct Incoming {
 unsafe impl Send for Incoming {}
 
 impl Incoming {
+    /// For messages whose senders are to be told, or are not.
+    pub(crate) fn new(with_senders: bool) -> Self {
+        let named = if with_senders { MESSAGES } else { 1 };
+        Self {
+            headers: Vec::new(),
+            vectors: Vec::new(),
+            controls: Vec::new(),
+            names: vec![Name::NONE; named],
+            with_senders,
+        }
+    }
+
     /// Waits for a message, unless the socket does not block, and takes at most `most` that are there
     /// (`recvmmsg(2)`, `MSG_WAITFORONE`), each into a slot of `size` bytes of the area.
     ///
@@ -156,22 +217,24 @@ impl Incoming {
             header.msg_hdr.msg_controllen = CONTROL as _;
             self.headers.push(header);
         }
-        let mut name = [0_u8; 1];
-        let Some(first) = self.headers.first_mut() else {
+        if self.headers.is_empty() {
             // The call would return at once, for ever.
             return Err(io::ErrorKind::InvalidInput.into());
-        };
-        // Only the first can be none: what a socket that was shut down gives a blocked reader.
-        first.msg_hdr.msg_name = name.as_mut_ptr().cast();
-        first.msg_hdr.msg_namelen = 1;
+        }
+        // At least of the first, which alone can be none: what a socket that was shut down gives a blocked
+        // reader.
+        for (header, name) in self.headers.iter_mut().zip(&mut self.names) {
+            header.msg_hdr.msg_name = (&raw mut name.0).cast();
+            header.msg_hdr.msg_namelen = socklen::<Name>();
+        }
         let flags = libc::MSG_WAITFORONE as _;
         // SAFETY: the descriptor is open; there are as many headers as told, each with a vector to a part
-        // of the area of its own, and with control room; all of it lives, in place, for the call.
+        // of the area of its own, with control room, and some with room for a name, of the size that is
+        // told; all of it lives, in place, for the call.
         let received = unsafe {
             let count = c_uint::try_from(self.headers.len()).unwrap_or(0);
             libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags, ptr::null_mut())
         };
-        self.headers[0].msg_hdr.msg_name = ptr::null_mut();
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
@@ -181,8 +244,11 @@ impl Incoming {
         let message = &self.headers[index];
         let header = &message.msg_hdr;
         let len = message.msg_len as usize;
-        let mut arrival =
-            Arrival { len, segment: 0, dropped: None, sent: index > 0 || header.msg_namelen > 0 };
+        let sent = index > 0 || header.msg_namelen > 0;
+        let mut arrival = Arrival { len, segment: 0, dropped: None, sent, sender: None };
+        if self.with_senders {
+            arrival.sender = self.names.get(index).and_then(Name::ip);
+        }
         each_control(header, |level, kind, payload| match (level, kind) {
             (libc::IPPROTO_UDP, libc::UDP_GRO) => arrival.segment = payload as usize,
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => arrival.dropped = Some(payload),

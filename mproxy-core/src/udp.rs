@@ -1,7 +1,7 @@
 //! Datagram sources and sinks: UDP listeners and targets.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use rustix::io::Errno;
 use socket2::SockRef;
 
 use crate::batch::Place;
-use crate::datagram::{Receiver, SLOTS, Sender};
+use crate::datagram::{Missed, Receiver, SLOTS, Sender};
 use crate::health::Health;
 use crate::report;
 use crate::socket::{close_entry, connect_udp, path_payload, tell_target};
 use crate::stats::{Counters, Meter};
 use crate::stop::POLL_INTERVAL;
-use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Sink, Sinks, Source, Stop, listen_udp};
+use crate::{Allow, Batch, Error, Flow, Options, Resolved, SLOT, Sink, Sinks, Source, Stop, listen_udp};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
@@ -33,6 +33,8 @@ pub struct UdpSource {
     errors: u32,
     /// Datagrams that found no room in the receive buffer.
     overflow: report::Seldom,
+    /// Datagrams from elsewhere than allowed.
+    foreign: report::Seldom,
     counters: Arc<Counters>,
 }
 
@@ -49,7 +51,7 @@ impl UdpSource {
     ) -> Result<Vec<Self>, Error> {
         let (mut sources, mut last) = (Vec::new(), None);
         for socket in listen_udp(endpoint, options)? {
-            let mut source = Self::new(socket, endpoint.to_string(), meter, stop)?;
+            let mut source = Self::new(socket, endpoint.to_string(), options.allowed()?, meter, stop)?;
             let address = source.socket.local_addr().ok();
             source.first = last != address;
             last = address;
@@ -58,9 +60,15 @@ impl UdpSource {
         Ok(sources)
     }
 
-    fn new(socket: UdpSocket, endpoint: String, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
+    fn new(
+        socket: UdpSocket,
+        endpoint: String,
+        allow: Allow,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Result<Self, Error> {
         socket.set_read_timeout(POLL_INTERVAL).map_err(|e| Error::io("set up", &endpoint, e))?;
-        let receiver = Receiver::new(&socket);
+        let receiver = Receiver::new(&socket, allow);
         let socket = Arc::new(socket);
         stop.watch(&socket);
         Ok(Self {
@@ -72,6 +80,7 @@ impl UdpSource {
             draining: false,
             errors: 0,
             overflow: report::Seldom::default(),
+            foreign: report::Seldom::default(),
             counters: meter.counters(),
         })
     }
@@ -87,13 +96,17 @@ impl UdpSource {
     }
 
     #[cold]
-    fn dropped(&mut self, dropped: u32) {
-        self.counters.dropped(dropped);
-        if self.overflow.now() {
+    fn missed(&mut self, missed: Missed) {
+        self.counters.dropped(missed.dropped);
+        self.counters.denied(missed.denied);
+        if missed.dropped > 0 && self.overflow.now() {
             report::warn(format_args!(
                 "{}: data comes faster than it is taken: the system has dropped some",
                 self.endpoint
             ));
+        }
+        if missed.denied > 0 && self.foreign.now() {
+            report::info(format_args!("{}: dropped what came from elsewhere than allowed", self.endpoint));
         }
     }
 }
@@ -105,9 +118,9 @@ impl Source for UdpSource {
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
         match self.receiver.receive(&self.socket, batch) {
-            Ok(dropped) => {
-                if dropped > 0 {
-                    self.dropped(dropped);
+            Ok(missed) => {
+                if missed != Missed::default() {
+                    self.missed(missed);
                 }
                 self.errors = 0;
                 self.counters.passed(batch.count(), batch.bytes());
@@ -328,6 +341,12 @@ impl UdpSink {
             Sender::new(socket)
         };
         Ok(self.sender.insert(sender))
+    }
+
+    /// The address that it sends from, if it could be opened.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.sender.as_ref()?.socket().local_addr().ok()
     }
 
     /// Closes the socket, so that the next send opens the next address; the same, if it is the only one.

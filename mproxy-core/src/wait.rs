@@ -24,7 +24,11 @@ pub(crate) enum Wait {
 }
 
 /// Something that bytes are read from, and that can be waited for.
-pub trait Input: io::Read {
+pub trait Input {
+    /// Reads what is there, into some or all of the area; 0 is the end.
+    #[doc(hidden)]
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize>;
+
     /// Waits until a read will not block.
     #[doc(hidden)]
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult>;
@@ -46,6 +50,10 @@ pub trait Input: io::Read {
 pub struct WaitResult(pub(crate) Wait);
 
 impl Input for std::net::TcpStream {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(self, area)
+    }
+
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
         wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
     }
@@ -57,6 +65,10 @@ impl Input for std::net::TcpStream {
 
 /// Files, pipes, terminals and devices.
 impl Input for std::fs::File {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(self, area)
+    }
+
     #[cfg(unix)]
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
         wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)

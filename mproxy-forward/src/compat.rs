@@ -29,3 +29,27 @@ pub fn proxy_gateway(listen_addrs: &[String], downstream_addrs: &[String], tee: 
 pub fn proxy_tcp_udp(upstream_tcp: String, downstream_udp: String) -> JoinHandle<()> {
     Handle::detach(Forward::new().tcp_connect(upstream_tcp).target(downstream_udp).spawn())
 }
+
+/// Connects to a TLS server, again whenever the connection ends, and sends what it sends to a UDP endpoint:
+/// what [`proxy_tcp_udp`] does for TCP. The server's certificate must be valid, for its name, and of an
+/// authority that is built in or in the file that the environment variable `SSL_CERT_FILE` names. A function
+/// of mproxy 0.1.8: a wrapper over [`Forward`]. Needs the feature `tls`.
+#[cfg(feature = "tls")]
+#[must_use]
+pub fn proxy_tls_udp(upstream_tls: String, downstream_udp: String) -> JoinHandle<()> {
+    Handle::detach(Forward::new().tls_connect(upstream_tls).target(downstream_udp).spawn())
+}
+
+/// Connects to a TLS server, `HOST:PORT`, and shakes hands with it. Both parts together are a stream
+/// ([`rustls::Stream`]), which blocks. The certificate is checked as for [`proxy_tls_udp`]. A function of
+/// mproxy 0.1.8. Needs the feature `tls`.
+///
+/// # Errors
+/// If the address is malformed, the connection fails, or the server's certificate is not valid.
+#[cfg(feature = "tls")]
+#[allow(clippy::needless_pass_by_value)] // the signature of 0.1.8
+pub fn tls_connection(
+    server: String,
+) -> Result<(rustls::ClientConnection, std::net::TcpStream), Box<dyn std::error::Error>> {
+    Ok(mproxy_core::TlsClient::dial(&server)?)
+}

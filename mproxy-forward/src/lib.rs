@@ -19,18 +19,24 @@
 
 mod compat;
 
+use std::sync::Arc;
+
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
+#[cfg(feature = "tls")]
+pub use compat::{proxy_tls_udp, tls_connection};
 use mproxy_core::{
-    Direction, Endpoint, Program, Role, Sinks, Stdout, Stop, TcpServerSource, UdpSink, UdpSource, UdpTarget,
-    boxed, refuse_loops,
+    Direction, Endpoint, Plain, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, Transport,
+    UdpSink, UdpSource, UdpTarget, boxed, refuse_loops,
 };
-pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
+pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
 
 /// What to receive, and where to send it. See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
 pub struct Forward {
     udp_listen: Vec<String>,
     tcp_connect: Vec<String>,
+    tls_connect: Vec<String>,
+    tls: Tls,
     targets: Vec<String>,
     tee: bool,
     options: Options,
@@ -59,6 +65,23 @@ impl Forward {
         self
     }
 
+    /// Adds a TLS server to connect to: `HOST:PORT`, as [`tcp_connect`](Self::tcp_connect) does. Its
+    /// certificate must be valid, of a trusted authority, and for that host, unless [`tls`](Self::tls) says
+    /// for which name. Needs the feature `tls`: without it this is wrong use.
+    #[must_use]
+    pub fn tls_connect(mut self, endpoint: impl Into<String>) -> Self {
+        self.tls_connect.push(endpoint.into());
+        self
+    }
+
+    /// Which authorities and name the certificates of TLS servers must have, and what to show to those
+    /// that ask for a certificate.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Adds a UDP endpoint that everything is sent to: `HOST[%ZONE]:PORT`.
     #[must_use]
     pub fn target(mut self, endpoint: impl Into<String>) -> Self {
@@ -73,8 +96,8 @@ impl Forward {
         self
     }
 
-    /// How sockets are set up, and how the bytes of a TCP server are cut into datagrams, each server's by
-    /// themselves.
+    /// How sockets are set up, and how the bytes of a TCP or TLS server are cut into datagrams, each
+    /// server's by themselves.
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
@@ -87,7 +110,7 @@ impl Forward {
     /// Wrong use, such as a target that is the forward's own listener; a name that does not resolve; an
     /// address in use.
     pub fn spawn(&self) -> Result<Handle, Error> {
-        if self.udp_listen.is_empty() && self.tcp_connect.is_empty() {
+        if self.udp_listen.is_empty() && self.tcp_connect.is_empty() && self.tls_connect.is_empty() {
             return Err(Error::usage(
                 "nothing to do: give a UDP address to listen on, or a TCP server to connect to",
             ));
@@ -98,13 +121,16 @@ impl Forward {
             ));
         }
         let listeners = Endpoint::parse_all(&self.udp_listen, Role::UdpListener)?;
-        let servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;
+        let tcp_servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;
+        let tls_servers = Endpoint::parse_all(&self.tls_connect, Role::TcpServer)?;
         let targets = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.check()?;
+        self.tls.check(!tls_servers.is_empty())?;
         let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
-        let servers = Endpoint::resolve_all(&servers, &self.options)?;
+        let tcp_servers = Endpoint::resolve_all(&tcp_servers, &self.options)?;
+        let tls_servers = Endpoint::resolve_all(&tls_servers, &self.options)?;
         let targets = Endpoint::resolve_all(&targets, &self.options)?;
-        for server in &servers {
+        for server in tcp_servers.iter().chain(&tls_servers) {
             server.require_unicast()?;
         }
         refuse_loops(&listeners, &targets)?;
@@ -117,10 +143,13 @@ impl Forward {
             let meter = registry.endpoint(listener, Direction::In);
             udp.extend(UdpSource::open(listener, &self.options, &meter, &stop)?);
         }
-        let mut tcp = Vec::new();
-        for server in servers {
-            let meter = registry.endpoint(&server, Direction::In);
-            tcp.push((server, meter));
+        let mut servers: Vec<(Resolved, Arc<dyn Transport>)> = Vec::new();
+        for server in tcp_servers {
+            servers.push((server, Arc::new(Plain)));
+        }
+        for server in tls_servers {
+            let transport = self.tls.connector(&server.endpoint, &mut program)?;
+            servers.push((server, transport));
         }
         let mut outputs = Outputs { targets: Vec::new(), stdout: None };
         for target in targets {
@@ -139,11 +168,13 @@ impl Forward {
             let sinks = outputs.open();
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
-        for (server, meter) in tcp {
+        for (server, transport) in servers {
+            let meter = registry.endpoint(&server, Direction::In);
             let sinks = outputs.open();
             let size = self.options.chosen_datagram_size(&sinks);
             let name = server.to_string();
-            let source = TcpServerSource::new(server, self.options.chosen_framing(), size, meter, &stop);
+            let framing = self.options.chosen_framing();
+            let source = TcpServerSource::new(server, transport, framing, size, meter, &stop);
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
         Ok(program.handle())

@@ -4,15 +4,15 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, threads_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, listeners_help};
 use mproxy_forward::Forward;
 
 const COMMAND: Command = Command {
     name: "mproxy-forward",
     version: env!("CARGO_PKG_VERSION"),
     help: concat!(
-        "MPROXY forward: sends what arrives at UDP endpoints and from TCP servers to many
-UDP endpoints, unicast, broadcast and multicast.
+        "MPROXY forward: sends what arrives at UDP endpoints and from TCP and TLS servers to
+many UDP endpoints, unicast, broadcast and multicast.
 
 USAGE:
   mproxy-forward --udp-listen-addr HOST:PORT... --udp-downstream-addr HOST:PORT... [OPTIONS]
@@ -23,12 +23,20 @@ OPTIONS:
       --tcp-connect-addr HOST:PORT
                               A TCP server to connect to, again whenever it is
                               lost; may be repeated
+      --tls-connect-addr HOST:PORT
+                              As that, a TLS server; may be repeated. TLS options
+                              need a build with --features tls
+      --tls-ca FILE           Authorities to trust (PEM), rather than SSL_CERT_FILE
+                              or those of the web
+      --tls-server-name NAME  Whom the certificate must be for, rather than HOST
+      --tls-cert FILE, --tls-key FILE
+                              What to show to servers that ask for a certificate
       --udp-downstream-addr HOST:PORT
                               Where to send everything; may be repeated
 ",
         options_help!(),
         datagram_size_help!(),
-        threads_help!(),
+        listeners_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
@@ -50,13 +58,21 @@ fn main() -> ExitCode {
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let options = args.stream_options()?;
-    let mut forward = Forward::new().options(args.threads(options)?);
+    let mut forward = Forward::new().options(args.listeners(options)?);
     for endpoint in args.texts("--udp-listen-addr")? {
         forward = forward.udp_listen(endpoint);
     }
     for endpoint in args.texts("--tcp-connect-addr")? {
         forward = forward.tcp_connect(endpoint);
     }
+    for endpoint in args.texts("--tls-connect-addr")? {
+        forward = forward.tls_connect(endpoint);
+    }
+    let mut tls = args.tls("--tls-ca")?;
+    if let Some(name) = args.text("--tls-server-name")? {
+        tls = tls.server_name(name);
+    }
+    forward = forward.tls(tls);
     for endpoint in args.texts("--udp-downstream-addr")? {
         forward = forward.target(endpoint);
     }

@@ -13,6 +13,8 @@ pub(crate) struct Channel {
     group: Resolved,
     targets: Vec<UdpTarget>,
     received: Meter,
+    /// The networks that may send to the group: this proxy too. None if everyone may.
+    allow: Vec<String>,
     /// Keeps a private group's port from all others.
     _reserved: Option<UdpSocket>,
 }
@@ -37,7 +39,12 @@ impl Channel {
         }
         // Without inputs of its own, what the proxy receives comes from the group.
         let received = if has_inputs { unlisted(&group) } else { registry.endpoint(&group, Direction::In) };
-        Ok(Self { group, targets, received, _reserved: reserved })
+        let mut allow = options.allow_list().to_vec();
+        if has_inputs && !allow.is_empty() {
+            // What the inputs send to the group comes from here.
+            allow.extend(targets[0].open().local_addr().map(|own| own.ip().to_string()));
+        }
+        Ok(Self { group, targets, received, allow, _reserved: reserved })
     }
 
     /// Sinks for one more input.
@@ -47,7 +54,8 @@ impl Channel {
 
     /// A source for one more output, with a membership of its own.
     pub(crate) fn source(&self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
-        let mut sources = UdpSource::open(&self.group, options, &self.received, stop)?;
+        let options = options.clone().allow_only(self.allow.clone());
+        let mut sources = UdpSource::open(&self.group, &options, &self.received, stop)?;
         sources
             .pop()
             .ok_or_else(|| Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into()))

@@ -22,7 +22,10 @@ mod plan;
 mod proxy;
 
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
-pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
+use std::sync::Arc;
+
+pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
+use mproxy_core::{Plain, Transport};
 
 use crate::plan::Plan;
 use crate::proxy::Proxy;
@@ -35,9 +38,12 @@ const MAX_CLIENTS: usize = 1024;
 pub struct Reverse {
     udp_listen: Vec<String>,
     tcp_listen: Vec<String>,
+    tls_listen: Vec<String>,
     multicast: Vec<String>,
     tcp_output: Vec<String>,
+    tls_output: Vec<String>,
     udp_output: Vec<String>,
+    tls: Tls,
     tee: bool,
     max_clients: usize,
     options: Options,
@@ -48,9 +54,12 @@ impl Default for Reverse {
         Self {
             udp_listen: Vec::new(),
             tcp_listen: Vec::new(),
+            tls_listen: Vec::new(),
             multicast: Vec::new(),
             tcp_output: Vec::new(),
+            tls_output: Vec::new(),
             udp_output: Vec::new(),
+            tls: Tls::default(),
             tee: false,
             max_clients: MAX_CLIENTS,
             options: Options::default(),
@@ -66,7 +75,8 @@ impl Reverse {
     }
 
     /// Adds a UDP endpoint to receive on: `[SOURCE@]HOST[%ZONE]:PORT`. Port 0 is one that the system
-    /// chooses; [`Handle::local_addrs`] tells it, as it does for the TCP endpoints.
+    /// chooses; [`Handle::local_addrs`] tells it, as it does for the TCP endpoints: inputs before outputs,
+    /// and UDP before TCP before TLS.
     #[must_use]
     pub fn udp_listen(mut self, endpoint: impl Into<String>) -> Self {
         self.udp_listen.push(endpoint.into());
@@ -77,6 +87,14 @@ impl Reverse {
     #[must_use]
     pub fn tcp_listen(mut self, endpoint: impl Into<String>) -> Self {
         self.tcp_listen.push(endpoint.into());
+        self
+    }
+
+    /// Adds a TLS endpoint on which to accept connections that send data: `HOST:PORT`. It needs a
+    /// certificate, which [`tls`](Self::tls) names, and the feature `tls`: without it this is wrong use.
+    #[must_use]
+    pub fn tls_listen(mut self, endpoint: impl Into<String>) -> Self {
+        self.tls_listen.push(endpoint.into());
         self
     }
 
@@ -94,6 +112,22 @@ impl Reverse {
     #[must_use]
     pub fn tcp_output(mut self, endpoint: impl Into<String>) -> Self {
         self.tcp_output.push(endpoint.into());
+        self
+    }
+
+    /// Adds a TLS endpoint on which to accept clients that get everything: `HOST:PORT`. It needs what
+    /// [`tls_listen`](Self::tls_listen) does.
+    #[must_use]
+    pub fn tls_output(mut self, endpoint: impl Into<String>) -> Self {
+        self.tls_output.push(endpoint.into());
+        self
+    }
+
+    /// The certificate of the TLS endpoints, and whose certificate lets a client in: by default nobody
+    /// needs one.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -135,10 +169,14 @@ impl Reverse {
     pub fn spawn(&self) -> Result<Handle, Error> {
         let plan = Plan::new(self)?;
         let mut proxy = Proxy::open(self, &plan)?;
+        let tcp: Arc<dyn Transport> = Arc::new(Plain);
+        let tls = if plan.uses_tls() { proxy.secure()? } else { tcp.clone() };
         // Listeners are opened before any thread is started, and outputs are before inputs.
         let udp_inputs = proxy.listen_udp(&plan.udp_listen)?;
-        let tcp_inputs = proxy.listen_tcp(&plan.tcp_listen)?;
-        let tcp_outputs = proxy.listen_tcp(&plan.tcp_output)?;
+        let mut tcp_inputs = proxy.listen_tcp(&plan.tcp_listen, &tcp)?;
+        tcp_inputs.extend(proxy.listen_tcp(&plan.tls_listen, &tls)?);
+        let mut tcp_outputs = proxy.listen_tcp(&plan.tcp_output, &tcp)?;
+        tcp_outputs.extend(proxy.listen_tcp(&plan.tls_output, &tls)?);
         proxy.start_udp_output(plan.udp_output)?;
         proxy.start_tee()?;
         proxy.start_tcp_outputs(tcp_outputs)?;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command, raise_descriptor_limit};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, threads_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, listeners_help};
 use mproxy_reverse::Reverse;
 
 const COMMAND: Command = Command {
@@ -23,6 +23,9 @@ OPTIONS:
       --tcp-listen-addr HOST:PORT
                               Where to accept TCP connections that send data; may
                               be repeated
+      --tls-listen-addr HOST:PORT
+                              As that, with TLS; may be repeated. TLS options need
+                              a build with --features tls
       --multicast-addr GROUP:PORT
                               The channel: the multicast group to route through,
                               which others can join and send to. By default it is
@@ -30,6 +33,11 @@ OPTIONS:
       --tcp-output-addr HOST:PORT
                               Where to accept TCP clients that get everything; may
                               be repeated
+      --tls-output-addr HOST:PORT
+                              As that, with TLS; may be repeated
+      --tls-cert FILE, --tls-key FILE
+                              Certificate and key of the TLS listeners (PEM)
+      --tls-client-ca FILE    Let in only whom these authorities have certified
       --udp-output-addr HOST:PORT
                               Where to send everything; may be repeated
       --max-clients N         TCP clients at a time (default 1024), and as many TCP
@@ -37,7 +45,7 @@ OPTIONS:
 ",
         options_help!(),
         datagram_size_help!(),
-        threads_help!(),
+        listeners_help!(),
         flags_help!(),
         "
 Without --multicast-addr the channel is private to this process: a group drawn at
@@ -65,17 +73,20 @@ type Add = fn(Reverse, String) -> Reverse;
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let options = args.stream_options()?;
-    let mut reverse = Reverse::new().options(args.threads(options)?);
-    let lists: [(_, Add); 5] = [
+    let mut reverse = Reverse::new().options(args.listeners(options)?);
+    let lists: [(_, Add); 7] = [
         ("--udp-listen-addr", |reverse, endpoint| reverse.udp_listen(endpoint)),
         ("--tcp-listen-addr", |reverse, endpoint| reverse.tcp_listen(endpoint)),
+        ("--tls-listen-addr", |reverse, endpoint| reverse.tls_listen(endpoint)),
         ("--multicast-addr", |reverse, group| reverse.multicast(group)),
         ("--tcp-output-addr", |reverse, endpoint| reverse.tcp_output(endpoint)),
+        ("--tls-output-addr", |reverse, endpoint| reverse.tls_output(endpoint)),
         ("--udp-output-addr", |reverse, endpoint| reverse.udp_output(endpoint)),
     ];
     for (option, add) in lists {
         reverse = args.texts(option)?.into_iter().fold(reverse, add);
     }
+    reverse = reverse.tls(args.tls("--tls-client-ca")?);
     if let Some(clients) = args.number("--max-clients", 1, 1_000_000)? {
         reverse = reverse.max_clients(clients);
     }

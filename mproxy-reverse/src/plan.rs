@@ -8,15 +8,18 @@ use crate::Reverse;
 pub(crate) struct Plan {
     pub(crate) udp_listen: Vec<Resolved>,
     pub(crate) tcp_listen: Vec<Resolved>,
+    pub(crate) tls_listen: Vec<Resolved>,
     pub(crate) channel: Vec<Resolved>,
     pub(crate) tcp_output: Vec<Resolved>,
+    pub(crate) tls_output: Vec<Resolved>,
     pub(crate) udp_output: Vec<Resolved>,
 }
 
 impl Plan {
     pub(crate) fn new(reverse: &Reverse) -> Result<Self, Error> {
-        let inputs = !reverse.udp_listen.is_empty() || !reverse.tcp_listen.is_empty();
-        let outputs = !reverse.tcp_output.is_empty() || !reverse.udp_output.is_empty() || reverse.tee;
+        let given = |lists: &[&[String]]| lists.iter().any(|list| !list.is_empty());
+        let inputs = given(&[&reverse.udp_listen, &reverse.tcp_listen, &reverse.tls_listen]);
+        let outputs = given(&[&reverse.tcp_output, &reverse.tls_output, &reverse.udp_output]) || reverse.tee;
         match (inputs, outputs, !reverse.multicast.is_empty()) {
             (false, false, _) => {
                 return Err(Error::usage("nothing to do: give an input, or a group, and an output"));
@@ -42,26 +45,29 @@ impl Plan {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
         // All of them are checked before the first is looked up.
-        let mut parsed: [Vec<Endpoint>; 5] = Default::default();
+        let mut parsed: [Vec<Endpoint>; 7] = Default::default();
         for (endpoints, (texts, role)) in parsed.iter_mut().zip([
             (&reverse.udp_listen, Role::UdpListener),
             (&reverse.tcp_listen, Role::TcpListener),
+            (&reverse.tls_listen, Role::TcpListener),
             (&reverse.multicast, Role::Channel),
             (&reverse.tcp_output, Role::TcpListener),
+            (&reverse.tls_output, Role::TcpListener),
             (&reverse.udp_output, Role::UdpTarget),
         ]) {
             *endpoints = Endpoint::parse_all(texts, role)?;
         }
         reverse.options.check()?;
-        let mut resolved: [Vec<Resolved>; 5] = Default::default();
+        reverse.tls.check(given(&[&reverse.tls_listen, &reverse.tls_output]))?;
+        let mut resolved: [Vec<Resolved>; 7] = Default::default();
         for (resolved, endpoints) in resolved.iter_mut().zip(&parsed) {
             *resolved = Endpoint::resolve_all(endpoints, &reverse.options)?;
         }
-        let [udp_listen, tcp_listen, channel, tcp_output, udp_output] = resolved;
-        let plan = Self { udp_listen, tcp_listen, channel, tcp_output, udp_output };
-        for endpoint in plan.tcp_listen.iter().chain(&plan.tcp_output) {
-            endpoint.require_unicast()?;
+        let [udp_listen, tcp_listen, tls_listen, channel, tcp_output, tls_output, udp_output] = resolved;
+        for endpoints in [&tcp_listen, &tls_listen, &tcp_output, &tls_output] {
+            endpoints.iter().try_for_each(Resolved::require_unicast)?;
         }
+        let plan = Self { udp_listen, tcp_listen, tls_listen, channel, tcp_output, tls_output, udp_output };
         refuse_loops(&plan.udp_listen, &plan.channel)?;
         refuse_loops(&plan.udp_listen, &plan.udp_output)?;
         // Only the first group is read from.
@@ -69,7 +75,11 @@ impl Plan {
         Ok(plan)
     }
 
+    pub(crate) fn uses_tls(&self) -> bool {
+        !self.tls_listen.is_empty() || !self.tls_output.is_empty()
+    }
+
     pub(crate) fn has_inputs(&self) -> bool {
-        !self.udp_listen.is_empty() || !self.tcp_listen.is_empty()
+        [&self.udp_listen, &self.tcp_listen, &self.tls_listen].iter().any(|list| !list.is_empty())
     }
 }

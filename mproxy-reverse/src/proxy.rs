@@ -1,16 +1,16 @@
 //! A proxy that is being started: its channel, and the threads on either side of it.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mproxy_core::{
-    ClientSink, Direction, Error, Handle, Program, Registry, Resolved, Sinks, Source, Stdout, Stop,
-    StopOnDrop, StreamSource, Task, UdpSource, UdpTarget, boxed, listen_tcp, relay,
+    ClientSink, Connection, Direction, Error, Handle, Meter, Program, Registry, Resolved, Sinks, Source, Stdout,
+    Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp, relay,
 };
 
 use crate::Reverse;
 use crate::channel::Channel;
-use crate::connections::Connections;
+use crate::connections::{Connections, Entrance, Serve};
 use crate::plan::Plan;
 
 /// Receive buffer of a TCP client's channel socket: modest, so that many stalled clients together do
@@ -28,7 +28,12 @@ pub(crate) struct Proxy<'a> {
     last_input: Option<Arc<StopOnDrop>>,
 }
 
-type Listeners = Vec<(Resolved, Vec<TcpListener>)>;
+/// A TCP endpoint that is listened on.
+pub(crate) struct Listening {
+    endpoint: Resolved,
+    listeners: Vec<TcpListener>,
+    transport: Arc<dyn Transport>,
+}
 
 impl<'a> Proxy<'a> {
     pub(crate) fn open(reverse: &'a Reverse, plan: &Plan) -> Result<Self, Error> {
@@ -53,16 +58,25 @@ impl<'a> Proxy<'a> {
         Ok(sources)
     }
 
-    pub(crate) fn listen_tcp(&mut self, endpoints: &[Resolved]) -> Result<Listeners, Error> {
+    pub(crate) fn listen_tcp(
+        &mut self,
+        endpoints: &[Resolved],
+        transport: &Arc<dyn Transport>,
+    ) -> Result<Vec<Listening>, Error> {
         let mut all = Vec::new();
         for endpoint in endpoints {
             let listeners = listen_tcp(endpoint)?;
             for listener in &listeners {
                 self.program.listens_on(listener.local_addr());
             }
-            all.push((endpoint.clone(), listeners));
+            all.push(Listening { endpoint: endpoint.clone(), listeners, transport: transport.clone() });
         }
         Ok(all)
+    }
+
+    /// What the TLS endpoints use.
+    pub(crate) fn secure(&mut self) -> Result<Arc<dyn Transport>, Error> {
+        self.reverse.tls.acceptor(&mut self.program)
     }
 
     /// One thread for all targets.
@@ -85,8 +99,8 @@ impl<'a> Proxy<'a> {
             return Ok(());
         }
         let meter = self.registry.endpoint("standard output", Direction::Out);
-        let only =
-            reverse.tcp_output.is_empty() && reverse.udp_output.is_empty() && reverse.multicast.is_empty();
+        let others = [&reverse.tcp_output, &reverse.tls_output, &reverse.udp_output, &reverse.multicast];
+        let only = others.iter().all(|list| list.is_empty());
         let stdout = Stdout::open(reverse.options.chosen_framing(), only, meter)?.sink(&self.outputs);
         self.start_output("tee", vec![Box::new(stdout)])
     }
@@ -97,62 +111,69 @@ impl<'a> Proxy<'a> {
     }
 
     /// One thread for each endpoint, and one for each of its clients.
-    pub(crate) fn start_tcp_outputs(&self, all: Listeners) -> Result<(), Error> {
+    pub(crate) fn start_tcp_outputs(&self, all: Vec<Listening>) -> Result<(), Error> {
         if !all.is_empty() {
             // What would fail for each client should fail now.
             drop(self.channel.source(&self.reverse.options, &self.outputs)?);
         }
-        let clients = Connections::new("TCP client", self.reverse.max_clients);
-        for (endpoint, listeners) in all {
-            let meter = self.registry.endpoint(&endpoint, Direction::Out);
+        let clients = Connections::new(self.reverse.max_clients);
+        for listening in all {
+            let meter = self.registry.endpoint(&listening.endpoint, Direction::Out);
             let options = self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER);
             let (channel, outputs, framing) =
                 (self.channel.clone(), self.outputs.clone(), self.reverse.options.chosen_framing());
-            let serve = move |stream: TcpStream, peer: SocketAddr| {
+            let counted = meter.clone();
+            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
                 let source = channel.source(&options, &outputs)?;
-                let (sink, source) = ClientSink::new(stream, peer, framing, source, &meter, &outputs)?;
+                let (sink, source) = ClientSink::new(connection, peer, framing, source, &counted, &outputs)?;
                 Ok(task(source, vec![Box::new(sink)], &outputs, None))
             };
-            self.start_accepting(&endpoint, listeners, &clients, Box::new(serve))?;
+            self.start_accepting(listening, ["TCP client", "TLS client"], meter, &clients, Arc::new(serve))?;
         }
         Ok(())
     }
 
     /// One thread for each endpoint, and one for each connection.
-    pub(crate) fn start_tcp_inputs(&self, all: Listeners) -> Result<(), Error> {
-        let senders = Connections::new("TCP input", self.reverse.max_clients);
-        for (endpoint, listeners) in all {
-            let meter = self.registry.endpoint(&endpoint, Direction::In);
+    pub(crate) fn start_tcp_inputs(&self, all: Vec<Listening>) -> Result<(), Error> {
+        let senders = Connections::new(self.reverse.max_clients);
+        for listening in all {
+            let meter = self.registry.endpoint(&listening.endpoint, Direction::In);
+            let counted = meter.clone();
             let (channel, stop, last_input) =
                 (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
             let options = self.reverse.options.clone();
-            let serve = move |stream: TcpStream, peer: SocketAddr| {
+            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
                 let sinks = channel.sinks();
                 let size = options.chosen_datagram_size(&sinks);
                 let source = StreamSource::new(
-                    stream,
+                    connection,
                     peer.to_string(),
                     options.chosen_framing(),
                     size,
                     &stop,
-                    meter.counters(),
+                    counted.counters(),
                 );
                 Ok(task(source, boxed(sinks), &stop, last_input.clone()))
             };
-            self.start_accepting(&endpoint, listeners, &senders, Box::new(serve))?;
+            self.start_accepting(listening, ["TCP input", "TLS input"], meter, &senders, Arc::new(serve))?;
         }
         Ok(())
     }
 
     fn start_accepting(
         &self,
-        endpoint: &Resolved,
-        listeners: Vec<TcpListener>,
+        listening: Listening,
+        [plain, with_handshake]: [&'static str; 2],
+        meter: Meter,
         connections: &Connections,
-        serve: Box<dyn Fn(TcpStream, SocketAddr) -> Result<Task, Error> + Send>,
+        serve: Arc<Serve>,
     ) -> Result<(), Error> {
         let (connections, stop) = (connections.clone(), self.inputs.clone());
-        let accept = move || connections.accept(&listeners, &stop, &*serve);
+        let Listening { endpoint, listeners, transport } = listening;
+        let what = if transport.has_handshake() { with_handshake } else { plain };
+        let allow = self.reverse.options.allowed()?;
+        let entrance = Arc::new(Entrance { what, listeners, transport, allow, meter, serve });
+        let accept = move || connections.accept(&entrance, &stop);
         self.program.thread(endpoint.to_string(), Box::new(accept))
     }
 

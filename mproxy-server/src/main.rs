@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, flags_help, options_help, threads_help};
+use mproxy_core::{Error, Handle, flags_help, options_help, listeners_help};
 use mproxy_server::Server;
 
 const COMMAND: Command = Command {
@@ -25,7 +25,7 @@ OPTIONS:
                               Where to receive; may be repeated
 ",
         options_help!(),
-        threads_help!(),
+        listeners_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let options = args.options()?;
-    let mut server = Server::new().options(args.threads(options)?);
+    let mut server = Server::new().options(args.listeners(options)?);
     if let Some(path) = args.os_text("--path")? {
         server = server.path(path);
     }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::gather::{Limits, gather};
-use crate::SLOT;
+use super::Missed;
 use crate::batch::{Batch, Place};
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
+use crate::{Allow, SLOT};
 use crate::sys::{
     Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced, release, take_reported,
 };
@@ -31,33 +32,41 @@ pub(crate) struct Receiver {
     /// The last batch took more memory than is worth keeping.
     heavy: bool,
     dropped: u32,
+    allow: Allow,
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket.
-    pub(crate) fn new(socket: &UdpSocket) -> Self {
+    /// Prepares to receive from this socket, but only what these allow.
+    pub(crate) fn new(socket: &UdpSocket, allow: Allow) -> Self {
         receive_coalesced(socket);
-        Self::single()
+        Self::single(allow)
     }
 
     /// As a kernel without generic receive offload has it.
-    pub(super) fn single() -> Self {
-        Self { incoming: Incoming::default(), offered: 1, heavy: false, dropped: 0 }
+    pub(super) fn single(allow: Allow) -> Self {
+        let incoming = Incoming::new(!allow.is_empty());
+        Self { incoming, offered: 1, heavy: false, dropped: 0, allow }
     }
 
     /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
-    /// empty batch: none only when the socket was shut down. Returns how many the system has dropped since
-    /// it told last.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<u32> {
+    /// empty batch: none only when the socket was shut down, or their senders are not allowed.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
         if std::mem::take(&mut self.heavy) {
             release(batch.spare());
         }
         let received = self.incoming.receive(socket, batch.spare(), SLOT, self.offered)?;
         let mut dropped = self.dropped;
-        let mut longest = 0;
+        let (mut longest, mut denied) = (0, 0);
         for arrival in (0..received).map(|index| self.incoming.arrival(index)) {
-            if arrival.sent {
+            let permitted = arrival.sender.is_none_or(|sender| self.allow.permits(sender));
+            if arrival.sent && permitted {
                 batch.push_slot(arrival.len, arrival.segment);
+            } else {
+                // The slot is used all the same.
+                batch.skip(SLOT);
+            }
+            if !permitted {
+                denied += if arrival.segment == 0 { 1 } else { arrival.len.div_ceil(arrival.segment) };
             }
             longest = longest.max(arrival.len);
             dropped = arrival.dropped.unwrap_or(dropped);
@@ -68,7 +77,8 @@ impl Receiver {
         let next =
             if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
         self.offered = next.min(worthwhile(longest));
-        Ok(dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped)))
+        let dropped = dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped));
+        Ok(Missed { dropped, denied })
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::UdpSocket;
 
+use super::Missed;
+use crate::Allow;
 use crate::batch::{Batch, Place};
 
 /// Slots that a listener's batch has.
@@ -10,21 +12,25 @@ pub(crate) const SLOTS: usize = 1;
 
 /// Fills batches from a socket.
 #[derive(Debug)]
-pub(crate) struct Receiver;
+pub(crate) struct Receiver {
+    allow: Allow,
+}
 
 impl Receiver {
-    /// Prepares to receive from this socket.
-    pub(crate) fn new(_socket: &UdpSocket) -> Self {
-        Self
+    /// Prepares to receive from this socket, but only what these allow.
+    pub(crate) fn new(_socket: &UdpSocket, allow: Allow) -> Self {
+        Self { allow }
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch. Returns
-    /// how many the system has dropped, which nobody tells.
-    #[allow(clippy::unused_self)] // the interface of linux.rs
-    pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<u32> {
-        let len = socket.recv(batch.spare())?;
-        batch.push(len);
-        Ok(0)
+    /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch if its
+    /// sender is allowed. What the system has dropped nobody tells.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
+        let (len, sender) = socket.recv_from(batch.spare())?;
+        if self.allow.permits(sender.ip()) {
+            batch.push(len);
+            return Ok(Missed::default());
+        }
+        Ok(Missed { dropped: 0, denied: 1 })
     }
 }
 

@@ -8,28 +8,28 @@ use std::time::Duration;
 use fastrand::Rng;
 use socket2::SockRef;
 
-use super::portable;
+use super::{Missed, portable};
 use crate::batch::Place;
-use crate::{Batch, SLOT};
+use crate::{Allow, Batch, SLOT};
 
-type Receive = Box<dyn FnMut(&UdpSocket, &mut Batch) -> io::Result<u32>>;
+type Receive = Box<dyn FnMut(&UdpSocket, &mut Batch) -> io::Result<Missed>>;
 type Send = Box<dyn FnMut(&Batch, &mut Place) -> io::Result<()>>;
 type OpenReceiver = fn(&UdpSocket) -> Receive;
 type OpenSender = fn(UdpSocket) -> Send;
 
 const RECEIVERS: &[(&str, OpenReceiver)] = &[
     ("portable", |socket| {
-        let mut receiver = portable::Receiver::new(socket);
+        let mut receiver = portable::Receiver::new(socket, Allow::default());
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux", |socket| {
-        let mut receiver = super::linux::Receiver::new(socket);
+        let mut receiver = super::linux::Receiver::new(socket, Allow::default());
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GRO", |_| {
-        let mut receiver = super::linux::Receiver::single();
+        let mut receiver = super::linux::Receiver::single(Allow::default());
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
 ];
@@ -231,7 +231,7 @@ fn an_error_leaves_the_place_at_what_was_not_sent() {
 fn drops_are_told_once() {
     let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(0).unwrap();
-    let mut receiver = super::linux::Receiver::new(&listener);
+    let mut receiver = super::linux::Receiver::new(&listener, Allow::default());
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listener.local_addr().unwrap()).unwrap();
     let mut batch = Batch::with_capacity(64 * SLOT);
@@ -243,7 +243,7 @@ fn drops_are_told_once() {
         // The one after the flood finds room again, and tells what did not.
         while dropped == 0 {
             batch.clear();
-            dropped += receiver.receive(&listener, &mut batch).unwrap();
+            dropped += receiver.receive(&listener, &mut batch).unwrap().dropped;
             arrived += batch.count();
             sender.send(&[1; 1]).unwrap();
         }

@@ -1,0 +1,96 @@
+//! Allow lists: from which networks datagrams and connections are taken.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::Error;
+
+/// The networks that may send; an empty list allows everyone.
+#[derive(Debug, Clone, Default)]
+pub struct Allow(Arc<[IpNet]>);
+
+impl Allow {
+    /// Reads `ADDRESS/PREFIX` or `ADDRESS` of each.
+    ///
+    /// # Errors
+    /// Wrong use if one is neither.
+    pub fn parse(texts: &[String]) -> Result<Self, Error> {
+        let mut networks = Vec::new();
+        for text in texts {
+            let wrong = || {
+                Error::usage(format!("'{text}' is no network: ADDRESS/PREFIX or ADDRESS, as in 10.1.0.0/16"))
+            };
+            networks.push(network(text).ok_or_else(wrong)?);
+        }
+        Ok(Self(networks.into()))
+    }
+
+    /// Whether everyone is allowed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this address is allowed.
+    #[must_use]
+    pub fn permits(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.is_empty() || self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    match prefix {
+        None => Some(address.into()),
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            IpNet::new(address, digits.parse().ok()?).ok()
+        }
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(texts: &[&str]) -> Result<Allow, Error> {
+        Allow::parse(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn networks_and_addresses_of_both_families_are_told_apart() {
+        let allow = list(&["10.1.0.0/16", "192.0.2.7", "2001:db8::/32", "::1", "10.9.9.9/24"]).unwrap();
+        for (address, allowed) in [
+            ("10.1.255.255", true),
+            ("10.2.0.0", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("2001:db8:ffff::1", true),
+            ("2001:db9::1", false),
+            ("::1", true),
+            ("::2", false),
+            ("10.9.9.1", true),
+            ("::ffff:10.1.2.3", true),
+            ("::ffff:10.2.0.1", false),
+        ] {
+            assert_eq!(allow.permits(address.parse().unwrap()), allowed, "{address}");
+        }
+        assert!(list(&[]).unwrap().permits("192.0.2.1".parse().unwrap()));
+        assert!(!list(&["0.0.0.0/0"]).unwrap().permits("::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in ["", "localhost", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "1.2.3.4:5"] {
+            let error = list(&["::1", text]).unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains(&format!("'{text}'")), "{error}");
+        }
+    }
+}

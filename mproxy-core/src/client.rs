@@ -1,0 +1,202 @@
+//! TCP clients that data is handed out to: each is a sink, and its channel a source.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::connection::{Connection, ignore, ignore_raw};
+use crate::file::write_all;
+use crate::stats::{Counters, Meter};
+use crate::stop::POLL_INTERVAL;
+use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
+use crate::{Batch, Error, Flow, Framing, SLOT, Sink, Source, Stop, UdpSource};
+
+/// A client that accepts nothing for this long is dropped.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// How long to wait for room before a write is tried all the same: Linux tells of room only when a third
+/// of the buffer is free, which takes a slow client long, but takes a write as soon as there is some.
+const RETRY_WRITE: Duration = Duration::from_millis(250);
+
+/// A client's connection, as its sink and its source share it: on one thread, so that neither ever waits
+/// for the other.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Box<dyn Connection>>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A TCP client as a sink. A slow one blocks only its own thread; what it misses meanwhile are whole
+/// datagrams that the kernel drops at the source.
+pub struct ClientSink {
+    connection: Shared,
+    peer: SocketAddr,
+    framing: Framing,
+    stop: Stop,
+    counters: Arc<Counters>,
+}
+
+impl ClientSink {
+    /// Takes the connection, and a source that watches it.
+    ///
+    /// # Errors
+    /// If the channel's socket cannot be set up.
+    pub fn new(
+        connection: Box<dyn Connection>,
+        peer: SocketAddr,
+        framing: Framing,
+        channel: UdpSource,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Result<(Self, ClientSource), Error> {
+        let failed = |error| Error::io("set up the connection of", peer, error);
+        channel.socket().set_nonblocking(true).map_err(failed)?;
+        let connection = Shared(Arc::new(Mutex::new(connection)));
+        let source =
+            ClientSource { channel, connection: connection.clone(), peer, sending: true, stop: stop.clone() };
+        Ok((Self { connection, peer, framing, stop: stop.clone(), counters: meter.counters() }, source))
+    }
+}
+
+impl Sink for ClientSink {
+    fn send(&mut self, batch: &Batch) -> Result<(), Error> {
+        let mut headers = Vec::new();
+        let mut slices = self.framing.slices(batch, &mut headers);
+        let mut connection = self.connection.lock();
+        let mut client = Patient { connection: &mut **connection, stop: &self.stop };
+        let mut write = |slices: &[IoSlice<'_>]| client.patiently(&mut |to| to.write(slices));
+        let written = write_all(&mut write, &mut slices).map_err(|(_, error)| error);
+        match written.and_then(|_| client.patiently(&mut |to| to.flush().map(|()| 0))) {
+            Ok(_) => {
+                self.counters.passed(batch.count(), batch.bytes());
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.failed(1);
+                Err(Error::io("send to", self.peer, error))
+            }
+        }
+    }
+}
+
+/// Waits for a client to accept more, but not for ever.
+struct Patient<'a> {
+    connection: &'a mut dyn Connection,
+    stop: &'a Stop,
+}
+
+impl Patient<'_> {
+    fn wait(&self, since: Instant) -> io::Result<()> {
+        let socket = self.connection.socket();
+        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+        let ready = match wait(&mut fds, Some(RETRY_WRITE), self.stop)? {
+            Wait::Ready => true,
+            // Where the network is at fault, the system gives up by itself.
+            Wait::TimedOut => since.elapsed() < STALLED || is_unanswered(socket),
+            Wait::Stopped => {
+                let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
+                poll_for(&mut fds, Some(left))?
+            }
+        };
+        if ready {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts nothing any more"))
+        }
+    }
+
+    fn patiently(
+        &mut self,
+        write: &mut dyn FnMut(&mut dyn Connection) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let since = Instant::now();
+        loop {
+            match write(self.connection) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(since)?,
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Whether what was sent is not acknowledged, rather than not wanted. Only Linux tells.
+fn is_unanswered(socket: &std::net::TcpStream) -> bool {
+    #[cfg(target_os = "linux")]
+    return crate::sys::is_unanswered(socket);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        false
+    }
+}
+
+/// The channel as one TCP client receives it, while the connection is watched: what the client sends is
+/// read and forgotten, and when it is gone this ends.
+pub struct ClientSource {
+    channel: UdpSource,
+    connection: Shared,
+    peer: SocketAddr,
+    /// The client may still send something.
+    sending: bool,
+    stop: Stop,
+}
+
+impl ClientSource {
+    /// Waits for data or for the client, and looks whether it is still there.
+    fn watch(&mut self) -> io::Result<()> {
+        let mut connection = self.connection.lock();
+        let events = {
+            // One that only has shut down its sending side still gets everything: then only an error or a
+            // reset, which are always reported, say that it is gone.
+            let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
+            let mut fds = [
+                PollFd::new(self.channel.socket(), PollFlags::IN),
+                PollFd::new(connection.socket(), interest),
+            ];
+            if !self.stop.requested() {
+                // A stop wakes this by way of the channel's socket: all clients' threads would else queue up
+                // at one pipe for each datagram.
+                poll_for(&mut fds, POLL_INTERVAL)?;
+            }
+            fds[1].revents()
+        };
+        if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+            let error = connection.socket().take_error()?;
+            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+        }
+        if events.contains(PollFlags::IN) {
+            self.sending = ignore(&mut |area| connection.read(area))?;
+        }
+        Ok(())
+    }
+}
+
+impl Source for ClientSource {
+    fn capacity(&self) -> usize {
+        SLOT
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        self.watch().map_err(|error| Error::io("receive from", self.peer, error))?;
+        self.channel.receive(batch)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.channel.drain()
+    }
+}
+
+impl Drop for ClientSource {
+    fn drop(&mut self) {
+        let mut connection = self.connection.lock();
+        connection.close();
+        // With unread input a close would be a reset, which may cost the client what it has not read yet.
+        ignore_raw(connection.socket());
+    }
+}

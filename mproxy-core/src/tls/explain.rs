@@ -1,0 +1,77 @@
+//! TLS errors in words that say which check failed.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+/// The error as one of the connection.
+pub(super) fn error(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, words(error))
+}
+
+fn words(error: Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => certificate(error),
+        Error::NoCertificatesPresented => "the peer shows no certificate, and needs one to be let in".into(),
+        Error::AlertReceived(alert) => self::alert(alert),
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => "the peer speaks neither TLS 1.2 nor 1.3".into(),
+        Error::PeerIncompatible(lack) => format!("the peer's TLS does not fit: {lack:?}"),
+        Error::InvalidMessage(error) => format!("the peer does not speak TLS: {error:?}"),
+        Error::InconsistentKeys(_) => "the private key is not the certificate's".into(),
+        other => format!("TLS: {other}"),
+    }
+}
+
+fn certificate(error: CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the peer's certificate has expired".into()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the peer's certificate is not valid yet".into()
+        }
+        CertificateError::Revoked => "the peer's certificate was revoked".into(),
+        CertificateError::UnknownIssuer => "the peer's certificate is not of a trusted authority".into(),
+        CertificateError::BadSignature => "the peer's certificate has a wrong signature".into(),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            format!("the peer's certificate is for {names}, not for {}", expected.to_str())
+        }
+        CertificateError::NotValidForName => "the peer's certificate is for another name".into(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "the peer's certificate is made for another purpose".into()
+        }
+        other => {
+            let detail = format!("{other:?}");
+            if detail.contains("CaUsedAsEndEntity") {
+                "the peer's certificate is that of an authority (CA:TRUE), not one that it has signed".into()
+            } else {
+                format!("the peer's certificate is not valid: {detail}")
+            }
+        }
+    }
+}
+
+fn alert(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::ProtocolVersion => "the peer refuses TLS 1.2 and 1.3".into(),
+        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+            "the peer wants a certificate to let this in".into()
+        }
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::AccessDenied => {
+            format!("the peer does not accept the certificate shown to it: {alert:?}")
+        }
+        other => format!("the peer ended TLS: {other:?}"),
+    }
+}

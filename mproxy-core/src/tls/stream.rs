@@ -1,0 +1,203 @@
+//! A connection that bytes go through encrypted.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustls::Connection as Session;
+
+use super::explain;
+use crate::connection::{Connection, ignore_raw};
+use crate::wait::{Wait, WaitResult, wait};
+use crate::{Input, Stop, report};
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// TLS over a TCP connection that does not block.
+pub(super) struct TlsStream {
+    /// None only when it is taken away.
+    session: Option<Session>,
+    socket: TcpStream,
+    /// Payload that was decrypted and not read yet.
+    held: usize,
+    /// The peer has said that nothing more comes.
+    ended: bool,
+    /// Nothing more can be sent: that was said, or the session has failed.
+    closed: bool,
+}
+
+impl TlsStream {
+    /// Shakes hands.
+    pub(super) fn establish(session: Session, socket: TcpStream, stop: &Stop) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let mut stream = Self { session: Some(session), socket, held: 0, ended: false, closed: false };
+        stream.shake_hands(stop)?;
+        if let (Ok(peer), Ok(session)) = (stream.socket.peer_addr(), stream.session()) {
+            let (version, suite) = (session.protocol_version(), session.negotiated_cipher_suite());
+            if let (Some(version), Some(suite)) = (version, suite) {
+                report::info(format_args!("{peer}: {version:?}, {:?}", suite.suite()));
+            }
+        }
+        Ok(stream)
+    }
+
+    /// The session and the socket, without a goodbye.
+    pub(super) fn into_parts(mut self) -> io::Result<(Session, TcpStream)> {
+        let session = self.session.take().ok_or(io::ErrorKind::NotConnected)?;
+        Ok((session, self.socket.try_clone()?))
+    }
+
+    fn session(&mut self) -> io::Result<&mut Session> {
+        self.session.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn shake_hands(&mut self, stop: &Stop) -> io::Result<()> {
+        let deadline = Instant::now() + HANDSHAKE;
+        loop {
+            let session = self.session()?;
+            let (wanted, moved) = if session.wants_write() {
+                (PollFlags::OUT, self.push().map(|()| true))
+            } else if session.is_handshaking() {
+                (PollFlags::IN, self.pull())
+            } else {
+                return Ok(());
+            };
+            match moved {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the peer has closed the connection instead of a TLS handshake",
+                    ));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let mut fds = [PollFd::new(&self.socket, wanted)];
+                    let ready = if left.is_zero() { Wait::TimedOut } else { wait(&mut fds, Some(left), stop)? };
+                    match ready {
+                        Wait::Ready => {}
+                        Wait::TimedOut => {
+                            return Err(io::Error::new(
+                                io::ErrorKind::TimedOut,
+                                format!("no TLS handshake in {} seconds", HANDSHAKE.as_secs()),
+                            ));
+                        }
+                        Wait::Stopped => return Err(io::ErrorKind::Interrupted.into()),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes in what the peer has sent; false at the end of it.
+    fn pull(&mut self) -> io::Result<bool> {
+        let mut socket = &self.socket;
+        let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let goes_on = session.read_tls(&mut socket)? > 0;
+        let processed = session.process_new_packets();
+        // An answer, such as an alert that says what was wrong.
+        let _ = self.push();
+        match processed {
+            Ok(state) => {
+                self.held = state.plaintext_bytes_to_read();
+                self.ended = state.peer_has_closed();
+                Ok(goes_on)
+            }
+            Err(error) => {
+                self.closed = true;
+                Err(explain::error(error))
+            }
+        }
+    }
+
+    /// Sends what is encrypted.
+    fn push(&mut self) -> io::Result<()> {
+        let mut socket = &self.socket;
+        let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        while session.wants_write() {
+            match session.write_tls(&mut socket) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Input for TlsStream {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.session()?.reader().read(area) {
+                Ok(len) => {
+                    self.held = self.held.saturating_sub(len);
+                    return Ok(len);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "cut off: the connection ended without TLS's close_notify",
+                    ));
+                }
+                Err(error) => return Err(error),
+            }
+            self.pull()?;
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+        if self.held > 0 || self.ended {
+            return Ok(WaitResult(if stop.requested() { Wait::Stopped } else { Wait::Ready }));
+        }
+        self.socket.wait(timeout, stop)
+    }
+
+    fn hold(&self) -> bool {
+        true
+    }
+}
+
+impl Connection for TlsStream {
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        // Only so much is encrypted as can soon be sent.
+        self.push()?;
+        let taken = self.session()?.writer().write_vectored(slices)?;
+        match self.push() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.push()
+    }
+
+    fn close(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        if !std::mem::replace(&mut self.closed, true) {
+            session.send_close_notify();
+        }
+        let _ = self.push();
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+}
+
+impl Drop for TlsStream {
+    fn drop(&mut self) {
+        if self.session.is_some() {
+            self.close();
+            // With unread input a close would be a reset, which may cost the peer what it has not read yet.
+            ignore_raw(&self.socket);
+        }
+    }
+}

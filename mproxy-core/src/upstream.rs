@@ -1,0 +1,178 @@
+//! TCP servers that data is taken from: connected to, and again whenever the connection ends.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::connection::{Connection, Transport};
+use crate::socket::set_up_stream;
+use crate::stats::{Counters, Meter};
+use crate::{Batch, Error, Flow, Framing, Options, Resolved, Source, Stop, StreamSource, report};
+
+type Stream = StreamSource<Box<dyn Connection>>;
+
+/// A TCP server that is connected to, and connected to again whenever the connection ends.
+pub struct TcpServerSource {
+    endpoint: Resolved,
+    transport: Arc<dyn Transport>,
+    framing: Framing,
+    size: usize,
+    stop: Stop,
+    meter: Meter,
+    counters: Arc<Counters>,
+    connection: Option<(Stream, Instant)>,
+    backoff: Backoff,
+    /// What to wait for before the next connection.
+    pause: Duration,
+    failing: bool,
+    /// Tried before: a name is resolved anew from then on.
+    tried: bool,
+    draining: bool,
+}
+
+impl TcpServerSource {
+    /// Takes the server; the first connection is made by the first receive.
+    #[must_use]
+    pub fn new(
+        endpoint: Resolved,
+        transport: Arc<dyn Transport>,
+        framing: Framing,
+        size: usize,
+        meter: Meter,
+        stop: &Stop,
+    ) -> Self {
+        Self {
+            endpoint,
+            transport,
+            framing,
+            size,
+            stop: stop.clone(),
+            counters: meter.counters(),
+            meter,
+            connection: None,
+            backoff: Backoff::default(),
+            pause: Duration::ZERO,
+            failing: false,
+            tried: false,
+            draining: false,
+        }
+    }
+
+    fn connect(&mut self) -> Result<Stream, Error> {
+        if std::mem::replace(&mut self.tried, true) {
+            self.endpoint = self.endpoint.endpoint.resolve(&Options::default())?;
+            self.endpoint.require_unicast()?;
+        }
+        let (endpoint, stop, transport) = (&self.endpoint, &self.stop, &self.transport);
+        let connected = connect_tcp(endpoint, stop, &mut |stream| transport.establish(stream, stop));
+        let (connection, address) = connected.map_err(|error| Error::io("connect to", endpoint, error))?;
+        report::info(format_args!("{endpoint}: connected to {address}"));
+        let (name, counters) = (endpoint.to_string(), self.meter.counters());
+        Ok(StreamSource::new(connection, name, self.framing, self.size, stop, counters))
+    }
+
+    /// Says once that there is no connection, and has the next attempt wait.
+    fn back_off(&mut self, why: &str) {
+        self.counters.failed(1);
+        if !std::mem::replace(&mut self.failing, true) {
+            report::warn(format_args!("{why}; connecting again until it works"));
+        }
+        self.pause = self.backoff.next();
+    }
+}
+
+impl Source for TcpServerSource {
+    fn capacity(&self) -> usize {
+        Stream::CAPACITY
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        if self.draining && self.connection.is_none() {
+            return Ok(Flow::End);
+        }
+        let Some((stream, since)) = &mut self.connection else {
+            self.stop.sleep(std::mem::take(&mut self.pause));
+            if self.stop.requested() {
+                return Ok(Flow::More);
+            }
+            match self.connect() {
+                Ok(stream) => {
+                    if std::mem::replace(&mut self.failing, false) {
+                        report::warn(format_args!("connected to {} again", self.endpoint));
+                    }
+                    self.connection = Some((stream, Instant::now()));
+                }
+                Err(error) => self.back_off(&error.to_string()),
+            }
+            return Ok(Flow::More);
+        };
+        let ended = match stream.receive(batch) {
+            Ok(Flow::More) => return Ok(Flow::More),
+            Ok(Flow::End) => None,
+            Err(error) => Some(error),
+        };
+        if self.draining {
+            return Ok(Flow::End);
+        }
+        let lasted = since.elapsed();
+        self.connection = None;
+        if lasted >= Backoff::GOOD {
+            self.backoff = Backoff::default();
+        }
+        match ended {
+            Some(error) => self.back_off(&error.to_string()),
+            None => self.back_off(&format!("{} has closed the connection", self.endpoint)),
+        }
+        Ok(Flow::More)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.draining = true;
+        self.connection.as_mut().is_none_or(|(stream, _)| stream.drain())
+    }
+}
+
+/// Connects to the first of the addresses that takes the connection and that `establish` succeeds with.
+/// Returns what came of it, and the address.
+pub(crate) fn connect_tcp<C>(
+    endpoint: &Resolved,
+    stop: &Stop,
+    establish: &mut dyn FnMut(TcpStream) -> io::Result<C>,
+) -> io::Result<(C, SocketAddr)> {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let mut last_error = io::ErrorKind::AddrNotAvailable.into();
+    for address in &endpoint.addresses {
+        if stop.requested() {
+            break;
+        }
+        let connected = TcpStream::connect_timeout(address, TIMEOUT)
+            .and_then(|stream| set_up_stream(&stream).map(|()| stream))
+            .and_then(&mut *establish);
+        match connected {
+            Ok(connection) => return Ok((connection, *address)),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
+/// Exponential backoff with jitter.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// A connection that lasted this long makes up for earlier failures.
+    const GOOD: Duration = Duration::from_secs(60);
+    const FIRST: Duration = Duration::from_millis(500);
+    /// With the jitter no more than 30 seconds.
+    const LONGEST: Duration = Duration::from_secs(24);
+
+    fn next(&mut self) -> Duration {
+        let base = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        base.mul_f64(1.0 + fastrand::f64() / 4.0)
+    }
+}
