@@ -1,43 +1,52 @@
 //! Allow lists: from which networks datagrams and connections are taken.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::Error;
 
 /// The networks that may send; an empty list allows everyone.
-#[derive(Debug, Clone, Default)]
-pub struct Allow(Arc<[IpNet]>);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allow {
+    networks: Vec<IpNet>,
+    /// The first that is none.
+    malformed: Option<String>,
+}
 
 impl Allow {
-    /// Reads `ADDRESS/PREFIX` or `ADDRESS` of each.
+    /// Adds `ADDRESS/PREFIX` or `ADDRESS`.
+    pub fn add(&mut self, text: &str) {
+        match network(text) {
+            Some(network) => self.networks.push(network),
+            None => drop(self.malformed.get_or_insert_with(|| text.to_owned())),
+        }
+    }
+
+    /// Checks what was added.
     ///
     /// # Errors
-    /// Wrong use if one is neither.
-    pub fn parse(texts: &[String]) -> Result<Self, Error> {
-        let mut networks = Vec::new();
-        for text in texts {
-            let wrong = || {
-                Error::usage(format!("'{text}' is no network: ADDRESS/PREFIX or ADDRESS, as in 10.1.0.0/16"))
-            };
-            networks.push(network(text).ok_or_else(wrong)?);
+    /// Wrong use if something is no network.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.malformed {
+            Some(text) => Err(Error::usage(format!(
+                "'{text}' is no network to allow: ADDRESS/PREFIX or ADDRESS, as in 10.1.0.0/16"
+            ))),
+            None => Ok(()),
         }
-        Ok(Self(networks.into()))
     }
 
     /// Whether everyone is allowed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty()
     }
 
     /// Whether this address is allowed.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.is_empty() || self.0.iter().any(|network| network.contains(&address))
+        self.is_empty() || self.networks.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -61,7 +70,11 @@ mod tests {
     use super::*;
 
     fn list(texts: &[&str]) -> Result<Allow, Error> {
-        Allow::parse(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+        let mut allow = Allow::default();
+        for text in texts {
+            allow.add(text);
+        }
+        allow.check().map(|()| allow)
     }
 
     #[test]
@@ -88,7 +101,9 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_refused() {
-        for text in ["", "localhost", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "1.2.3.4:5"] {
+        for text in
+            ["", "localhost", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "1.2.3.4:5"]
+        {
             let error = list(&["::1", text]).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(&format!("'{text}'")), "{error}");
         }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use pico_args::Arguments;
 
 use crate::options::MAX_THREADS;
-use crate::report::{Exit, say};
+use crate::report::{self, Exit, say};
 use crate::signals::Signals;
 use crate::stream::MAX_DATAGRAM;
 use crate::{Error, Handle, Options, Tls, stdio};
@@ -87,7 +87,9 @@ impl Command {
     ///
     /// `start` must [finish](Args::finish) the options before it opens anything.
     pub fn run(&self, start: fn(Args) -> Result<Handle, Error>) -> ExitCode {
-        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let mut arguments = std::env::args_os();
+        arguments.next();
+        let arguments: Vec<OsString> = arguments.collect();
         if arguments.is_empty() {
             let _ = stdio::write_stderr(self.help);
             return Exit::WrongUse.into();
@@ -123,7 +125,10 @@ fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error
     #[cfg(all(feature = "tls", unix))]
     handle.reload_at_hangup()?;
     signals.stop(handle.stopper());
-    handle.join().map(drop)
+    for passed in handle.join()?.endpoints {
+        report::info(format_args!("{passed}"));
+    }
+    Ok(())
 }
 
 /// The options that were given.
@@ -267,8 +272,10 @@ impl Args {
     /// # Errors
     /// Wrong use if one is malformed.
     pub fn listeners(&mut self, options: Options) -> Result<Options, Error> {
-        let options = options.allow_only(self.texts("--allow")?);
-        options.allowed().map_err(|error| Error::usage(format!("--allow: {error}")))?;
+        let mut options = options;
+        for network in self.texts("--allow")? {
+            options = options.allow(&network);
+        }
         Ok(match self.number("--threads", 1, MAX_THREADS)? {
             Some(threads) => options.threads(threads),
             None => options,

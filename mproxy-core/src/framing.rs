@@ -92,11 +92,7 @@ impl Framing {
 
     /// What of a batch goes into a byte stream, each datagram whole. The headers that it needs are put
     /// into `headers`.
-    pub(crate) fn slices<'a>(
-        self,
-        batch: &'a Batch,
-        headers: &'a mut Vec<[u8; HEADER]>,
-    ) -> Vec<IoSlice<'a>> {
+    pub(crate) fn slices<'a>(self, batch: &'a Batch, headers: &'a mut Vec<[u8; HEADER]>) -> Vec<IoSlice<'a>> {
         match self {
             Self::Lines => {
                 let mut slices = Vec::new();

@@ -19,7 +19,7 @@ pub struct Options {
     pub(crate) ttl: u8,
     pub(crate) recv_buffer: Option<usize>,
     pub(crate) threads: usize,
-    allow: Vec<String>,
+    pub(crate) allow: Allow,
     framing: Framing,
     datagram_size: Option<usize>,
 }
@@ -31,7 +31,7 @@ impl Default for Options {
             ttl: 1,
             recv_buffer: None,
             threads: 1,
-            allow: Vec::new(),
+            allow: Allow::default(),
             framing: Framing::Auto,
             datagram_size: None,
         }
@@ -90,15 +90,15 @@ impl Options {
     /// from elsewhere is dropped, and counted as [`denied`](crate::EndpointStats::denied). By default
     /// everyone may send.
     #[must_use]
-    pub fn allow(mut self, network: impl Into<String>) -> Self {
-        self.allow.push(network.into());
+    pub fn allow(mut self, network: &str) -> Self {
+        self.allow.add(network);
         self
     }
 
-    /// The same, with these networks instead.
+    /// The same, with this list instead.
     #[must_use]
-    pub fn allow_only(mut self, networks: Vec<String>) -> Self {
-        self.allow = networks;
+    pub fn allow_only(mut self, list: Allow) -> Self {
+        self.allow = list;
         self
     }
 
@@ -124,7 +124,7 @@ impl Options {
     /// Wrong use if there is no such interface, network, number of threads or datagram size.
     pub fn check(&self) -> Result<(), Error> {
         self.chosen_interface()?;
-        self.allowed()?;
+        self.allow.check()?;
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
         }
@@ -148,16 +148,8 @@ impl Options {
     }
 
     /// The networks that may send.
-    ///
-    /// # Errors
-    /// Wrong use if one is malformed.
-    pub fn allowed(&self) -> Result<Allow, Error> {
-        Allow::parse(&self.allow)
-    }
-
-    /// The networks that may send, as they were given.
     #[must_use]
-    pub fn allow_list(&self) -> &[String] {
+    pub fn allowed(&self) -> &Allow {
         &self.allow
     }
 

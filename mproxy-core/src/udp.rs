@@ -51,7 +51,7 @@ impl UdpSource {
     ) -> Result<Vec<Self>, Error> {
         let (mut sources, mut last) = (Vec::new(), None);
         for socket in listen_udp(endpoint, options)? {
-            let mut source = Self::new(socket, endpoint.to_string(), options.allowed()?, meter, stop)?;
+            let mut source = Self::new(socket, endpoint.to_string(), options.allow.clone(), meter, stop)?;
             let address = source.socket.local_addr().ok();
             source.first = last != address;
             last = address;

@@ -4,8 +4,32 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, listeners_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help};
 use mproxy_forward::Forward;
+
+#[cfg(feature = "tls")]
+macro_rules! tls_help {
+    () => {
+        "      --tls-connect-addr HOST:PORT
+                              As --tcp-connect-addr, a TLS server; may be repeated
+      --tls-ca FILE           The authorities to trust (PEM), rather than those of
+                              the file SSL_CERT_FILE or, by default, of the web
+      --tls-server-name NAME  Whom its certificate must be for, if not HOST
+      --tls-cert FILE         The certificate to show where one is asked for, with
+                              those it rests on (PEM)
+      --tls-key FILE          Its private key (PEM)
+"
+    };
+}
+
+#[cfg(not(feature = "tls"))]
+macro_rules! tls_help {
+    () => {
+        "      --tls-connect-addr, --tls-ca, --tls-server-name, --tls-cert, --tls-key
+                              TLS, in a build with cargo's --features tls
+"
+    };
+}
 
 const COMMAND: Command = Command {
     name: "mproxy-forward",
@@ -23,17 +47,10 @@ OPTIONS:
       --tcp-connect-addr HOST:PORT
                               A TCP server to connect to, again whenever it is
                               lost; may be repeated
-      --tls-connect-addr HOST:PORT
-                              As that, a TLS server; may be repeated. TLS options
-                              need a build with --features tls
-      --tls-ca FILE           Authorities to trust (PEM), rather than SSL_CERT_FILE
-                              or those of the web
-      --tls-server-name NAME  Whom the certificate must be for, rather than HOST
-      --tls-cert FILE, --tls-key FILE
-                              What to show to servers that ask for a certificate
       --udp-downstream-addr HOST:PORT
                               Where to send everything; may be repeated
 ",
+        tls_help!(),
         options_help!(),
         datagram_size_help!(),
         listeners_help!(),

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 const SCRIPT: &str = "\
-SECTIONS { /DISCARD/ : { *(.eh_frame .eh_frame_hdr) *(.gcc_except_table .gcc_except_table.*) } }
+SECTIONS { /DISCARD/ : { *(.eh_frame .eh_frame_hdr) *(.gcc_except_table .gcc_except_table.*) *(.comment) } }
 INSERT AFTER .text;
 ";
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use mproxy_core::{
-    Direction, Endpoint, Error, Meter, Options, Registry, Resolved, Role, Stop, UdpSink, UdpSource,
+    Allow, Direction, Endpoint, Error, Meter, Options, Registry, Resolved, Role, Stop, UdpSink, UdpSource,
     UdpTarget, reserve_group,
 };
 
@@ -14,7 +14,7 @@ pub(crate) struct Channel {
     targets: Vec<UdpTarget>,
     received: Meter,
     /// The networks that may send to the group: this proxy too. None if everyone may.
-    allow: Vec<String>,
+    allow: Allow,
     /// Keeps a private group's port from all others.
     _reserved: Option<UdpSocket>,
 }
@@ -39,10 +39,13 @@ impl Channel {
         }
         // Without inputs of its own, what the proxy receives comes from the group.
         let received = if has_inputs { unlisted(&group) } else { registry.endpoint(&group, Direction::In) };
-        let mut allow = options.allow_list().to_vec();
-        if has_inputs && !allow.is_empty() {
+        let mut allow = options.allowed().clone();
+        if has_inputs
+            && !allow.is_empty()
+            && let Some(own) = targets[0].open().local_addr()
+        {
             // What the inputs send to the group comes from here.
-            allow.extend(targets[0].open().local_addr().map(|own| own.ip().to_string()));
+            allow.add(&own.ip().to_string());
         }
         Ok(Self { group, targets, received, allow, _reserved: reserved })
     }

@@ -92,14 +92,7 @@ impl Connections {
     }
 
     /// Serves a connection to its end.
-    fn serve(
-        &self,
-        entrance: &Entrance,
-        stream: TcpStream,
-        peer: SocketAddr,
-        mut slot: Slot,
-        stop: &Stop,
-    ) {
+    fn serve(&self, entrance: &Entrance, stream: TcpStream, peer: SocketAddr, mut slot: Slot, stop: &Stop) {
         let Entrance { what, transport, .. } = entrance;
         let connection = match transport.establish(stream, stop) {
             Ok(connection) => connection,

@@ -27,44 +27,20 @@ use std::sync::Arc;
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
 use mproxy_core::{Plain, Transport};
 
-use crate::plan::Plan;
+use crate::plan::{Kind, Plan};
 use crate::proxy::Proxy;
 
 /// TCP clients that are served at the same time, unless told otherwise.
 const MAX_CLIENTS: usize = 1024;
 
 /// What to gather, and whom to hand it out to. See the [crate's](crate) example.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Reverse {
-    udp_listen: Vec<String>,
-    tcp_listen: Vec<String>,
-    tls_listen: Vec<String>,
-    multicast: Vec<String>,
-    tcp_output: Vec<String>,
-    tls_output: Vec<String>,
-    udp_output: Vec<String>,
+    endpoints: Vec<(Kind, String)>,
     tls: Tls,
     tee: bool,
-    max_clients: usize,
+    max_clients: Option<usize>,
     options: Options,
-}
-
-impl Default for Reverse {
-    fn default() -> Self {
-        Self {
-            udp_listen: Vec::new(),
-            tcp_listen: Vec::new(),
-            tls_listen: Vec::new(),
-            multicast: Vec::new(),
-            tcp_output: Vec::new(),
-            tls_output: Vec::new(),
-            udp_output: Vec::new(),
-            tls: Tls::default(),
-            tee: false,
-            max_clients: MAX_CLIENTS,
-            options: Options::default(),
-        }
-    }
 }
 
 impl Reverse {
@@ -78,24 +54,21 @@ impl Reverse {
     /// chooses; [`Handle::local_addrs`] tells it, as it does for the TCP endpoints: inputs before outputs,
     /// and UDP before TCP before TLS.
     #[must_use]
-    pub fn udp_listen(mut self, endpoint: impl Into<String>) -> Self {
-        self.udp_listen.push(endpoint.into());
-        self
+    pub fn udp_listen(self, endpoint: impl Into<String>) -> Self {
+        self.with(Kind::UdpListen, endpoint.into())
     }
 
     /// Adds a TCP endpoint on which to accept connections that send data: `HOST:PORT`.
     #[must_use]
-    pub fn tcp_listen(mut self, endpoint: impl Into<String>) -> Self {
-        self.tcp_listen.push(endpoint.into());
-        self
+    pub fn tcp_listen(self, endpoint: impl Into<String>) -> Self {
+        self.with(Kind::TcpListen, endpoint.into())
     }
 
     /// Adds a TLS endpoint on which to accept connections that send data: `HOST:PORT`. It needs a
     /// certificate, which [`tls`](Self::tls) names, and the feature `tls`: without it this is wrong use.
     #[must_use]
-    pub fn tls_listen(mut self, endpoint: impl Into<String>) -> Self {
-        self.tls_listen.push(endpoint.into());
-        self
+    pub fn tls_listen(self, endpoint: impl Into<String>) -> Self {
+        self.with(Kind::TlsListen, endpoint.into())
     }
 
     /// The multicast group to route through: `GROUP[%ZONE]:PORT`. Others on the network can join it, and
@@ -103,24 +76,21 @@ impl Reverse {
     /// IPv4 group drawn at random, which never leaves the loopback interface. Of several, the first is
     /// the channel, and what comes in is sent to the others too.
     #[must_use]
-    pub fn multicast(mut self, group: impl Into<String>) -> Self {
-        self.multicast.push(group.into());
-        self
+    pub fn multicast(self, group: impl Into<String>) -> Self {
+        self.with(Kind::Channel, group.into())
     }
 
     /// Adds a TCP endpoint on which to accept clients that get everything: `HOST:PORT`.
     #[must_use]
-    pub fn tcp_output(mut self, endpoint: impl Into<String>) -> Self {
-        self.tcp_output.push(endpoint.into());
-        self
+    pub fn tcp_output(self, endpoint: impl Into<String>) -> Self {
+        self.with(Kind::TcpOutput, endpoint.into())
     }
 
     /// Adds a TLS endpoint on which to accept clients that get everything: `HOST:PORT`. It needs what
     /// [`tls_listen`](Self::tls_listen) does.
     #[must_use]
-    pub fn tls_output(mut self, endpoint: impl Into<String>) -> Self {
-        self.tls_output.push(endpoint.into());
-        self
+    pub fn tls_output(self, endpoint: impl Into<String>) -> Self {
+        self.with(Kind::TlsOutput, endpoint.into())
     }
 
     /// The certificate of the TLS endpoints, and whose certificate lets a client in: by default nobody
@@ -133,9 +103,8 @@ impl Reverse {
 
     /// Adds a UDP endpoint to send everything to: `HOST[%ZONE]:PORT`.
     #[must_use]
-    pub fn udp_output(mut self, endpoint: impl Into<String>) -> Self {
-        self.udp_output.push(endpoint.into());
-        self
+    pub fn udp_output(self, endpoint: impl Into<String>) -> Self {
+        self.with(Kind::UdpOutput, endpoint.into())
     }
 
     /// Copies everything to standard output too.
@@ -149,7 +118,7 @@ impl Reverse {
     /// one more is closed at once. The default is 1024.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
-        self.max_clients = clients;
+        self.max_clients = Some(clients);
         self
     }
 
@@ -170,18 +139,39 @@ impl Reverse {
         let plan = Plan::new(self)?;
         let mut proxy = Proxy::open(self, &plan)?;
         let tcp: Arc<dyn Transport> = Arc::new(Plain);
-        let tls = if plan.uses_tls() { proxy.secure()? } else { tcp.clone() };
+        let uses_tls = self.has(&[Kind::TlsListen, Kind::TlsOutput]);
+        let tls = if uses_tls { proxy.secure()? } else { tcp.clone() };
         // Listeners are opened before any thread is started, and outputs are before inputs.
-        let udp_inputs = proxy.listen_udp(&plan.udp_listen)?;
-        let mut tcp_inputs = proxy.listen_tcp(&plan.tcp_listen, &tcp)?;
-        tcp_inputs.extend(proxy.listen_tcp(&plan.tls_listen, &tls)?);
-        let mut tcp_outputs = proxy.listen_tcp(&plan.tcp_output, &tcp)?;
-        tcp_outputs.extend(proxy.listen_tcp(&plan.tls_output, &tls)?);
-        proxy.start_udp_output(plan.udp_output)?;
+        let udp_inputs = proxy.listen_udp(plan.of(Kind::UdpListen))?;
+        let mut tcp_inputs = Vec::new();
+        proxy.listen_tcp(plan.of(Kind::TcpListen), &tcp, &mut tcp_inputs)?;
+        proxy.listen_tcp(plan.of(Kind::TlsListen), &tls, &mut tcp_inputs)?;
+        let mut tcp_outputs = Vec::new();
+        proxy.listen_tcp(plan.of(Kind::TcpOutput), &tcp, &mut tcp_outputs)?;
+        proxy.listen_tcp(plan.of(Kind::TlsOutput), &tls, &mut tcp_outputs)?;
+        proxy.start_udp_output(plan.of(Kind::UdpOutput))?;
         proxy.start_tee()?;
         proxy.start_tcp_outputs(tcp_outputs)?;
         proxy.start_tcp_inputs(tcp_inputs)?;
         proxy.start_udp_inputs(udp_inputs)?;
         Ok(proxy.handle())
+    }
+
+    fn with(mut self, kind: Kind, endpoint: String) -> Self {
+        self.endpoints.push((kind, endpoint));
+        self
+    }
+
+    /// Whether there is an endpoint of any of these kinds.
+    fn has(&self, kinds: &[Kind]) -> bool {
+        self.endpoints.iter().any(|(kind, _)| kinds.contains(kind))
+    }
+
+    fn has_inputs(&self) -> bool {
+        self.has(&[Kind::UdpListen, Kind::TcpListen, Kind::TlsListen])
+    }
+
+    fn max_clients_or_default(&self) -> usize {
+        self.max_clients.unwrap_or(MAX_CLIENTS)
     }
 }

@@ -4,8 +4,32 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command, raise_descriptor_limit};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help, listeners_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help};
 use mproxy_reverse::Reverse;
+
+#[cfg(feature = "tls")]
+macro_rules! tls_help {
+    () => {
+        "      --tls-listen-addr HOST:PORT
+                              As --tcp-listen-addr, with TLS; may be repeated
+      --tls-output-addr HOST:PORT
+                              As --tcp-output-addr, with TLS; may be repeated
+      --tls-cert FILE         The certificate for that, with those it rests on (PEM)
+      --tls-key FILE          Its private key (PEM)
+      --tls-client-ca FILE    Let in only those whose certificate is of one of these
+                              authorities (PEM)
+"
+    };
+}
+
+#[cfg(not(feature = "tls"))]
+macro_rules! tls_help {
+    () => {
+        "      --tls-listen-addr, --tls-output-addr, --tls-cert, --tls-key, --tls-client-ca
+                              TLS, in a build with cargo's --features tls
+"
+    };
+}
 
 const COMMAND: Command = Command {
     name: "mproxy-reverse",
@@ -23,9 +47,6 @@ OPTIONS:
       --tcp-listen-addr HOST:PORT
                               Where to accept TCP connections that send data; may
                               be repeated
-      --tls-listen-addr HOST:PORT
-                              As that, with TLS; may be repeated. TLS options need
-                              a build with --features tls
       --multicast-addr GROUP:PORT
                               The channel: the multicast group to route through,
                               which others can join and send to. By default it is
@@ -33,16 +54,12 @@ OPTIONS:
       --tcp-output-addr HOST:PORT
                               Where to accept TCP clients that get everything; may
                               be repeated
-      --tls-output-addr HOST:PORT
-                              As that, with TLS; may be repeated
-      --tls-cert FILE, --tls-key FILE
-                              Certificate and key of the TLS listeners (PEM)
-      --tls-client-ca FILE    Let in only whom these authorities have certified
       --udp-output-addr HOST:PORT
                               Where to send everything; may be repeated
       --max-clients N         TCP clients at a time (default 1024), and as many TCP
                               inputs; one more is closed at once
 ",
+        tls_help!(),
         options_help!(),
         datagram_size_help!(),
         listeners_help!(),

@@ -4,23 +4,40 @@ use mproxy_core::{Endpoint, Error, Resolved, Role, refuse_loops};
 
 use crate::Reverse;
 
-/// Every endpoint, checked and resolved.
-pub(crate) struct Plan {
-    pub(crate) udp_listen: Vec<Resolved>,
-    pub(crate) tcp_listen: Vec<Resolved>,
-    pub(crate) tls_listen: Vec<Resolved>,
-    pub(crate) channel: Vec<Resolved>,
-    pub(crate) tcp_output: Vec<Resolved>,
-    pub(crate) tls_output: Vec<Resolved>,
-    pub(crate) udp_output: Vec<Resolved>,
+/// What an endpoint of a proxy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    UdpListen,
+    TcpListen,
+    TlsListen,
+    Channel,
+    TcpOutput,
+    TlsOutput,
+    UdpOutput,
 }
+
+impl Kind {
+    const COUNT: usize = Self::UdpOutput as usize + 1;
+
+    fn role(self) -> Role {
+        match self {
+            Self::UdpListen => Role::UdpListener,
+            Self::Channel => Role::Channel,
+            Self::UdpOutput => Role::UdpTarget,
+            Self::TcpListen | Self::TlsListen | Self::TcpOutput | Self::TlsOutput => Role::TcpListener,
+        }
+    }
+}
+
+/// Every endpoint, checked and resolved, by its kind.
+pub(crate) struct Plan([Vec<Resolved>; Kind::COUNT]);
 
 impl Plan {
     pub(crate) fn new(reverse: &Reverse) -> Result<Self, Error> {
-        let given = |lists: &[&[String]]| lists.iter().any(|list| !list.is_empty());
-        let inputs = given(&[&reverse.udp_listen, &reverse.tcp_listen, &reverse.tls_listen]);
-        let outputs = given(&[&reverse.tcp_output, &reverse.tls_output, &reverse.udp_output]) || reverse.tee;
-        match (inputs, outputs, !reverse.multicast.is_empty()) {
+        use Kind::{Channel, TcpListen, TcpOutput, TlsListen, TlsOutput, UdpListen, UdpOutput};
+        let inputs = reverse.has_inputs();
+        let outputs = reverse.has(&[TcpOutput, TlsOutput, UdpOutput]) || reverse.tee;
+        match (inputs, outputs, reverse.has(&[Channel])) {
             (false, false, _) => {
                 return Err(Error::usage("nothing to do: give an input, or a group, and an output"));
             }
@@ -36,50 +53,37 @@ impl Plan {
             }
             _ => {}
         }
-        if !inputs && reverse.multicast.len() > 1 {
+        let groups = reverse.endpoints.iter().filter(|(kind, _)| *kind == Channel).count();
+        if !inputs && groups > 1 {
             return Err(Error::usage(
                 "several groups (--multicast-addr) need an input to send to them; to gather groups, listen to them",
             ));
         }
-        if reverse.max_clients == 0 {
+        if reverse.max_clients == Some(0) {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
         // All of them are checked before the first is looked up.
-        let mut parsed: [Vec<Endpoint>; 7] = Default::default();
-        for (endpoints, (texts, role)) in parsed.iter_mut().zip([
-            (&reverse.udp_listen, Role::UdpListener),
-            (&reverse.tcp_listen, Role::TcpListener),
-            (&reverse.tls_listen, Role::TcpListener),
-            (&reverse.multicast, Role::Channel),
-            (&reverse.tcp_output, Role::TcpListener),
-            (&reverse.tls_output, Role::TcpListener),
-            (&reverse.udp_output, Role::UdpTarget),
-        ]) {
-            *endpoints = Endpoint::parse_all(texts, role)?;
+        let mut parsed = Vec::new();
+        for (kind, text) in &reverse.endpoints {
+            parsed.push((*kind, Endpoint::parse(text, kind.role())?));
         }
         reverse.options.check()?;
-        reverse.tls.check(given(&[&reverse.tls_listen, &reverse.tls_output]))?;
-        let mut resolved: [Vec<Resolved>; 7] = Default::default();
-        for (resolved, endpoints) in resolved.iter_mut().zip(&parsed) {
-            *resolved = Endpoint::resolve_all(endpoints, &reverse.options)?;
+        reverse.tls.check(reverse.has(&[TlsListen, TlsOutput]))?;
+        let mut plan = Self(Default::default());
+        for (kind, endpoint) in parsed {
+            plan.0[kind as usize].push(endpoint.resolve(&reverse.options)?);
         }
-        let [udp_listen, tcp_listen, tls_listen, channel, tcp_output, tls_output, udp_output] = resolved;
-        for endpoints in [&tcp_listen, &tls_listen, &tcp_output, &tls_output] {
-            endpoints.iter().try_for_each(Resolved::require_unicast)?;
+        for kind in [TcpListen, TlsListen, TcpOutput, TlsOutput] {
+            plan.of(kind).iter().try_for_each(Resolved::require_unicast)?;
         }
-        let plan = Self { udp_listen, tcp_listen, tls_listen, channel, tcp_output, tls_output, udp_output };
-        refuse_loops(&plan.udp_listen, &plan.channel)?;
-        refuse_loops(&plan.udp_listen, &plan.udp_output)?;
+        refuse_loops(plan.of(UdpListen), plan.of(Channel))?;
+        refuse_loops(plan.of(UdpListen), plan.of(UdpOutput))?;
         // Only the first group is read from.
-        refuse_loops(&plan.channel[..plan.channel.len().min(1)], &plan.udp_output)?;
+        refuse_loops(&plan.of(Channel)[..plan.of(Channel).len().min(1)], plan.of(UdpOutput))?;
         Ok(plan)
     }
 
-    pub(crate) fn uses_tls(&self) -> bool {
-        !self.tls_listen.is_empty() || !self.tls_output.is_empty()
-    }
-
-    pub(crate) fn has_inputs(&self) -> bool {
-        [&self.udp_listen, &self.tcp_listen, &self.tls_listen].iter().any(|list| !list.is_empty())
+    pub(crate) fn of(&self, kind: Kind) -> &[Resolved] {
+        &self.0[kind as usize]
     }
 }

@@ -4,14 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mproxy_core::{
-    ClientSink, Connection, Direction, Error, Handle, Meter, Program, Registry, Resolved, Sinks, Source, Stdout,
-    Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp, relay,
+    ClientSink, Connection, Direction, Error, Handle, Meter, Program, Registry, Resolved, Sinks, Source,
+    Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp, relay,
 };
 
 use crate::Reverse;
 use crate::channel::Channel;
 use crate::connections::{Connections, Entrance, Serve};
-use crate::plan::Plan;
+use crate::plan::{Kind, Plan};
 
 /// Receive buffer of a TCP client's channel socket: modest, so that many stalled clients together do
 /// not take all the memory that the host has for UDP.
@@ -40,9 +40,10 @@ impl<'a> Proxy<'a> {
         let program = Program::new()?;
         let registry = program.registry().clone();
         let inputs = program.stop().clone();
-        let outputs = if plan.has_inputs() { Stop::new()? } else { inputs.clone() };
-        let last_input = plan.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
-        let channel = Channel::open(&plan.channel, &reverse.options, &registry, plan.has_inputs())?;
+        let outputs = if reverse.has_inputs() { Stop::new()? } else { inputs.clone() };
+        let last_input = reverse.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
+        let channel =
+            Channel::open(plan.of(Kind::Channel), &reverse.options, &registry, reverse.has_inputs())?;
         Ok(Self { reverse, program, registry, channel: Arc::new(channel), inputs, outputs, last_input })
     }
 
@@ -62,8 +63,8 @@ impl<'a> Proxy<'a> {
         &mut self,
         endpoints: &[Resolved],
         transport: &Arc<dyn Transport>,
-    ) -> Result<Vec<Listening>, Error> {
-        let mut all = Vec::new();
+        all: &mut Vec<Listening>,
+    ) -> Result<(), Error> {
         for endpoint in endpoints {
             let listeners = listen_tcp(endpoint)?;
             for listener in &listeners {
@@ -71,7 +72,7 @@ impl<'a> Proxy<'a> {
             }
             all.push(Listening { endpoint: endpoint.clone(), listeners, transport: transport.clone() });
         }
-        Ok(all)
+        Ok(())
     }
 
     /// What the TLS endpoints use.
@@ -80,14 +81,14 @@ impl<'a> Proxy<'a> {
     }
 
     /// One thread for all targets.
-    pub(crate) fn start_udp_output(&self, targets: Vec<Resolved>) -> Result<(), Error> {
+    pub(crate) fn start_udp_output(&self, targets: &[Resolved]) -> Result<(), Error> {
         if targets.is_empty() {
             return Ok(());
         }
         let mut sinks = Vec::new();
         for target in targets {
-            let meter = self.registry.endpoint(&target, Direction::Out);
-            sinks.push(UdpTarget::new(target, &self.reverse.options, meter).open());
+            let meter = self.registry.endpoint(target, Direction::Out);
+            sinks.push(UdpTarget::new(target.clone(), &self.reverse.options, meter).open());
         }
         self.start_output("udp output", boxed(sinks))
     }
@@ -99,8 +100,7 @@ impl<'a> Proxy<'a> {
             return Ok(());
         }
         let meter = self.registry.endpoint("standard output", Direction::Out);
-        let others = [&reverse.tcp_output, &reverse.tls_output, &reverse.udp_output, &reverse.multicast];
-        let only = others.iter().all(|list| list.is_empty());
+        let only = !reverse.has(&[Kind::TcpOutput, Kind::TlsOutput, Kind::UdpOutput, Kind::Channel]);
         let stdout = Stdout::open(reverse.options.chosen_framing(), only, meter)?.sink(&self.outputs);
         self.start_output("tee", vec![Box::new(stdout)])
     }
@@ -116,12 +116,12 @@ impl<'a> Proxy<'a> {
             // What would fail for each client should fail now.
             drop(self.channel.source(&self.reverse.options, &self.outputs)?);
         }
-        let clients = Connections::new(self.reverse.max_clients);
+        let clients = Connections::new(self.reverse.max_clients_or_default());
+        let options = Arc::new(self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER));
+        let framing = options.chosen_framing();
         for listening in all {
             let meter = self.registry.endpoint(&listening.endpoint, Direction::Out);
-            let options = self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER);
-            let (channel, outputs, framing) =
-                (self.channel.clone(), self.outputs.clone(), self.reverse.options.chosen_framing());
+            let (channel, outputs, options) = (self.channel.clone(), self.outputs.clone(), options.clone());
             let counted = meter.clone();
             let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
                 let source = channel.source(&options, &outputs)?;
@@ -135,7 +135,7 @@ impl<'a> Proxy<'a> {
 
     /// One thread for each endpoint, and one for each connection.
     pub(crate) fn start_tcp_inputs(&self, all: Vec<Listening>) -> Result<(), Error> {
-        let senders = Connections::new(self.reverse.max_clients);
+        let senders = Connections::new(self.reverse.max_clients_or_default());
         for listening in all {
             let meter = self.registry.endpoint(&listening.endpoint, Direction::In);
             let counted = meter.clone();
@@ -171,7 +171,7 @@ impl<'a> Proxy<'a> {
         let (connections, stop) = (connections.clone(), self.inputs.clone());
         let Listening { endpoint, listeners, transport } = listening;
         let what = if transport.has_handshake() { with_handshake } else { plain };
-        let allow = self.reverse.options.allowed()?;
+        let allow = self.reverse.options.allowed().clone();
         let entrance = Arc::new(Entrance { what, listeners, transport, allow, meter, serve });
         let accept = move || connections.accept(&entrance, &stop);
         self.program.thread(endpoint.to_string(), Box::new(accept))

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, flags_help, options_help, listeners_help};
+use mproxy_core::{Error, Handle, flags_help, listeners_help, options_help};
 use mproxy_server::Server;
 
 const COMMAND: Command = Command {

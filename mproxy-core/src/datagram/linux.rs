@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::gather::{Limits, gather};
 use super::Missed;
+use super::gather::{Limits, gather};
 use crate::batch::{Batch, Place};
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
-use crate::{Allow, SLOT};
 use crate::sys::{
     Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced, release, take_reported,
 };
+use crate::{Allow, SLOT};
 
 /// Slots that a listener's batch has.
 pub(crate) const SLOTS: usize = MESSAGES;

@@ -42,9 +42,8 @@ impl Tls {
                     .map_err(|error| files::unusable(path, error))?;
                 config.with_webpki_verifier(verifier)
             }
-            None => config.with_root_certificates(RootCertStore {
-                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-            }),
+            None => config
+                .with_root_certificates(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }),
         };
         let mut config = match &self.identity {
             Some((path, key)) => config
@@ -78,9 +77,8 @@ impl Tls {
             }
             None => config.with_no_client_auth(),
         };
-        let mut config = config
-            .with_single_cert(files::certificates(path)?, files::private_key(key)?)
-            .map_err(failed)?;
+        let mut config =
+            config.with_single_cert(files::certificates(path)?, files::private_key(key)?).map_err(failed)?;
         // A resumed session would not be checked again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

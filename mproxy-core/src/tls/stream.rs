@@ -75,7 +75,8 @@ impl TlsStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let mut fds = [PollFd::new(&self.socket, wanted)];
-                    let ready = if left.is_zero() { Wait::TimedOut } else { wait(&mut fds, Some(left), stop)? };
+                    let ready =
+                        if left.is_zero() { Wait::TimedOut } else { wait(&mut fds, Some(left), stop)? };
                     match ready {
                         Wait::Ready => {}
                         Wait::TimedOut => {
