@@ -126,7 +126,9 @@ fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error
     handle.reload_at_hangup()?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {
-        report::info(format_args!("{passed}"));
+        if passed.denied + passed.cut > 0 {
+            report::info(format_args!("{passed}"));
+        }
     }
     Ok(())
 }

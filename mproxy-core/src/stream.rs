@@ -112,7 +112,7 @@ impl<R: Input> StreamSource<R> {
         self.counters.cut();
         // With others it may as well be binary data.
         if self.framing == Framing::Lines && self.overlong.now() {
-            report::warn(format_args!("{}: a line longer than {} bytes is cut", self.name, self.size));
+            report::info(format_args!("{}: a line longer than {} bytes is cut", self.name, self.size));
         }
     }
 

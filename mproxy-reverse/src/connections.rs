@@ -1,12 +1,13 @@
 //! TCP connections that are accepted: each is served on a thread of its own, so many at a time.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use mproxy_core::report::{self, Few};
+use mproxy_core::report::{self, Few, Seldom};
 use mproxy_core::{Allow, Connection, Error, Meter, Stop, Task, Transport, accept_each, spawn};
 
 /// Handshakes at a time: one that never ends takes no client's place.
@@ -32,7 +33,17 @@ pub(crate) struct Connections {
     max: usize,
     open: Arc<AtomicUsize>,
     handshakes: Arc<AtomicUsize>,
-    refusals: Arc<Mutex<Few>>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// Which refusals were told of lately.
+#[derive(Debug, Default)]
+struct Told {
+    full: Seldom,
+    /// This host lacks something.
+    lacking: Seldom,
+    /// The peer is not let in, each for its own reason.
+    peers: Few,
 }
 
 /// Held by the thread of a connection while it lasts.
@@ -55,7 +66,7 @@ impl Drop for Slot {
 impl Connections {
     /// At most `max` connections.
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, open: Arc::default(), handshakes: Arc::default(), refusals: Arc::default() }
+        Self { max, open: Arc::default(), handshakes: Arc::default(), told: Arc::default() }
     }
 
     /// Accepts connections until a stop is requested, then waits for their threads.
@@ -66,22 +77,34 @@ impl Connections {
             threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
             if !entrance.allow.permits(peer.ip()) {
                 counters.denied(1);
-                if self.may_tell() {
+                if self.may_tell(|told| told.peers.now()) {
                     report::info(format_args!("{} {peer} refused: not an allowed address", entrance.what));
                 }
                 return;
             }
-            let slot = if entrance.transport.has_handshake() {
+            let handshake = entrance.transport.has_handshake();
+            let slot = if handshake {
                 Slot::of(&self.handshakes, MAX_HANDSHAKES)
             } else {
                 Slot::of(&self.open, self.max)
             };
-            let Some(slot) = slot else { return self.refuse(entrance, peer, &self.full()) };
+            let Some(slot) = slot else { return self.full(entrance, peer) };
             let (this, through, stop) = (self.clone(), entrance.clone(), stop.clone());
-            let run = move || this.serve(&through, stream, peer, slot, &stop);
-            match spawn(peer.to_string(), Box::new(run)) {
+            let run: Box<dyn FnOnce() + Send> = if handshake {
+                Box::new(move || {
+                    if let Some((task, slot)) = this.prepare(&through, stream, peer, slot, &stop) {
+                        run(&through, peer, task, slot, &stop);
+                    }
+                })
+            } else {
+                // Nothing to wait for: what this connection takes is known before the next is accepted.
+                let prepared = self.prepare(entrance, stream, peer, slot, &stop);
+                let Some((task, slot)) = prepared else { return };
+                Box::new(move || run(&through, peer, task, slot, &stop))
+            };
+            match spawn(peer.to_string(), run) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => self.refuse(entrance, peer, &error.to_string()),
+                Err(error) => self.lacking(entrance, peer, &error),
             }
         })?;
         for thread in threads {
@@ -91,48 +114,76 @@ impl Connections {
         Ok(())
     }
 
-    /// Serves a connection to its end.
-    fn serve(&self, entrance: &Entrance, stream: TcpStream, peer: SocketAddr, mut slot: Slot, stop: &Stop) {
-        let Entrance { what, transport, .. } = entrance;
+    /// Makes a connection ready to be served; none if it is refused.
+    fn prepare(
+        &self,
+        entrance: &Entrance,
+        stream: TcpStream,
+        peer: SocketAddr,
+        mut slot: Slot,
+        stop: &Stop,
+    ) -> Option<(Task, Slot)> {
+        let Entrance { transport, serve, .. } = entrance;
         let connection = match transport.establish(stream, stop) {
             Ok(connection) => connection,
-            Err(_) if stop.requested() => return,
-            Err(error) => return self.refuse(entrance, peer, &error.to_string()),
+            Err(_) if stop.requested() => return None,
+            Err(error) => {
+                self.refuse(entrance, peer, &error, |told| told.peers.now());
+                return None;
+            }
         };
         if transport.has_handshake() {
             let Some(own) = Slot::of(&self.open, self.max) else {
-                return self.refuse(entrance, peer, &self.full());
+                self.full(entrance, peer);
+                return None;
             };
             slot = own;
         }
-        let run = match (entrance.serve)(connection, peer) {
-            Ok(run) => run,
-            Err(error) => return self.refuse(entrance, peer, &error.to_string()),
-        };
-        report::info(format_args!("{what} {peer} connected"));
-        let ended = run();
-        drop(slot);
-        match ended {
-            Ok(()) => report::info(format_args!("{what} {peer} has ended")),
-            Err(error) if error.kind() == ErrorKind::TimedOut && !stop.requested() => {
-                report::warn(format_args!("{what} {peer} dropped: {error}"));
+        match serve(connection, peer) {
+            Ok(task) => Some((task, slot)),
+            Err(error) => {
+                self.lacking(entrance, peer, &error);
+                None
             }
-            Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),
         }
     }
 
-    fn full(&self) -> String {
-        format!("{} are served already (--max-clients)", self.max)
+    fn full(&self, entrance: &Entrance, peer: SocketAddr) {
+        let why = format_args!("{} are served already (--max-clients)", self.max);
+        self.refuse(entrance, peer, &why, |told| told.full.now());
     }
 
-    fn refuse(&self, entrance: &Entrance, peer: SocketAddr, why: &str) {
+    fn lacking(&self, entrance: &Entrance, peer: SocketAddr, what: &Error) {
+        self.refuse(entrance, peer, what, |told| told.lacking.now());
+    }
+
+    fn refuse(&self, entrance: &Entrance, peer: SocketAddr, why: &dyn Display, told: fn(&mut Told) -> bool) {
         entrance.meter.counters().failed(1);
-        if self.may_tell() {
+        if self.may_tell(told) {
             report::warn(format_args!("{} {peer} refused: {why}", entrance.what));
         }
     }
 
-    fn may_tell(&self) -> bool {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).now()
+    fn may_tell(&self, told: fn(&mut Told) -> bool) -> bool {
+        told(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Serves a connection to its end.
+fn run(entrance: &Entrance, peer: SocketAddr, task: Task, slot: Slot, stop: &Stop) {
+    let what = entrance.what;
+    report::info(format_args!("{what} {peer} connected"));
+    let ended = task();
+    drop(slot);
+    match ended {
+        Ok(()) => report::info(format_args!("{what} {peer} has ended")),
+        Err(error) if error.kind() == ErrorKind::TimedOut && !stop.requested() => {
+            report::warn(format_args!("{what} {peer} dropped: {error}"));
+        }
+        // Without the goodbye of TLS some of what it sent may be missing.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            report::warn(format_args!("{what} {peer} has gone: {error}"));
+        }
+        Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),
     }
 }
