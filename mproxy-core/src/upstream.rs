@@ -26,6 +26,8 @@ pub struct TcpServerSource {
     /// What to wait for before the next connection.
     pause: Duration,
     failing: bool,
+    /// The last connection was good for something; if not, the next may not be either.
+    proven: bool,
     /// Tried before: a name is resolved anew from then on.
     tried: bool,
     draining: bool,
@@ -54,6 +56,7 @@ impl TcpServerSource {
             backoff: Backoff::default(),
             pause: Duration::ZERO,
             failing: false,
+            proven: true,
             tried: false,
             draining: false,
         }
@@ -70,6 +73,13 @@ impl TcpServerSource {
         report::info(format_args!("{endpoint}: connected to {address}"));
         let (name, counters) = (endpoint.to_string(), self.meter.counters());
         Ok(StreamSource::new(connection, name, self.framing, self.size, stop, counters))
+    }
+
+    /// Says once that the connection is back.
+    fn recovered(&mut self) {
+        if std::mem::replace(&mut self.failing, false) {
+            report::warn(format_args!("connected to {} again", self.endpoint));
+        }
     }
 
     /// Says once that there is no connection, and has the next attempt wait.
@@ -98,16 +108,21 @@ impl Source for TcpServerSource {
             }
             match self.connect() {
                 Ok(stream) => {
-                    if std::mem::replace(&mut self.failing, false) {
-                        report::warn(format_args!("connected to {} again", self.endpoint));
+                    if std::mem::replace(&mut self.proven, false) {
+                        self.recovered();
                     }
                     self.connection = Some((stream, Instant::now()));
                 }
+                Err(_) if self.stop.requested() => {}
                 Err(error) => self.back_off(&error.to_string()),
             }
             return Ok(Flow::More);
         };
-        let ended = match stream.receive(batch) {
+        let (flow, lasted) = (stream.receive(batch), since.elapsed());
+        if !batch.is_empty() && !std::mem::replace(&mut self.proven, true) {
+            self.recovered();
+        }
+        let ended = match flow {
             Ok(Flow::More) => return Ok(Flow::More),
             Ok(Flow::End) => None,
             Err(error) => Some(error),
@@ -115,8 +130,8 @@ impl Source for TcpServerSource {
         if self.draining {
             return Ok(Flow::End);
         }
-        let lasted = since.elapsed();
         self.connection = None;
+        self.proven |= lasted >= Backoff::FIRST;
         if lasted >= Backoff::GOOD {
             self.backoff = Backoff::default();
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 #![allow(clippy::print_stderr, clippy::must_use_candidate)]
 
+mod certificates;
 mod network;
 
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+pub use certificates::{Authority, Certificate, Valid, openssl};
 pub use network::{Network, can_make_networks};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
@@ -51,29 +53,47 @@ pub fn output(command: &mut Command) -> Output {
         .unwrap()
 }
 
-/// The path of one of the programs, built from this workspace.
+/// The path of one of the programs, built from this workspace: `mproxy-forward`, for one, or with TLS
+/// `tls/mproxy-forward`.
 pub fn program(name: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        if let Some(directory) = std::env::var_os("MPROXY_BIN_DIR") {
-            return directory.into();
-        }
-        // target/PROFILE/deps/test-1234 or target/PROFILE/examples/demo
-        let exe = std::env::current_exe().unwrap();
-        let directory = exe.ancestors().nth(2).unwrap().to_owned();
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bins"]);
-        for package in ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"] {
-            build.args(["--package", package]);
-        }
-        build.arg("--target-dir").arg(directory.parent().unwrap());
-        if directory.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(launch(&mut build).wait().unwrap().success(), "the programs cannot be built");
-        directory
-    });
+    static PLAIN: OnceLock<PathBuf> = OnceLock::new();
+    static TLS: OnceLock<PathBuf> = OnceLock::new();
+    let (directory, name) = if let Some(name) = name.strip_prefix("tls/") {
+        let programs = ["mproxy-forward", "mproxy-reverse"];
+        let features = Some("mproxy-forward/tls,mproxy-reverse/tls");
+        (TLS.get_or_init(|| built("MPROXY_TLS_BIN_DIR", &programs, features)), name)
+    } else {
+        let programs = ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"];
+        (PLAIN.get_or_init(|| built("MPROXY_BIN_DIR", &programs, None)), name)
+    };
     directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// The directory that the variable names, or one where these are built: where this test is, but those with
+/// TLS in a target directory of their own, beside those without.
+fn built(variable: &str, programs: &[&str], features: Option<&str>) -> PathBuf {
+    if let Some(directory) = std::env::var_os(variable) {
+        return directory.into();
+    }
+    // target/PROFILE/deps/test-1234 or target/PROFILE/examples/demo
+    let exe = std::env::current_exe().unwrap();
+    let directory = exe.ancestors().nth(2).unwrap();
+    let mut target = directory.parent().unwrap().to_owned();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bins"]);
+    for package in programs {
+        build.args(["--package", package]);
+    }
+    if let Some(features) = features {
+        target.push("tls");
+        build.args(["--features", features]);
+    }
+    if directory.ends_with("release") {
+        build.arg("--release");
+    }
+    build.arg("--target-dir").arg(&target);
+    assert!(launch(&mut build).wait().unwrap().success(), "the programs cannot be built");
+    target.join(directory.file_name().unwrap())
 }
 
 /// Waits until `ready` gives something.

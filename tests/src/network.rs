@@ -32,18 +32,13 @@ pub struct Network {
 impl Network {
     /// Makes the hosts.
     pub fn new(hosts: usize) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mp{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let network = Self { name, hosts: 0 };
+        let mut network = Self::unlinked();
         let switch = network.namespace(None);
         ip(&["netns", "add", &switch]);
-        let mut network = network;
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
         ip(&["-n", &switch, "link", "set", "br0", "up"]);
         for i in 0..hosts {
-            let host = network.namespace(Some(i));
-            ip(&["netns", "add", &host]);
-            network.hosts = i + 1;
+            let host = network.add();
             let port = format!("p{i}");
             ip(&[
                 "-n", &host, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &switch,
@@ -51,7 +46,6 @@ impl Network {
             ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
             ip(&["-n", &host, "addr", "add", &format!("{}/24", Self::ipv4(i)), "dev", "eth0"]);
             ip(&["-n", &host, "addr", "add", &format!("{}/64", Self::ipv6(i)), "dev", "eth0", "nodad"]);
-            ip(&["-n", &host, "link", "set", "lo", "up"]);
             ip(&["-n", &host, "link", "set", "eth0", "up"]);
         }
         // An IPv6 interface cannot send before its link-local address is settled.
@@ -63,6 +57,53 @@ impl Network {
             });
         }
         network
+    }
+
+    /// Two sites, far from each other, instead of the hosts on a bridge: host 0 and its gateway 1, host 4
+    /// and its gateway 3, and between the gateways the Internet, which is the router 2 and passes on no
+    /// multicast. The interfaces of hosts and gateways are `lan0`, with `192.168.1.0/24` at the one site
+    /// and `192.168.2.0/24` at the other, and `wan0`.
+    pub fn two_sites() -> Self {
+        let mut network = Self::unlinked();
+        let [host_a, gate_a, router, gate_b, host_b] = std::array::from_fn(|_| network.add());
+        let link = |from: [&str; 3], to: [&str; 3]| {
+            let [near, far] = [from, to].map(|[namespace, interface, _]| [namespace, interface]);
+            let peer = ["peer", "name", far[1], "netns", far[0]];
+            ip(&[&["-n", near[0], "link", "add", near[1], "type", "veth"], &peer[..]].concat());
+            for [namespace, interface, address] in [from, to] {
+                ip(&["-n", namespace, "addr", "add", address, "dev", interface]);
+                ip(&["-n", namespace, "link", "set", interface, "up"]);
+            }
+        };
+        link([&host_a, "lan0", "192.168.1.10/24"], [&gate_a, "lan0", "192.168.1.1/24"]);
+        link([&gate_a, "wan0", "198.51.100.2/24"], [&router, "a", "198.51.100.1/24"]);
+        link([&gate_b, "wan0", "203.0.113.2/24"], [&router, "b", "203.0.113.1/24"]);
+        link([&host_b, "lan0", "192.168.2.10/24"], [&gate_b, "lan0", "192.168.2.1/24"]);
+        for (gate, next) in [(1, "198.51.100.1"), (3, "203.0.113.1")] {
+            network.set_default_route(gate, next);
+        }
+        network.succeeds(2, "sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"]);
+        network
+    }
+
+    /// Has the host reach all others by way of this one.
+    pub fn set_default_route(&self, host: usize, next: &str) {
+        self.succeeds(host, "ip", &["route", "replace", "default", "via", next]);
+    }
+
+    fn unlinked() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mp{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { name, hosts: 0 }
+    }
+
+    /// Adds a host that is linked to no other. Returns the name of its namespace.
+    fn add(&mut self) -> String {
+        let host = self.namespace(Some(self.hosts));
+        ip(&["netns", "add", &host]);
+        self.hosts += 1;
+        ip(&["-n", &host, "link", "set", "lo", "up"]);
+        host
     }
 
     /// The IPv4 address of a host.
@@ -80,6 +121,11 @@ impl Network {
             Some(host) => format!("{}-h{host}", self.name),
             None => format!("{}-sw", self.name),
         }
+    }
+
+    /// The file that stands for the host's namespace, for a thread of the test to enter.
+    pub fn namespace_file(&self, host: usize) -> PathBuf {
+        Path::new("/run/netns").join(self.namespace(Some(host)))
     }
 
     /// Gives the host an `/etc/hosts` of its own.
@@ -104,6 +150,13 @@ impl Network {
     /// Runs a command on the host to its end.
     pub fn run(&self, host: usize, program: &str, arguments: &[&str]) -> Output {
         output(self.command(host, program).args(arguments))
+    }
+
+    /// Runs a command on the host to its end, which must be a success.
+    pub fn succeeds(&self, host: usize, program: &str, arguments: &[&str]) {
+        let out = self.run(host, program, arguments);
+        let messages = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{program} {arguments:?}: {messages}");
     }
 
     /// Starts one of the programs on the host, with standard input closed.

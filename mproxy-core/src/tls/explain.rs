@@ -39,7 +39,8 @@ fn certificate(error: CertificateError) -> String {
         CertificateError::UnknownIssuer => "the peer's certificate is not of a trusted authority".into(),
         CertificateError::BadSignature => "the peer's certificate has a wrong signature".into(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             format!("the peer's certificate is for {names}, not for {}", expected.to_str())
         }
         CertificateError::NotValidForName => "the peer's certificate is for another name".into(),
@@ -55,6 +56,12 @@ fn certificate(error: CertificateError) -> String {
             }
         }
     }
+}
+
+/// A name without the kind of name that surrounds it: `DnsName("example.org")`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
 }
 
 fn alert(alert: AlertDescription) -> String {
