@@ -246,7 +246,7 @@ impl Incoming {
         let len = message.msg_len as usize;
         let sent = index > 0 || header.msg_namelen > 0;
         let mut arrival = Arrival { len, segment: 0, dropped: None, sent, sender: None };
-        if self.with_senders {
+        if self.with_senders && sent {
             arrival.sender = self.names.get(index).and_then(Name::ip);
         }
         each_control(header, |level, kind, payload| match (level, kind) {

@@ -59,36 +59,47 @@ impl Network {
         network
     }
 
-    /// Two sites, far from each other, instead of the hosts on a bridge: host 0 and its gateway 1, host 4
-    /// and its gateway 3, and between the gateways the Internet, which is the router 2 and passes on no
-    /// multicast. The interfaces of hosts and gateways are `lan0`, with `192.168.1.0/24` at the one site
-    /// and `192.168.2.0/24` at the other, and `wan0`.
+    /// Instead of hosts on a bridge, two sites that are far from each other: host 0 with its gateway 1, and
+    /// host 2 with its gateway 3. Between the gateways is a router, 4, that passes on no multicast. The
+    /// interfaces of hosts and gateways are `lan0`, in `192.168.0.0/24` at the one site and in
+    /// `192.168.1.0/24` at the other, and `wan0`; those of the router are `wan0` and `wan1`.
     pub fn two_sites() -> Self {
         let mut network = Self::unlinked();
-        let [host_a, gate_a, router, gate_b, host_b] = std::array::from_fn(|_| network.add());
-        let link = |from: [&str; 3], to: [&str; 3]| {
-            let [near, far] = [from, to].map(|[namespace, interface, _]| [namespace, interface]);
-            let peer = ["peer", "name", far[1], "netns", far[0]];
-            ip(&[&["-n", near[0], "link", "add", near[1], "type", "veth"], &peer[..]].concat());
-            for [namespace, interface, address] in [from, to] {
-                ip(&["-n", namespace, "addr", "add", address, "dev", interface]);
-                ip(&["-n", namespace, "link", "set", interface, "up"]);
+        let names: Vec<_> = std::iter::repeat_with(|| network.add()).take(5).collect();
+        for site in [0, 1] {
+            let (host, gateway, far) = (2 * site, 2 * site + 1, format!("wan{site}"));
+            let address = |interface: &str, last| Self::site_address(site, interface, last) + "/24";
+            for [near, far] in [
+                [(host, "lan0", address("lan0", 10)), (gateway, "lan0", address("lan0", 1))],
+                [(gateway, "wan0", address("wan0", 2)), (4, &far, address("wan0", 1))],
+            ] {
+                let peer = ["type", "veth", "peer", "name", far.1, "netns", &names[far.0]];
+                ip(&[&["-n", &names[near.0], "link", "add", near.1], &peer[..]].concat());
+                for (host, interface, address) in [near, far] {
+                    ip(&["-n", &names[host], "addr", "add", &address, "dev", interface]);
+                    ip(&["-n", &names[host], "link", "set", interface, "up"]);
+                }
             }
-        };
-        link([&host_a, "lan0", "192.168.1.10/24"], [&gate_a, "lan0", "192.168.1.1/24"]);
-        link([&gate_a, "wan0", "198.51.100.2/24"], [&router, "a", "198.51.100.1/24"]);
-        link([&gate_b, "wan0", "203.0.113.2/24"], [&router, "b", "203.0.113.1/24"]);
-        link([&host_b, "lan0", "192.168.2.10/24"], [&gate_b, "lan0", "192.168.2.1/24"]);
-        for (gate, next) in [(1, "198.51.100.1"), (3, "203.0.113.1")] {
-            network.set_default_route(gate, next);
+            network.route_to_the_other_site(site);
         }
-        network.succeeds(2, "sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"]);
+        network.succeeds(4, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
         network
     }
 
-    /// Has the host reach all others by way of this one.
-    pub fn set_default_route(&self, host: usize, next: &str) {
-        self.succeeds(host, "ip", &["route", "replace", "default", "via", next]);
+    /// The IPv4 address of a host (10) or gateway (1) of a [site](Self::two_sites) on its interface `lan0`,
+    /// or of the gateway (2) or the router (1) on `wan0`.
+    pub fn site_address(site: usize, interface: &str, last: u8) -> String {
+        let network = match interface {
+            "lan0" => format!("192.168.{site}"),
+            _ => ["198.51.100", "203.0.113"][site].to_owned(),
+        };
+        format!("{network}.{last}")
+    }
+
+    /// Makes the route of a site's gateway to the other site, which goes when its interface goes down.
+    pub fn route_to_the_other_site(&self, site: usize) {
+        let router = Self::site_address(site, "wan0", 1);
+        self.succeeds(2 * site + 1, "ip", &["route", "replace", "default", "via", &router]);
     }
 
     fn unlinked() -> Self {

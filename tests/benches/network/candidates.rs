@@ -7,6 +7,8 @@ use std::process::Command;
 use crate::Outcome;
 use crate::parts;
 use crate::processes::Process;
+use crate::streams::Framing;
+use crate::tls::Certificates;
 
 /// One of those that take turns in every scenario.
 pub(crate) struct Candidate {
@@ -14,25 +16,38 @@ pub(crate) struct Candidate {
     kind: Kind,
 }
 
+/// What a relay is called that does more than UDP.
+const SOCAT: &str = "socat";
+
+/// Bytes that socat takes at a time by default.
+const BUFFER: usize = 8192;
+
 enum Kind {
-    Programs { directory: PathBuf, ours: bool },
+    /// Those with TLS may be in a directory of their own, or not be there at all.
+    Programs {
+        directory: PathBuf,
+        tls: Option<PathBuf>,
+        ours: bool,
+    },
     Limit,
     Relay(Vec<String>),
 }
 
 impl Candidate {
-    /// The programs of this workspace.
-    pub(crate) fn ours() -> Self {
-        let directory = mproxy_tests::program("mproxy-forward").parent().map(Path::to_owned);
-        let directory = directory.unwrap_or_default();
-        Self { name: "mproxy".to_owned(), kind: Kind::Programs { directory, ours: true } }
+    /// The programs of this workspace, also with TLS if that is needed.
+    pub(crate) fn ours(with_tls: bool) -> Self {
+        let directory = |name| mproxy_tests::program(name).parent().map(Path::to_owned);
+        let tls = with_tls.then(|| directory("tls/mproxy-forward")).flatten();
+        let directory = directory("mproxy-forward").unwrap_or_default();
+        Self { name: "mproxy".to_owned(), kind: Kind::Programs { directory, tls, ours: true } }
     }
 
     /// Programs of the same names in another directory.
     pub(crate) fn peer(name: String, directory: &Path) -> Outcome<Self> {
         let directory =
             directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
-        Ok(Self { name, kind: Kind::Programs { directory, ours: false } })
+        let tls = Some(directory.clone());
+        Ok(Self { name, kind: Kind::Programs { directory, tls, ours: false } })
     }
 
     /// The limit.
@@ -43,6 +58,17 @@ impl Candidate {
     /// A relay that is started with this command line.
     pub(crate) fn relay(name: String, words: Vec<String>) -> Self {
         Self { name, kind: Kind::Relay(words) }
+    }
+
+    /// What socat does with streams, if it is installed.
+    pub(crate) fn socat() -> Option<Self> {
+        Process::part(Command::new(SOCAT).arg("-V")).and_then(Process::output).ok()?;
+        Some(Self::relay(SOCAT.to_owned(), Vec::new()))
+    }
+
+    /// Whether this is socat, whatever it relays with.
+    pub(crate) fn is_socat(&self) -> bool {
+        matches!(self.kind, Kind::Relay(_)) && self.name == SOCAT
     }
 
     pub(crate) fn is_ours(&self) -> bool {
@@ -65,11 +91,17 @@ impl Candidate {
         }
     }
 
+    /// The same, of those with TLS.
+    fn tls_program(&self, name: &str) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Programs { tls, .. } => Some(tls.as_ref()?.join(name)),
+            _ => None,
+        }
+    }
+
     /// Whether the program's help names the option.
     fn knows(&self, program: &str, option: &str) -> bool {
-        let Some(path) = self.program(program) else { return false };
-        let help = Process::part(Command::new(path).arg("--help")).and_then(Process::output);
-        help.is_ok_and(|help| help.contains(option))
+        self.program(program).is_some_and(|path| knows(&path, option))
     }
 
     /// UDP to UDP.
@@ -147,6 +179,84 @@ impl Candidate {
         }
         Some(command)
     }
+
+    /// A TCP server, or a TLS server whose authority is in the file, to UDP: cut into datagrams of a size.
+    pub(crate) fn stream_in(
+        &self,
+        server: SocketAddrV4,
+        to: SocketAddrV4,
+        (framing, size): (Framing, usize),
+        tls: Option<&Certificates>,
+    ) -> Option<Command> {
+        if self.is_socat() && framing != Framing::Length {
+            let from = match tls {
+                Some(tls) => format!("OPENSSL:{server},cafile={}", tls.authority),
+                None => format!("TCP:{server}"),
+            };
+            return Some(socat(size, &from, &format!("UDP-SENDTO:{to}")));
+        }
+        let (program, option) = match tls {
+            Some(_) => (self.tls_program("mproxy-forward")?, "--tls-connect-addr"),
+            None => (self.program("mproxy-forward")?, "--tcp-connect-addr"),
+        };
+        let mut command = framed(program, option, framing)?;
+        command.args([option, &server.to_string(), "--udp-downstream-addr", &to.to_string()]);
+        if framing != Framing::Length {
+            command.args(["--datagram-size", &size.to_string()]);
+        }
+        command.args(tls.iter().flat_map(|tls| ["--tls-ca", &tls.authority]));
+        Some(command)
+    }
+
+    /// UDP to those who connect, with TLS if there are certificates.
+    pub(crate) fn stream_out(
+        &self,
+        from: SocketAddrV4,
+        clients: SocketAddrV4,
+        framing: Framing,
+        tls: Option<&Certificates>,
+    ) -> Option<Command> {
+        if self.is_socat() && framing != Framing::Length {
+            let on = format!("{},bind={}", clients.port(), clients.ip());
+            let to = match tls {
+                Some(Certificates { certificate, key, .. }) => {
+                    format!("OPENSSL-LISTEN:{on},cert={certificate},key={key},verify=0")
+                }
+                None => format!("TCP-LISTEN:{on}"),
+            };
+            let from = format!("UDP-RECV:{},bind={}", from.port(), from.ip());
+            return Some(socat(BUFFER, &from, &to));
+        }
+        let (program, option) = match tls {
+            Some(_) => (self.tls_program("mproxy-reverse")?, "--tls-output-addr"),
+            None => (self.program("mproxy-reverse")?, "--tcp-output-addr"),
+        };
+        let mut command = framed(program, option, framing)?;
+        command.args(["--udp-listen-addr", &from.to_string(), option, &clients.to_string()]);
+        command.args(tls.iter().flat_map(|tls| ["--tls-cert", &tls.certificate, "--tls-key", &tls.key]));
+        Some(command)
+    }
+}
+
+/// Whether the program's help names the option.
+fn knows(program: &Path, option: &str) -> bool {
+    let help = Process::part(Command::new(program).arg("--help")).and_then(Process::output);
+    help.is_ok_and(|help| help.contains(option))
+}
+
+/// The program with this framing; none if it does not know that, or the option.
+fn framed(program: PathBuf, option: &str, framing: Framing) -> Option<Command> {
+    let known = knows(&program, option) && knows(&program, "--framing");
+    let mut command = Command::new(program);
+    command.args(["--framing", framing.name()]);
+    known.then_some(command)
+}
+
+/// One way only, at most so many bytes at a time.
+fn socat(size: usize, from: &str, to: &str) -> Command {
+    let mut command = Command::new(SOCAT);
+    command.args(["-u", "-b", &size.to_string(), from, to]);
+    command
 }
 
 /// The command line with its placeholders filled in; none if it has room for one target and there are more.

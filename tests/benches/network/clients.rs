@@ -9,7 +9,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::Outcome;
+use crate::{Outcome, tls};
 
 /// How often a probe is sent while some client has not got one yet.
 const PROBE: Duration = Duration::from_millis(50);
@@ -17,19 +17,34 @@ const PROBE: Duration = Duration::from_millis(50);
 /// Without a byte for so long, the probes have all arrived; and the load is over.
 const QUIET: Duration = Duration::from_millis(400);
 
+/// A client's connection, which does not block.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tls::Client>),
+}
+
 struct Clients {
     epoll: OwnedFd,
-    streams: Vec<TcpStream>,
+    streams: Vec<Stream>,
     bytes: Vec<u64>,
+    /// When the last of them came.
+    last: Instant,
     buffer: Vec<u8>,
 }
 
 /// Connects, sends probes until every client is served, says `ready`, counts what comes from then on
-/// until no more does, or nothing has come within `patience`, and says what came.
-pub(crate) fn count(on: SocketAddrV4, probes: SocketAddrV4, number: usize, patience: Duration) -> Outcome {
+/// until no more does, or nothing has come within `patience`, and says what came. With an authority they
+/// speak TLS. The connections stay then, since their end would be that of some programs, too.
+pub(crate) fn count(
+    on: SocketAddrV4,
+    probes: SocketAddrV4,
+    number: usize,
+    patience: Duration,
+    authority: Option<&str>,
+) -> Outcome {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
-    let mut clients = Clients::connect(on, number)?;
+    let mut clients = Clients::connect(on, number, authority)?;
     let sender = UdpSocket::bind("127.0.0.1:0")?;
     let started = Instant::now();
     // One that is never served counts as such in the end.
@@ -49,24 +64,60 @@ pub(crate) fn count(on: SocketAddrV4, probes: SocketAddrV4, number: usize, patie
     while clients.bytes.iter().all(|&bytes| bytes == 0) && started.elapsed() < patience {
         clients.read(QUIET)?;
     }
+    let first = clients.last;
     while clients.read(QUIET)? {}
     let bytes: u64 = clients.bytes.iter().sum();
     let least = clients.bytes.iter().min().copied().unwrap_or_default();
-    println!("bytes={bytes} least={least}");
-    Ok(())
+    println!("bytes={bytes} least={least} seconds={}", (clients.last - first).as_secs_f64());
+    std::io::stdout().flush()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+
+    /// Reads into the buffer, again and again where not all that is there would be announced again.
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let stream = match self {
+            Self::Plain(stream) => return stream.read(buffer),
+            Self::Tls(stream) => stream,
+        };
+        let mut all = 0;
+        loop {
+            match stream.read(buffer) {
+                Ok(0) => return Ok(all),
+                Ok(len) => all += len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && all > 0 => return Ok(all),
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl Clients {
-    fn connect(on: SocketAddrV4, number: usize) -> std::io::Result<Self> {
+    fn connect(on: SocketAddrV4, number: usize, authority: Option<&str>) -> Outcome<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut streams = Vec::with_capacity(number);
         for n in 0..number {
             let stream = TcpStream::connect(on)?;
-            stream.set_nonblocking(true)?;
-            epoll::add(&epoll, &stream, epoll::EventData::new_u64(n as u64), epoll::EventFlags::IN)?;
+            let stream = match authority {
+                Some(authority) => Stream::Tls(Box::new(tls::connect(stream, authority)?)),
+                None => Stream::Plain(stream),
+            };
+            let socket = stream.socket();
+            socket.set_nonblocking(true)?;
+            epoll::add(&epoll, socket, epoll::EventData::new_u64(n as u64), epoll::EventFlags::IN)?;
             streams.push(stream);
         }
-        Ok(Self { epoll, streams, bytes: vec![0; number], buffer: vec![0; 1 << 20] })
+        let (bytes, last) = (vec![0; number], Instant::now());
+        Ok(Self { epoll, streams, bytes, last, buffer: vec![0; 1 << 20] })
     }
 
     /// Reads what there is, after waiting for it at most this long; false if nothing came.
@@ -77,10 +128,13 @@ impl Clients {
         for event in &events {
             let n = usize::try_from(event.data.u64()).map_err(|_| ErrorKind::InvalidData)?;
             match self.streams[n].read(&mut self.buffer) {
-                Ok(len @ 1..) => self.bytes[n] += len as u64,
+                Ok(len @ 1..) => {
+                    self.bytes[n] += len as u64;
+                    self.last = Instant::now();
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 // Closed: its count stays as it is.
-                Ok(0) | Err(_) => epoll::delete(&self.epoll, &self.streams[n])?,
+                Ok(0) | Err(_) => epoll::delete(&self.epoll, self.streams[n].socket())?,
             }
         }
         Ok(!events.is_empty())

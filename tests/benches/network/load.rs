@@ -118,7 +118,7 @@ fn nanoseconds(seconds: f64) -> u64 {
 }
 
 /// Datagrams back to back, each of which ends as a line, so that no program has to wait for its rest.
-fn text(size: usize, count: usize) -> Vec<u8> {
+pub(crate) fn text(size: usize, count: usize) -> Vec<u8> {
     let mut datagram: Vec<u8> = (b'a'..=b'z').cycle().take(size.max(HEAD + 1)).collect();
     if let Some(last) = datagram.last_mut() {
         *last = b'\n';

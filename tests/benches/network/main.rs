@@ -11,6 +11,8 @@ mod chart;
 #[cfg(target_os = "linux")]
 mod clients;
 #[cfg(target_os = "linux")]
+mod feed;
+#[cfg(target_os = "linux")]
 mod limit;
 #[cfg(target_os = "linux")]
 mod load;
@@ -33,6 +35,10 @@ mod run;
 mod scenarios;
 #[cfg(target_os = "linux")]
 mod sink;
+#[cfg(target_os = "linux")]
+mod streams;
+#[cfg(target_os = "linux")]
+mod tls;
 
 use std::path::Path;
 use std::process::ExitCode;

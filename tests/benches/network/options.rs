@@ -31,7 +31,10 @@ OPTIONS:
   -h, --help                  Print this help
 
 The table goes to standard output. Paths start at the root of the workspace. With
-MPROXY_BIN_DIR set the programs in that directory are measured, and nothing is built.
+MPROXY_BIN_DIR set the programs in that directory are measured, and nothing is built;
+with MPROXY_TLS_BIN_DIR, those in that one where there is TLS. socat, if there is one,
+is measured beside mproxy-forward and mproxy-reverse with TCP and TLS; how it relays UDP
+is up to a --peer-cmd socat=COMMAND.
 ";
 
 // Elsewhere they are only checked.

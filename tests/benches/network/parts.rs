@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::feed::{self, Feed};
 use crate::load::{self, Load};
+use crate::tls::Certificates;
 use crate::{Outcome, clients, limit, sink};
 
 /// The first argument of a process that is a part.
@@ -59,9 +61,24 @@ pub(crate) fn sink(on: SocketAddrV4, patience: Duration) -> Command {
     command
 }
 
-pub(crate) fn clients(on: SocketAddrV4, probes: SocketAddrV4, number: usize, patience: Duration) -> Command {
+pub(crate) fn feed(on: SocketAddrV4, feed: Feed, tls: Option<&Certificates>) -> Command {
+    let mut command = part("feed");
+    command.args([on.to_string(), feed.framing.name().to_owned()]);
+    command.args([feed.size.to_string(), feed.seconds.to_string()]);
+    command.args(tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]));
+    command
+}
+
+pub(crate) fn clients(
+    on: SocketAddrV4,
+    probes: SocketAddrV4,
+    number: usize,
+    patience: Duration,
+    tls: Option<&Certificates>,
+) -> Command {
     let mut command = part("clients");
     command.args([on.to_string(), probes.to_string(), number.to_string(), patience.as_millis().to_string()]);
+    command.args(tls.map(|tls| &tls.authority));
     command
 }
 
@@ -84,8 +101,13 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             load::send(to.parse()?, Load { size, mode: mode.parse()?, pace, seconds, most })
         }
         ["sink", on, millis] => sink::count(on.parse()?, patience(millis)?),
-        ["clients", on, probes, number, millis] => {
-            clients::count(on.parse()?, probes.parse()?, number.parse()?, patience(millis)?)
+        ["feed", on, framing, size, seconds, ref identity @ ..] => {
+            let (framing, size, seconds) = (framing.parse()?, size.parse()?, seconds.parse()?);
+            feed::serve(on.parse()?, Feed { framing, size, seconds }, identity.try_into().ok())
+        }
+        ["clients", on, probes, number, millis, ref authority @ ..] => {
+            let (number, authority) = (number.parse()?, authority.first().copied());
+            clients::count(on.parse()?, probes.parse()?, number, patience(millis)?, authority)
         }
         _ => Err("no such part".into()),
     }

@@ -147,6 +147,11 @@ impl Process {
         if line.is_empty() { Err("a part of the benchmark ended early".into()) } else { Ok(line) }
     }
 
+    /// The figures in the next line that it prints.
+    pub(crate) fn told(&mut self) -> Outcome<Figures> {
+        Figures::parse(&self.line()?)
+    }
+
     /// Waits for its end, and returns what it has printed since it was last read.
     pub(crate) fn output(mut self) -> Outcome<String> {
         let mut text = String::new();
@@ -159,11 +164,7 @@ impl Process {
 
     /// Waits for its end, and returns the figures it prints, each as `key=value`.
     pub(crate) fn figures(self) -> Outcome<Figures> {
-        let text = self.output()?;
-        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
-        let figures: BTreeMap<_, _> =
-            pairs.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect();
-        if figures.is_empty() { Err("a part of the benchmark failed".into()) } else { Ok(Figures(figures)) }
+        Figures::parse(&self.output()?)
     }
 
     /// Waits for the end of a program that ends by itself, and returns what it has used and how it ended.
@@ -207,6 +208,13 @@ fn children_seconds() -> Outcome<f64> {
 pub(crate) struct Figures(BTreeMap<String, f64>);
 
 impl Figures {
+    fn parse(text: &str) -> Outcome<Self> {
+        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+        let figures: BTreeMap<_, _> =
+            pairs.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect();
+        if figures.is_empty() { Err("a part of the benchmark failed".into()) } else { Ok(Self(figures)) }
+    }
+
     pub(crate) fn get(&self, key: &str) -> Outcome<f64> {
         self.0.get(key).copied().ok_or_else(|| format!("no figure '{key}'").into())
     }

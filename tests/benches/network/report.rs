@@ -19,13 +19,14 @@ impl Measured<'_> {
     }
 }
 
-/// Medians side by side, and ours by the limit's and each peer's.
+/// Medians side by side, and ours by the limit's, each peer's and socat's.
 pub(crate) fn table(candidates: &[Candidate], measured: &[Measured<'_>]) -> String {
     let Some(ours) = candidates.iter().position(Candidate::is_ours) else {
         return "Nothing was measured.\n".to_owned();
     };
-    let others: Vec<usize> =
-        (0..candidates.len()).filter(|&n| candidates[n].is_limit() || candidates[n].is_peer()).collect();
+    let compared =
+        |candidate: &Candidate| candidate.is_limit() || candidate.is_peer() || candidate.is_socat();
+    let others: Vec<usize> = (0..candidates.len()).filter(|&n| compared(&candidates[n])).collect();
 
     let mut head = vec!["scenario".to_owned(), "measure".to_owned()];
     head.extend(candidates.iter().map(|candidate| candidate.name.clone()));

@@ -9,6 +9,7 @@ use crate::candidates::Candidate;
 use crate::options::Options;
 use crate::report::{Measured, json, table};
 use crate::scenarios::{Scenario, Stage, all};
+use crate::streams::Streamed;
 use crate::{Outcome, chart, namespace, parts, processes};
 
 /// Runs a part, if this process is to be one.
@@ -64,7 +65,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 /// Returns how many runs failed that never should: those of our own programs and of the limit.
 fn measure(options: &Options, chosen: &[Scenario]) -> Outcome<u32> {
     eprintln!("network: building the four programs");
-    let mut candidates = candidates(options)?;
+    let mut candidates = candidates(options, chosen)?;
     namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
     processes::watch()?;
 
@@ -127,8 +128,9 @@ fn retain<T>(items: &mut Vec<T>, taken: &[bool]) {
 }
 
 /// Those that take turns, in their order.
-fn candidates(options: &Options) -> Outcome<Vec<Candidate>> {
-    let mut candidates = vec![Candidate::ours()];
+fn candidates(options: &Options, chosen: &[Scenario]) -> Outcome<Vec<Candidate>> {
+    let streamed: Vec<Streamed> = chosen.iter().filter_map(Scenario::streamed).collect();
+    let mut candidates = vec![Candidate::ours(streamed.iter().any(|streamed| streamed.tls))];
     for (n, (name, directory)) in options.peers.iter().enumerate() {
         let name = match name {
             Some(name) => name.clone(),
@@ -140,6 +142,12 @@ fn candidates(options: &Options) -> Outcome<Vec<Candidate>> {
     candidates.push(Candidate::limit());
     for (name, words) in &options.commands {
         candidates.push(Candidate::relay(name.clone(), words.clone()));
+    }
+    if !streamed.is_empty() && !candidates.iter().any(Candidate::is_socat) {
+        match Candidate::socat() {
+            Some(socat) => candidates.push(socat),
+            None => eprintln!("network: there is no socat to measure TCP and TLS beside"),
+        }
     }
     Ok(candidates)
 }

@@ -14,6 +14,8 @@ use crate::candidates::Candidate;
 use crate::load::{Load, Mode};
 use crate::measures::{Measure, Sample};
 use crate::processes::{Figures, Process, Usage, bound, set_deadline};
+use crate::streams::{self, Streamed};
+use crate::tls::Certificates;
 use crate::{Outcome, parts};
 
 /// A typical line of a ship-position feed.
@@ -40,6 +42,7 @@ enum Kind {
     Pipe,
     Channel { receivers: usize, mode: Mode },
     Reverse { clients: usize, pace: u32, mode: Mode },
+    Streamed(Streamed),
     Idle(&'static str),
 }
 
@@ -48,6 +51,16 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) title: String,
     kind: Kind,
+}
+
+impl Scenario {
+    /// What goes through a stream in it, if anything does.
+    pub(crate) fn streamed(&self) -> Option<Streamed> {
+        match self.kind {
+            Kind::Streamed(streamed) => Some(streamed),
+            _ => None,
+        }
+    }
 }
 
 /// All of them, in the order of the report.
@@ -102,6 +115,9 @@ pub(crate) fn all() -> Vec<Scenario> {
             Kind::Reverse { clients, pace, mode },
         );
     }
+    for (name, title, streamed) in streams::all() {
+        add(name, title, Kind::Streamed(streamed));
+    }
     for program in ["mproxy-client", "mproxy-server", "mproxy-forward", "mproxy-reverse"] {
         let name = program.replace("mproxy", "idle");
         add(name, format!("{program}, idle"), Kind::Idle(program));
@@ -114,31 +130,32 @@ fn several(number: usize, what: &str) -> String {
 }
 
 /// A port that no earlier run has used, so that nothing late of it arrives.
-fn fresh(host: Ipv4Addr) -> SocketAddrV4 {
+pub(crate) fn fresh(host: Ipv4Addr) -> SocketAddrV4 {
     static NEXT: AtomicU16 = AtomicU16::new(10_000);
     let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
     SocketAddrV4::new(host, port)
 }
 
-fn fresh_ports(count: usize) -> Vec<SocketAddrV4> {
+pub(crate) fn fresh_ports(count: usize) -> Vec<SocketAddrV4> {
     (0..count).map(|_| fresh(Ipv4Addr::LOCALHOST)).collect()
 }
 
 /// Where and how long it all happens.
 pub(crate) struct Stage {
-    seconds: f64,
+    pub(crate) seconds: f64,
     input: OnceCell<File>,
+    certificates: OnceCell<Certificates>,
 }
 
 impl Stage {
     pub(crate) fn new(seconds: f64) -> Self {
-        Self { seconds, input: OnceCell::new() }
+        Self { seconds, input: OnceCell::new(), certificates: OnceCell::new() }
     }
 
     /// Runs a scenario once; none if the candidate has nothing for it.
     pub(crate) fn run(&self, scenario: &Scenario, candidate: &Candidate) -> Outcome<Option<Sample>> {
         set_deadline(self.patience() + Duration::from_secs(40));
-        let load = |size, mode, pace| Load { size, mode, pace, seconds: self.seconds, most: u64::MAX };
+        let load = |size, mode, pace| self.load(size, mode, pace);
         match scenario.kind {
             Kind::Relay { targets, size, mode } => self.relay(candidate, targets, load(size, mode, None)),
             Kind::Latency => self.latency(candidate, load(256, Mode::Single, Some(10_000))),
@@ -152,12 +169,25 @@ impl Stage {
             Kind::Reverse { clients, pace, mode } => {
                 self.reverse(candidate, clients, load(1316, mode, Some(pace)))
             }
+            Kind::Streamed(streamed) => self.streamed(candidate, streamed),
             Kind::Idle(program) => self.idle(candidate, program),
         }
     }
 
+    pub(crate) fn load(&self, size: usize, mode: Mode, pace: Option<u32>) -> Load {
+        Load { size, mode, pace, seconds: self.seconds, most: u64::MAX }
+    }
+
+    pub(crate) fn certificates(&self) -> io::Result<&Certificates> {
+        if let Some(certificates) = self.certificates.get() {
+            return Ok(certificates);
+        }
+        let certificates = Certificates::new()?;
+        Ok(self.certificates.get_or_init(|| certificates))
+    }
+
     /// How long to wait for what may never come, besides the load itself.
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs_f64(self.seconds) + Duration::from_secs(8)
     }
 
@@ -227,11 +257,11 @@ impl Stage {
         let Some(command) = candidate.reverse(from, fresh(GROUP), Some(on)) else { return Ok(None) };
         let mut proxy = listener(&command, from)?;
         proxy.ready(|| bound("tcp", on, 1))?;
-        let mut clients = Process::part(&mut parts::clients(on, from, number, self.patience()))?;
+        let mut clients = Process::part(&mut parts::clients(on, from, number, self.patience(), None))?;
         clients.line()?;
         let before = proxy.usage()?;
         let sent = send(from, load)?;
-        let got = clients.figures()?;
+        let got = clients.told()?;
         let used = proxy.usage()?;
         let (size, number) = (load.size as f64, number as f64);
         let (bytes, expected) = (got.get("bytes")?, sent.datagrams * size);
@@ -266,7 +296,7 @@ impl Stage {
     }
 
     /// Sinks that are bound, one for each address.
-    fn sinks(&self, on: &[SocketAddrV4]) -> Outcome<Vec<Process>> {
+    pub(crate) fn sinks(&self, on: &[SocketAddrV4]) -> Outcome<Vec<Process>> {
         let mut sinks = Vec::new();
         for address in on {
             sinks.push(Process::part(&mut parts::sink(*address, self.patience()))?);
@@ -327,19 +357,19 @@ fn pipe(candidate: &Candidate) -> Outcome<Option<Sample>> {
 }
 
 /// Starts a program, and waits until it listens.
-fn listener(command: &Command, on: SocketAddrV4) -> Outcome<Process> {
+pub(crate) fn listener(command: &Command, on: SocketAddrV4) -> Outcome<Process> {
     let mut process = Process::quiet(command, Stdio::null())?;
     process.ready(|| bound("udp", on, 1))?;
     Ok(process)
 }
 
-struct Sent {
-    datagrams: f64,
+pub(crate) struct Sent {
+    pub(crate) datagrams: f64,
     seconds: f64,
 }
 
 /// Sends the load to its end.
-fn send(to: SocketAddrV4, load: Load) -> Outcome<Sent> {
+pub(crate) fn send(to: SocketAddrV4, load: Load) -> Outcome<Sent> {
     let figures = Process::part(&mut parts::load(to, load))?.figures()?;
     Ok(Sent { datagrams: figures.get("datagrams")?, seconds: figures.get("seconds")? })
 }

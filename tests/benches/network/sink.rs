@@ -21,6 +21,9 @@ struct Count {
     next: u64,
     reordered: u64,
     latencies: Vec<u32>,
+    /// When the first came, and the last.
+    first: Option<u64>,
+    last: u64,
 }
 
 /// Counts until nothing comes any more, or nothing has come within `patience`, and says what came.
@@ -42,6 +45,8 @@ pub(crate) fn count(on: SocketAddrV4, patience: Duration) -> Outcome {
             Err(error) => return Err(error.into()),
         };
         let time = now()?;
+        count.first.get_or_insert(time);
+        count.last = time;
         for (slot, held) in batch.iter().enumerate() {
             count.datagrams += held.datagrams() as u64;
             count.bytes += held.len as u64;
@@ -51,10 +56,11 @@ pub(crate) fn count(on: SocketAddrV4, patience: Duration) -> Outcome {
         }
     }
     count.latencies.sort_unstable();
-    let Count { datagrams, bytes, next, reordered, latencies } = count;
+    let Count { datagrams, bytes, next, reordered, latencies, first, last } = count;
+    let seconds = Duration::from_nanos(last - first.unwrap_or(last)).as_secs_f64();
     let share = |percent| latencies.get(latencies.len() * percent / 100).copied().unwrap_or_default();
     println!(
-        "datagrams={datagrams} bytes={bytes} highest={next} reordered={reordered} p50={} p99={}",
+        "datagrams={datagrams} bytes={bytes} highest={next} reordered={reordered} seconds={seconds} p50={} p99={}",
         share(50),
         share(99)
     );

@@ -1,0 +1,479 @@
+//! Groups that are carried from one site to another: two networks with a gateway each, and between the
+//! gateways one that passes on no multicast. Needs root on Linux; said and passed over elsewhere.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mproxy_tests::{Authority, Certificate, Network, PATIENCE, Running, Valid, can_make_networks, datagram};
+use nix::sched::{CloneFlags, setns};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use socket2::SockRef;
+use tempfile::TempDir;
+
+/// The sites.
+const A: usize = 0;
+const B: usize = 1;
+
+const NAMES: [&str; 2] = ["site-a.example.org", "site-b.example.org"];
+
+const PORT: u16 = 9918;
+
+/// The largest datagram.
+const LARGEST: usize = 65_507;
+
+/// What goes before each datagram in a record: its length.
+const HEADER: usize = 2;
+
+fn host(site: usize) -> usize {
+    2 * site
+}
+
+fn gateway(site: usize) -> usize {
+    2 * site + 1
+}
+
+const ROUTER: usize = 4;
+
+/// The address of a site's host and of its gateway in the site's own network.
+fn lan(site: usize, last: u8) -> Ipv4Addr {
+    Network::site_address(site, "lan0", last).parse().unwrap()
+}
+
+fn zoned(group: Ipv4Addr) -> String {
+    format!("{group}%lan0:{PORT}")
+}
+
+/// The sites of the README, with their names and certificates.
+struct Sites {
+    network: Network,
+    directory: TempDir,
+    authority: Authority,
+    certificates: [Certificate; 2],
+}
+
+/// What a connection between the sites goes through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Through {
+    Tcp,
+    Tls,
+}
+
+impl Sites {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::new(directory.path(), "ca");
+        let certificates =
+            [A, B].map(|site| authority.certify(&format!("site-{site}"), &[NAMES[site]], Valid::Now));
+        let network = Network::two_sites();
+        let names =
+            [A, B].map(|site| format!("{} {}\n", Network::site_address(site, "wan0", 2), NAMES[site]));
+        for site in [A, B] {
+            network.set_names(gateway(site), &names.concat());
+        }
+        Self { network, directory, authority, certificates }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Carries a group from this site to the other one, with the commands of the README.
+    fn bridge(&self, from: usize, group: Ipv4Addr, through: Through, options: &[&str]) -> Bridge {
+        let (kind, programs) = match through {
+            Through::Tcp => ("tcp", ["mproxy-reverse", "mproxy-forward"]),
+            Through::Tls => ("tls", ["tls/mproxy-reverse", "tls/mproxy-forward"]),
+        };
+        let group = zoned(group);
+        let identity = |site: usize, ca: &'static str| {
+            let Certificate { path, key, .. } = &self.certificates[site];
+            let tls = [ca, &self.authority.path, "--tls-cert", path, "--tls-key", key];
+            tls.into_iter().filter(|_| through == Through::Tls).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let start = |site: usize, program: &str, arguments: &[&str], identity: &[String]| {
+            let mut all = vec!["--framing", "length", "-v"];
+            all.extend(arguments);
+            all.extend(identity.iter().map(String::as_str));
+            self.network.start(gateway(site), program, &all)
+        };
+
+        let output = format!("--{kind}-output-addr");
+        let arguments = [&["--multicast-addr", &group, &output, "0.0.0.0:9443"], options].concat();
+        let reverse = start(from, programs[0], &arguments, &identity(from, "--tls-client-ca"));
+        reverse.says("accepting TCP connections on");
+
+        let to = 1 - from;
+        let (connect, server) = (format!("--{kind}-connect-addr"), format!("{}:9443", NAMES[from]));
+        let arguments = [&connect, &server, "--udp-downstream-addr", &group];
+        let forward = start(to, programs[1], &arguments, &identity(to, "--tls-ca"));
+        forward.says(": connected to ");
+        // It says so when it has joined the group for this client: now nothing more is missing.
+        reverse.says(" connected");
+        Bridge { reverse, forward }
+    }
+
+    /// A socket of this test on a host or gateway, bound to that address.
+    fn socket(&self, host: usize, address: Ipv4Addr, port: u16) -> UdpSocket {
+        let namespace = File::open(self.network.namespace_file(host)).unwrap();
+        // A socket stays where it was made, whoever uses it.
+        thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            UdpSocket::bind((address, port)).unwrap()
+        })
+        .join()
+        .unwrap()
+    }
+
+    /// A socket that sends to the group from a site's host.
+    fn sender(&self, site: usize, group: Ipv4Addr) -> UdpSocket {
+        let socket = self.socket(host(site), lan(site, 10), 0);
+        SockRef::from(&socket).set_multicast_if_v4(&lan(site, 10)).unwrap();
+        socket.connect((group, PORT)).unwrap();
+        socket
+    }
+
+    /// A socket that receives from the group at a site's host.
+    fn receiver(&self, site: usize, group: Ipv4Addr) -> UdpSocket {
+        let socket = self.socket(host(site), group, PORT);
+        set_socket_recv_buffer_size_force(&socket, 64 << 20).unwrap();
+        socket.join_multicast_v4(&group, &lan(site, 10)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// Records the group at a site's host.
+    fn record(&self, site: usize, group: Ipv4Addr, path: &str) -> Running {
+        let arguments = ["--framing", "length", "-v", "--path", path, "--listen-addr", &zoned(group)];
+        let recording = self.network.start(host(site), "mproxy-server", &arguments);
+        recording.says("listening to group");
+        recording
+    }
+
+    /// Replays a record to the group at a site, from its host or gateway.
+    fn replay(&self, from: usize, group: Ipv4Addr, path: &str) -> Running {
+        let arguments =
+            ["--framing", "length", "--rate", "50M", "--path", path, "--server-addr", &zoned(group)];
+        self.network.start(from, "mproxy-client", &arguments)
+    }
+}
+
+/// The two programs that carry a group to another site.
+struct Bridge {
+    reverse: Running,
+    forward: Running,
+}
+
+impl Bridge {
+    /// The two had nothing to complain of, and have used one and the same connection all the time.
+    fn was_undisturbed(&self) {
+        self.was_one_connection();
+        for program in [&self.reverse, &self.forward] {
+            assert!(!program.messages().contains("warning: "), "{}", program.messages());
+        }
+    }
+
+    /// The two have used one and the same connection all the time.
+    fn was_one_connection(&self) {
+        let messages = self.reverse.messages();
+        let clients = messages.lines().filter(|line| line.contains(" client "));
+        assert_eq!(clients.count(), 1, "more than one has connected:\n{messages}");
+        assert_eq!(self.forward.messages().matches(": connected to ").count(), 1);
+    }
+}
+
+/// Numbers that look like random ones and are the same at each run (`SplitMix64`).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn upto(&mut self, most: usize) -> usize {
+        usize::try_from(self.next() % (most as u64 + 1)).unwrap()
+    }
+}
+
+/// A datagram of a stream, which has a number where it is long enough. Most are such as an Ethernet carries;
+/// some are empty, some larger, and a few as large as any can be.
+fn numbered(stream: u32, number: u32) -> Vec<u8> {
+    let mut numbers = Numbers(u64::from(stream) << 32 | u64::from(number));
+    let len = match number % 10_000 {
+        5_000 => LARGEST,
+        n if n % 100 == 20 => 1400 + numbers.upto(7600),
+        n if n % 50 == 10 => 0,
+        _ => numbers.upto(1400),
+    };
+    let mut bytes = number.to_be_bytes().to_vec();
+    while bytes.len() < len {
+        bytes.extend(numbers.next().to_ne_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// The number of such a datagram.
+fn number(datagram: &[u8]) -> Option<u32> {
+    datagram.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// The datagrams as a record holds them.
+fn recorded(datagrams: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for datagram in datagrams {
+        bytes.extend(u16::try_from(datagram.len()).unwrap().to_be_bytes());
+        bytes.extend(datagram);
+    }
+    bytes
+}
+
+/// The datagrams that a record holds.
+fn datagrams_of(mut record: &[u8]) -> Vec<&[u8]> {
+    let mut datagrams = Vec::new();
+    while let Some((len, rest)) = record.split_first_chunk::<HEADER>() {
+        let (datagram, rest) = rest.split_at(u16::from_be_bytes(*len).into());
+        datagrams.push(datagram);
+        record = rest;
+    }
+    assert!(record.is_empty(), "half a header at the end of a record");
+    datagrams
+}
+
+/// How many of the datagrams that were sent are missing. The others must have arrived as they were, in order
+/// and only once.
+fn missing(sent: &[impl AsRef<[u8]>], received: &[impl AsRef<[u8]>]) -> usize {
+    let mut to_come = sent.iter();
+    for (n, datagram) in received.iter().map(AsRef::as_ref).enumerate() {
+        let (len, number) = (datagram.len(), number(datagram));
+        let was_sent = to_come.any(|sent| sent.as_ref() == datagram);
+        assert!(
+            was_sent,
+            "no. {n} that arrived, {len} bytes with number {number:?}, is torn or out of order"
+        );
+    }
+    sent.len() - received.len()
+}
+
+/// What a record holds when it has as many bytes, or has not become longer for some time.
+fn record_of(path: &str, bytes: usize) -> Vec<u8> {
+    let len = || fs::metadata(path).map_or(0, |meta| usize::try_from(meta.len()).unwrap());
+    let (mut last, mut since) = (len(), Instant::now());
+    while last < bytes && since.elapsed() < PATIENCE / 3 {
+        thread::sleep(Duration::from_millis(5));
+        if len() > last {
+            (last, since) = (len(), Instant::now());
+        }
+    }
+    fs::read(Path::new(path)).unwrap()
+}
+
+/// The record is to become just this one.
+fn becomes(path: &str, expected: &[u8]) {
+    let record = record_of(path, expected.len());
+    let (sent, received) = (datagrams_of(expected), datagrams_of(&record));
+    let missing = missing(&sent, &received);
+    assert_eq!(missing, 0, "of {} that were sent", sent.len());
+    assert!(record == expected);
+}
+
+/// What is hard to carry: nothing, the largest, several that look like one, and what looks like a header.
+fn awkward() -> Vec<Vec<u8>> {
+    let mut datagrams =
+        vec![vec![], vec![b'\n'], vec![], vec![], b"two\nlines\n".to_vec(), vec![0; 4], vec![0xff; LARGEST]];
+    for len in [1, 1471, 1472, 1473, 8192, 9000, LARGEST - 1, LARGEST, 0] {
+        datagrams.push((0..=250).cycle().take(len).collect());
+    }
+    datagrams.extend((0..200).map(|number| numbered(9, number)));
+    datagrams.push(vec![]);
+    datagrams
+}
+
+/// What is sent at the one site arrives at the other, as sockets see it that have nothing to do with the
+/// programs.
+fn carries_what_is_awkward(through: Through) {
+    let sites = Sites::new();
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let bridge = sites.bridge(A, group, through, &[]);
+    let (sender, receiver) = (sites.sender(A, group), sites.receiver(B, group));
+    for (n, sent) in awkward().into_iter().enumerate() {
+        assert_eq!(sender.send(&sent).unwrap(), sent.len());
+        // One by one, so that only what is carried wrongly can fail.
+        assert!(datagram(&receiver) == sent, "no. {n}, {} bytes, arrived otherwise", sent.len());
+    }
+    // At once, so that they share system calls and TLS records.
+    let all = awkward();
+    for sent in &all {
+        sender.send(sent).unwrap();
+    }
+    let received: Vec<_> = all.iter().map(|_| datagram(&receiver)).collect();
+    assert_eq!(missing(&all, &received), 0);
+    bridge.was_undisturbed();
+}
+
+#[test]
+fn every_datagram_gets_through_tls_as_it_was() {
+    if can_make_networks("every_datagram_gets_through_tls_as_it_was") {
+        carries_what_is_awkward(Through::Tls);
+    }
+}
+
+#[test]
+fn every_datagram_gets_through_plain_tcp_as_it_was() {
+    if can_make_networks("every_datagram_gets_through_plain_tcp_as_it_was") {
+        carries_what_is_awkward(Through::Tcp);
+    }
+}
+
+#[test]
+fn both_directions_at_once_lose_none_of_100_000_datagrams() {
+    const EACH_WAY: u32 = 50_000;
+    if !can_make_networks("both_directions_at_once_lose_none_of_100_000_datagrams") {
+        return;
+    }
+    let sites = Sites::new();
+    let directions = [A, B].map(|from| {
+        let group = Ipv4Addr::new(239, 1, 2, if from == A { 3 } else { 4 });
+        let (feed, path) = (sites.path(&format!("feed-{from}")), sites.path(&format!("record-{from}")));
+        let stream = u32::try_from(from).unwrap();
+        let sent = recorded(&(0..EACH_WAY).map(|number| numbered(stream, number)).collect::<Vec<_>>());
+        fs::write(&feed, &sent).unwrap();
+        let bridge = sites.bridge(from, group, Through::Tls, &["--recv-buffer", "64M"]);
+        let recording = sites.record(1 - from, group, &path);
+        (group, feed, sent, path, bridge, recording)
+    });
+    let mut clients = Vec::new();
+    for (from, (group, feed, ..)) in directions.iter().enumerate() {
+        clients.push(sites.replay(host(from), *group, feed));
+    }
+    for (_, _, sent, path, bridge, recording) in &directions {
+        becomes(path, sent);
+        bridge.was_undisturbed();
+        assert!(!recording.messages().contains("warning: "), "{}", recording.messages());
+    }
+    for mut client in clients {
+        assert_eq!((client.exit_code(), client.messages()), (0, String::new()));
+    }
+}
+
+#[test]
+fn a_record_replayed_at_another_site_is_what_was_recorded() {
+    if !can_make_networks("a_record_replayed_at_another_site_is_what_was_recorded") {
+        return;
+    }
+    let sites = Sites::new();
+    let groups = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(239, 1, 2, 4)];
+    let paths = [A, B].map(|site| sites.path(&format!("{site}.rec")));
+    let datagrams = awkward();
+    let expected = recorded(&datagrams);
+
+    let _recording = sites.record(A, groups[A], &paths[A]);
+    let sender = sites.sender(A, groups[A]);
+    for datagram in &datagrams {
+        sender.send(datagram).unwrap();
+    }
+    becomes(&paths[A], &expected);
+
+    let _recording = sites.record(B, groups[B], &paths[B]);
+    let receiver = sites.receiver(B, groups[B]);
+    let mut client = sites.replay(gateway(B), groups[B], &paths[A]);
+    assert_eq!((client.exit_code(), client.messages()), (0, String::new()));
+    becomes(&paths[B], &expected);
+    let received: Vec<_> = datagrams.iter().map(|_| datagram(&receiver)).collect();
+    assert_eq!(missing(&datagrams, &received), 0);
+}
+
+/// What came of a stream that an outage had interrupted.
+struct Interrupted {
+    bridge: Bridge,
+    sent: Vec<Vec<u8>>,
+    received: Vec<Vec<u8>>,
+}
+
+/// Sends a stream of 10 Mbit/s through TLS, and has an interface of that host be down for some time
+/// meanwhile; `restore` is what it then needs besides.
+fn interrupted(
+    options: &[&str],
+    (host, interface): (usize, &str),
+    restore: impl FnOnce(&Network),
+) -> Interrupted {
+    const RATE: f64 = 10e6;
+    const OUTAGE: Duration = Duration::from_secs(10);
+    const STREAM: u32 = 2;
+    let sites = Sites::new();
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let bridge = sites.bridge(A, group, Through::Tls, options);
+    let (sender, receiver) = (sites.sender(A, group), sites.receiver(B, group));
+    let (sent, enough) = (AtomicU32::new(0), AtomicBool::new(false));
+    let mut received = Vec::new();
+    let mut last = None;
+    let mut receive_until = |number_at_least: u32| {
+        while last < Some(number_at_least) {
+            let datagram = datagram(&receiver);
+            last = last.max(number(&datagram));
+            received.push(datagram);
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut due = Instant::now();
+            while !enough.load(Ordering::SeqCst) {
+                let datagram = numbered(STREAM, sent.load(Ordering::SeqCst));
+                sender.send(&datagram).unwrap();
+                sent.fetch_add(1, Ordering::SeqCst);
+                #[allow(clippy::cast_precision_loss)] // they are few
+                let bits = datagram.len() as f64 * 8.0;
+                due += Duration::from_secs_f64(bits / RATE);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+        });
+        receive_until(500);
+        sites.network.succeeds(host, "ip", &["link", "set", interface, "down"]);
+        thread::sleep(OUTAGE);
+        sites.network.succeeds(host, "ip", &["link", "set", interface, "up"]);
+        restore(&sites.network);
+        let back = Instant::now();
+        receive_until(sent.load(Ordering::SeqCst));
+        assert!(back.elapsed() < Duration::from_secs(30), "flows again after {:?}", back.elapsed());
+        receive_until(sent.load(Ordering::SeqCst) + 500);
+        enough.store(true, Ordering::SeqCst);
+    });
+    // The last of those that have a number.
+    let sent: Vec<_> = (0..sent.into_inner()).map(|number| numbered(STREAM, number)).collect();
+    receive_until(sent.iter().rev().find_map(|datagram| number(datagram)).unwrap());
+    Interrupted { bridge, sent, received }
+}
+
+#[test]
+fn a_large_receive_buffer_carries_a_stream_across_an_outage() {
+    if !can_make_networks("a_large_receive_buffer_carries_a_stream_across_an_outage") {
+        return;
+    }
+    let at_the_gateway = (gateway(A), "wan0");
+    let restore = |network: &Network| network.route_to_the_other_site(A);
+    let Interrupted { bridge, sent, received } =
+        interrupted(&["--recv-buffer", "64M"], at_the_gateway, restore);
+    let trailing = sent.iter().rev().take_while(|datagram| number(datagram).is_none()).count();
+    assert!(missing(&sent, &received) <= trailing);
+    bridge.was_undisturbed();
+}
+
+#[test]
+fn an_outage_costs_whole_datagrams_and_not_the_connection() {
+    if !can_make_networks("an_outage_costs_whole_datagrams_and_not_the_connection") {
+        return;
+    }
+    let beyond_the_router = (ROUTER, "wan1");
+    let Interrupted { bridge, sent, received } = interrupted(&[], beyond_the_router, |_| ());
+    assert!(missing(&sent, &received) > 0, "all fitted into small buffers");
+    bridge.reverse.says("the system has dropped some");
+    bridge.was_one_connection();
+}
