@@ -139,6 +139,15 @@ impl Network {
         Path::new("/run/netns").join(self.namespace(Some(host)))
     }
 
+    /// Has the switch keep multicast from passing between hosts, as the Internet does.
+    pub fn without_multicast(&self) {
+        for host in 0..self.hosts {
+            let switch = self.namespace(None);
+            let port = format!("p{host}");
+            ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "mcast_flood", "off"]);
+        }
+    }
+
     /// Gives the host an `/etc/hosts` of its own.
     pub fn set_names(&self, host: usize, hosts: &str) {
         let directory = self.configuration(host);

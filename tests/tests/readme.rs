@@ -2,11 +2,12 @@
 //! their ports and groups are fixed.
 //!
 //! Each `sh` block has a name, in a comment before it that the page does not show:
-//! `<!-- test: NAME -->`. The blocks `set-up`, `install` and `benchmark` are run
+//! `<!-- test: NAME -->`. The blocks `set-up`, `install`, `install with TLS` and `benchmark` are run
 //! by `.ci/run`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -94,9 +95,21 @@ impl Site {
     }
 
     fn shell(&self, host: usize, commands: &str, stdin: Stdio) -> Terminal {
-        let programs = program("mproxy-client").parent().unwrap().to_owned();
-        let mut path = programs.into_os_string();
-        path.push(":");
+        self.shell_with(&["mproxy-client"], host, commands, stdin)
+    }
+
+    /// The same, with the programs that have TLS.
+    fn tls_terminal(&self, host: usize, name: &str) -> Terminal {
+        self.shell_with(&["tls/mproxy-forward", "mproxy-client"], host, &block(name), Stdio::null())
+    }
+
+    /// A shell that finds the programs where these are.
+    fn shell_with(&self, programs: &[&str], host: usize, commands: &str, stdin: Stdio) -> Terminal {
+        let mut path = OsString::new();
+        for name in programs {
+            path.push(program(name).parent().unwrap());
+            path.push(":");
+        }
         path.push(std::env::var_os("PATH").unwrap());
         let mut command = self.network.command(host, "bash");
         command.args(["-c", commands]).current_dir(self.path(host, "")).env("PATH", path);
@@ -196,12 +209,17 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     assert_eq!(names.len(), unique.len(), "two blocks have the same name: {names:?}");
     // The parts of this file that use a block name it.
     let this = include_str!("readme.rs");
-    for name in names.iter().filter(|name| !["set-up", "install", "benchmark"].contains(&name.as_str())) {
+    for name in names
+        .iter()
+        .filter(|name| !["set-up", "install", "install with TLS", "benchmark"].contains(&name.as_str()))
+    {
         assert!(this.contains(&format!("\"{name}\")")), "no test runs the block '{name}'");
     }
     assert_eq!(block("set-up"), "cargo run --release --example demo\ncargo test --workspace");
     assert_eq!(block("benchmark"), "cargo bench -p mproxy-tests --bench network");
     assert_eq!(block("install"), PROGRAMS.map(|name| format!("cargo install --path {name}")).join("\n"));
+    let with_tls = PROGRAMS[2..].iter().map(|name| format!("cargo install --path {name} --features tls"));
+    assert_eq!(block("install with TLS"), with_tls.collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -236,7 +254,15 @@ fn the_table_lists_every_option_of_every_program_and_no_other() {
     }
     let mut offered = BTreeSet::new();
     for name in PROGRAMS {
-        let help = String::from_utf8(run(name, &["--help"], b"").stdout).unwrap();
+        let plain = String::from_utf8(run(name, &["--help"], b"").stdout).unwrap();
+        let help = if ["mproxy-forward", "mproxy-reverse"].contains(&name) {
+            String::from_utf8(run(&format!("tls/{name}"), &["--help"], b"").stdout).unwrap()
+        } else {
+            plain.clone()
+        };
+        for option in help.split_whitespace().filter(|word| word.starts_with("--tls-")) {
+            assert!(plain.contains(option.trim_end_matches(',')), "{name} says nothing of {option}");
+        }
         let options = help.lines().skip_while(|line| *line != "OPTIONS:").skip(1);
         for line in options.take_while(|line| !line.is_empty()).map(str::trim) {
             if line.starts_with('-') {
@@ -445,6 +471,38 @@ fn the_multicast_recipes_work_across_hosts() {
     site.send(0, "232.1.1.1%eth0:9920", b"from the one\n");
     assert_eq!(file_with(&site.path(1, "received.log"), 33)[20..], *b"from the one\n");
     receiver.interrupt();
+}
+
+#[test]
+fn a_group_reaches_another_site_over_tls_and_is_recorded_and_replayed() {
+    if !can_make_networks("a_group_reaches_another_site_over_tls_and_is_recorded_and_replayed") {
+        return;
+    }
+    let site = Site::new();
+    site.network.without_multicast();
+    site.network.set_names(1, "192.168.1.10 site-a.example.org\n");
+    let mut certificates = site.terminal(0, "across the Internet, certificates");
+    assert_eq!(certificates.0.exit_code(), 0, "{}", certificates.0.messages());
+    for file in ["ca.pem", "site-b.pem", "site-b.key"] {
+        std::fs::copy(site.path(0, file), site.path(1, file)).unwrap();
+    }
+    let at_a = site.tls_terminal(0, "across the Internet, site A");
+    site.listens(0, "tcp", 9443, &[ANY]);
+    let at_b = site.tls_terminal(1, "across the Internet, site B");
+    let recording = site.terminal(1, "recording");
+    site.members(1, "eth0", "239.1.2.3", 1);
+    let recorded = eventually("a recording", || {
+        site.send(0, "239.1.2.3%eth0:9918", b"to another site\n");
+        std::fs::read(site.path(1, "feed.rec")).ok().filter(|bytes| !bytes.is_empty())
+    });
+    assert_eq!(recorded[..18], *b"\0\x10to another site\n");
+    at_b.interrupt();
+    at_a.interrupt();
+    recording.interrupt();
+
+    let receiver = site.receiver(1, "239.1.2.4%eth0:9918");
+    site.terminal(1, "replaying").ends();
+    assert_eq!(receiver.writes(16)[..16], *b"to another site\n");
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Tls {
             Some((certificates, key)) => format!("{} with {}", certificates.display(), key.display()),
             None => "TLS".to_owned(),
         };
-        Error::io("use", files, explain::error(error))
+        Error::io("use", files, explain::own(error))
     }
 }
 

@@ -9,6 +9,16 @@ pub(super) fn error(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, words(error))
 }
 
+/// The error as one of the own certificate and key.
+pub(super) fn own(error: Error) -> io::Error {
+    let words = match error {
+        Error::InvalidCertificate(error) => format!("the certificate is not valid: {}", detail(&error)),
+        Error::InconsistentKeys(_) => "the private key is not the certificate's".into(),
+        other => other.to_string(),
+    };
+    io::Error::new(io::ErrorKind::InvalidData, words)
+}
+
 fn words(error: Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
@@ -16,13 +26,13 @@ fn words(error: Error) -> String {
         Error::AlertReceived(alert) => self::alert(alert),
         Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled,
         ) => "the peer speaks neither TLS 1.2 nor 1.3".into(),
         Error::PeerIncompatible(lack) => format!("the peer's TLS does not fit: {lack:?}"),
         Error::InvalidMessage(error) => format!("the peer does not speak TLS: {error:?}"),
-        Error::InconsistentKeys(_) => "the private key is not the certificate's".into(),
         other => format!("TLS: {other}"),
     }
 }
@@ -47,14 +57,19 @@ fn certificate(error: CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the peer's certificate is made for another purpose".into()
         }
-        other => {
-            let detail = format!("{other:?}");
-            if detail.contains("CaUsedAsEndEntity") {
-                "the peer's certificate is that of an authority (CA:TRUE), not one that it has signed".into()
-            } else {
-                format!("the peer's certificate is not valid: {detail}")
-            }
-        }
+        other => format!("the peer's certificate is not valid: {}", detail(&other)),
+    }
+}
+
+/// What only its name tells, in words if it is what a certificate made by hand often has.
+fn detail(error: &CertificateError) -> String {
+    let name = format!("{error:?}");
+    if name.contains("CaUsedAsEndEntity") {
+        "it is that of an authority (CA:TRUE), not one that an authority has signed".into()
+    } else if name.contains("UnsupportedCertVersion") {
+        "it is of an old version, where X.509 version 3 is needed".into()
+    } else {
+        name
     }
 }
 
