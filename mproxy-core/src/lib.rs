@@ -18,6 +18,9 @@ mod endpoint;
 mod error;
 mod file;
 mod framing;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod interface;
 mod options;

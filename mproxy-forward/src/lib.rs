@@ -1,4 +1,4 @@
-//! Forwards UDP endpoints, and TCP servers that it connects to, to many UDP endpoints.
+//! Forwards UDP endpoints, and TCP and TLS servers that it connects to, to many UDP endpoints.
 //!
 //! ```
 //! use mproxy_forward::Forward;

@@ -1,5 +1,5 @@
-//! Gathers UDP endpoints and accepted TCP connections in one multicast channel, and hands the channel
-//! out to many TCP clients and UDP endpoints.
+//! Gathers UDP endpoints and accepted TCP and TLS connections in one multicast channel, and hands the
+//! channel out to many TCP and TLS clients and UDP endpoints.
 //!
 //! ```
 //! use mproxy_reverse::Reverse;

@@ -14,22 +14,22 @@ use crate::{Allow, Batch, SLOT};
 
 type Receive = Box<dyn FnMut(&UdpSocket, &mut Batch) -> io::Result<Missed>>;
 type Send = Box<dyn FnMut(&Batch, &mut Place) -> io::Result<()>>;
-type OpenReceiver = fn(&UdpSocket) -> Receive;
+type OpenReceiver = fn(&UdpSocket, Allow) -> Receive;
 type OpenSender = fn(UdpSocket) -> Send;
 
 const RECEIVERS: &[(&str, OpenReceiver)] = &[
-    ("portable", |socket| {
-        let mut receiver = portable::Receiver::new(socket, Allow::default());
+    ("portable", |socket, allow| {
+        let mut receiver = portable::Receiver::new(socket, allow);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
-    ("Linux", |socket| {
-        let mut receiver = super::linux::Receiver::new(socket, Allow::default());
+    ("Linux", |socket, allow| {
+        let mut receiver = super::linux::Receiver::new(socket, allow);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
-    ("Linux without GRO", |_| {
-        let mut receiver = super::linux::Receiver::single(Allow::default());
+    ("Linux without GRO", |_, allow| {
+        let mut receiver = super::linux::Receiver::single(allow);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
 ];
@@ -71,7 +71,12 @@ fn each_pair(senders: usize, mut test: impl FnMut(&str, &UdpSocket, Receive, Vec
                 send(socket)
             });
             let senders = senders.collect();
-            test(&format!("{sending} to {receiving}"), &listener, receive(&listener), senders);
+            test(
+                &format!("{sending} to {receiving}"),
+                &listener,
+                receive(&listener, Allow::default()),
+                senders,
+            );
         }
     }
 }
@@ -175,7 +180,7 @@ fn what_was_received_is_sent_on_as_it_was() {
             let onward = UdpSocket::bind("127.0.0.1:0").unwrap();
             SockRef::from(&onward).set_send_buffer_size(4 * SLOT).unwrap();
             onward.connect(next.local_addr().unwrap()).unwrap();
-            let (mut onward, mut last) = (open(onward), RECEIVERS[0].1(&next));
+            let (mut onward, mut last) = (open(onward), RECEIVERS[0].1(&next, Allow::default()));
             for seed in 1000..1030 {
                 let datagrams = random(&mut Rng::with_seed(seed));
                 senders[0](&batch_of(&datagrams, false), &mut Place::default()).unwrap();
@@ -224,6 +229,42 @@ fn an_error_leaves_the_place_at_what_was_not_sent() {
         senders[0](&batch, &mut at).unwrap_err();
         assert_eq!(batch.before(at).0, 2, "{pair}");
     });
+}
+
+/// Only Linux has several addresses on its loopback interface.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_not_allowed_is_counted_and_left_out_however_it_comes() {
+    stay_on_one_processor();
+    let datagrams = [vec![1; 3], vec![2; 3], vec![3; 2], vec![], vec![4; 1000]];
+    let batch = batch_of(&datagrams, true);
+    let mut allow = Allow::default();
+    allow.add("127.0.0.2");
+    for (receiving, receive) in RECEIVERS {
+        for (sending, send) in SENDERS {
+            let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+            listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut senders = ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"].map(|from| {
+                let socket = UdpSocket::bind(from).unwrap();
+                socket.connect(listener.local_addr().unwrap()).unwrap();
+                send(socket)
+            });
+            let mut receive = receive(&listener, allow.clone());
+            for round in 0..3 {
+                for send in &mut senders {
+                    send(&batch, &mut Place::default()).unwrap();
+                }
+                let (mut received, mut got, mut denied) = (Batch::with_capacity(128 * SLOT), vec![], 0);
+                while got.len() + denied < 3 * datagrams.len() {
+                    received.clear();
+                    denied += receive(&listener, &mut received).unwrap().denied;
+                    got.extend(received.datagrams().map(<[u8]>::to_vec));
+                }
+                assert_eq!(denied, 2 * datagrams.len(), "{sending} to {receiving}, {round}");
+                assert!(got.iter().eq(&datagrams), "{sending} to {receiving}, {round}");
+            }
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]
