@@ -88,7 +88,14 @@ impl Connections {
             } else {
                 Slot::of(&self.open, self.max)
             };
-            let Some(slot) = slot else { return self.full(entrance, peer) };
+            let Some(slot) = slot else {
+                return if handshake {
+                    let why = format_args!("{MAX_HANDSHAKES} others are in their handshakes");
+                    self.refuse(entrance, peer, &why, |told| told.full.now());
+                } else {
+                    self.full(entrance, peer);
+                };
+            };
             let (this, through, stop) = (self.clone(), entrance.clone(), stop.clone());
             let run: Box<dyn FnOnce() + Send> = if handshake {
                 Box::new(move || {

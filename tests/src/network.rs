@@ -139,6 +139,12 @@ impl Network {
         Path::new("/run/netns").join(self.namespace(Some(host)))
     }
 
+    /// Has the switch pass nothing to or from the host any more, without a word to anyone.
+    pub fn cut_off(&self, host: usize) {
+        let (switch, port) = (self.namespace(None), format!("p{host}"));
+        ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "state", "0"]);
+    }
+
     /// Has the switch keep multicast from passing between hosts, as the Internet does.
     pub fn without_multicast(&self) {
         for host in 0..self.hosts {

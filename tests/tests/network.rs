@@ -4,7 +4,9 @@
 
 use std::process::Stdio;
 
-use mproxy_tests::{Network, Running, can_make_networks, close, eventually, piped, program, skipped};
+use mproxy_tests::{
+    Authority, Network, Running, Valid, can_make_networks, close, eventually, piped, program, skipped,
+};
 
 /// Runs the client on a host to its end, with this input.
 fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
@@ -463,4 +465,49 @@ fn a_closed_port_is_spoken_of_whatever_is_sent_to_it() {
     });
     close(input);
     assert_eq!(running.exit_code(), 0);
+}
+
+/// With and without data under way: nothing here waits for longer than half a minute.
+#[test]
+fn a_peer_that_has_vanished_is_given_up_within_half_a_minute() {
+    if !can_make_networks("a_peer_that_has_vanished_is_given_up_within_half_a_minute") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new(directory.path(), "ca");
+    let certificate = authority.certify("server", &[&Network::ipv4(0)], Valid::Now);
+    let network = Network::new(2);
+    let mut reverses = [("9920", "9921", "9922"), ("9930", "9931", "9932")].map(|(input, tcp, tls)| {
+        let [input, tcp, tls] =
+            [format!("127.0.0.1:{input}"), format!("0.0.0.0:{tcp}"), format!("0.0.0.0:{tls}")];
+        let arguments =
+            ["-v", "--udp-listen-addr", &input, "--tcp-output-addr", &tcp, "--tls-output-addr", &tls];
+        let identity = ["--tls-cert", &certificate.path, "--tls-key", &certificate.key];
+        let reverse = network.start(0, "tls/mproxy-reverse", &[&arguments[..], &identity].concat());
+        reverse.tcp_address(&tls);
+        reverse
+    });
+    let servers = ["9921", "9931", "9922", "9932"].map(|port| format!("{}:{port}", Network::ipv4(0)));
+    let mut arguments = vec!["-v", "--tee", "--tls-ca", &authority.path];
+    for (server, option) in servers.iter().zip(["tcp", "tcp", "tls", "tls"]) {
+        arguments.extend([if option == "tcp" { "--tcp-connect-addr" } else { "--tls-connect-addr" }, server]);
+    }
+    let mut forward = network.start(1, "tls/mproxy-forward", &arguments);
+    for reverse in &reverses {
+        eventually("two clients", || (reverse.messages().matches(" connected\n").count() == 2).then_some(()));
+    }
+    network.cut_off(1);
+    // The first has something to send to them, the other one has not.
+    let sent = network.run(0, "bash", &["-c", "echo lost > /dev/udp/127.0.0.1/9920"]);
+    assert!(sent.status.success());
+    eventually("all connections given up", || {
+        let given_up = forward.messages().matches("connecting again until it works").count();
+        let ended = |reverse: &Running| {
+            reverse.messages().matches(" dropped: ").count()
+                + reverse.messages().matches(" has gone: ").count()
+        };
+        (given_up == 4 && reverses.iter().map(ended).sum::<usize>() == 4).then_some(())
+    });
+    forward.stop();
+    reverses.each_mut().map(Running::stop);
 }
