@@ -296,6 +296,7 @@ impl Args {
         match (self.os_text("--tls-cert")?, self.os_text("--tls-key")?) {
             (Some(certificates), Some(key)) => Ok(tls.identity(certificates, key)),
             (None, None) => Ok(tls),
+            _ if !cfg!(feature = "tls") => Err(crate::tls::not_built_in()),
             _ => Err(Error::usage("--tls-cert and --tls-key need each other")),
         }
     }

@@ -115,7 +115,14 @@ impl Runner {
         while !stalled {
             batch.clear();
             let before = player.moves.get();
-            let flow = source.receive(batch);
+            let flow = match source.receive(batch) {
+                Ok(flow) => flow,
+                // Whatever the batch holds is lost.
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             if !batch.is_empty() {
                 let mut headers = Vec::new();
                 let mut encoded = Vec::new();
@@ -124,14 +131,10 @@ impl Runner {
                 }
                 sink(batch, &encoded, out.whole(batch, torn_at.min(encoded.len())));
             }
-            match flow {
-                Ok(Flow::More) => stalled = batch.is_empty() && player.moves.get() == before,
-                Ok(Flow::End) => break,
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
+            if flow == Flow::End {
+                break;
             }
+            stalled = batch.is_empty() && player.moves.get() == before;
             if player.stopped.get() && !draining {
                 draining = true;
                 source.drain();
@@ -243,6 +246,7 @@ impl Input for &Player<'_> {
     fn wait(&self, timeout: Option<Duration>, _: &Stop) -> io::Result<WaitResult> {
         loop {
             match self.now() {
+                _ if self.stopped.get() => return Ok(WaitResult(Wait::Stopped)),
                 Step::Quiet => {
                     self.done();
                     if timeout.is_some() {

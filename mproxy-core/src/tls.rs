@@ -132,6 +132,6 @@ impl Tls {
     }
 }
 
-fn not_built_in() -> Error {
+pub(crate) fn not_built_in() -> Error {
     Error::usage("built without TLS: build or install it with cargo's --features tls")
 }

@@ -25,9 +25,6 @@ pub struct TcpServerSource {
     backoff: Backoff,
     /// What to wait for before the next connection.
     pause: Duration,
-    failing: bool,
-    /// The last connection was good for something; if not, the next may not be either.
-    proven: bool,
     /// Tried before: a name is resolved anew from then on.
     tried: bool,
     draining: bool,
@@ -55,8 +52,6 @@ impl TcpServerSource {
             connection: None,
             backoff: Backoff::default(),
             pause: Duration::ZERO,
-            failing: false,
-            proven: true,
             tried: false,
             draining: false,
         }
@@ -77,7 +72,7 @@ impl TcpServerSource {
 
     /// Says once that the connection is back.
     fn recovered(&mut self) {
-        if std::mem::replace(&mut self.failing, false) {
+        if std::mem::replace(&mut self.backoff.failing, false) {
             report::warn(format_args!("connected to {} again", self.endpoint));
         }
     }
@@ -85,7 +80,7 @@ impl TcpServerSource {
     /// Says once that there is no connection, and has the next attempt wait.
     fn back_off(&mut self, why: &str) {
         self.counters.failed(1);
-        if !std::mem::replace(&mut self.failing, true) {
+        if !std::mem::replace(&mut self.backoff.failing, true) {
             report::warn(format_args!("{why}; connecting again until it works"));
         }
         self.pause = self.backoff.next();
@@ -108,7 +103,7 @@ impl Source for TcpServerSource {
             }
             match self.connect() {
                 Ok(stream) => {
-                    if std::mem::replace(&mut self.proven, false) {
+                    if !std::mem::replace(&mut self.backoff.doubtful, true) {
                         self.recovered();
                     }
                     self.connection = Some((stream, Instant::now()));
@@ -119,7 +114,7 @@ impl Source for TcpServerSource {
             return Ok(Flow::More);
         };
         let (flow, lasted) = (stream.receive(batch), since.elapsed());
-        if !batch.is_empty() && !std::mem::replace(&mut self.proven, true) {
+        if !batch.is_empty() && std::mem::replace(&mut self.backoff.doubtful, false) {
             self.recovered();
         }
         let ended = match flow {
@@ -131,9 +126,9 @@ impl Source for TcpServerSource {
             return Ok(Flow::End);
         }
         self.connection = None;
-        self.proven |= lasted >= Backoff::FIRST;
+        self.backoff.doubtful &= lasted < Backoff::FIRST;
         if lasted >= Backoff::GOOD {
-            self.backoff = Backoff::default();
+            self.backoff.failures = 0;
         }
         match ended {
             Some(error) => self.back_off(&error.to_string()),
@@ -176,6 +171,10 @@ pub(crate) fn connect_tcp<C>(
 #[derive(Debug, Default)]
 struct Backoff {
     failures: u32,
+    /// It was said that there is no connection, and not yet that there is one again.
+    failing: bool,
+    /// The last connection was good for nothing, so the next may not be either.
+    doubtful: bool,
 }
 
 impl Backoff {

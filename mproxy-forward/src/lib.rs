@@ -110,6 +110,7 @@ impl Forward {
     /// Wrong use, such as a target that is the forward's own listener; a name that does not resolve; an
     /// address in use.
     pub fn spawn(&self) -> Result<Handle, Error> {
+        self.tls.check(!self.tls_connect.is_empty())?;
         if self.udp_listen.is_empty() && self.tcp_connect.is_empty() && self.tls_connect.is_empty() {
             return Err(Error::usage(
                 "nothing to do: give a UDP address to listen on, or a TCP server to connect to",
@@ -125,7 +126,6 @@ impl Forward {
         let tls_servers = Endpoint::parse_all(&self.tls_connect, Role::TcpServer)?;
         let targets = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.check()?;
-        self.tls.check(!tls_servers.is_empty())?;
         let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
         let tcp_servers = Endpoint::resolve_all(&tcp_servers, &self.options)?;
         let tls_servers = Endpoint::resolve_all(&tls_servers, &self.options)?;

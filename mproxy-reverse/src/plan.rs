@@ -35,6 +35,7 @@ pub(crate) struct Plan([Vec<Resolved>; Kind::COUNT]);
 impl Plan {
     pub(crate) fn new(reverse: &Reverse) -> Result<Self, Error> {
         use Kind::{Channel, TcpListen, TcpOutput, TlsListen, TlsOutput, UdpListen, UdpOutput};
+        reverse.tls.check(reverse.has(&[TlsListen, TlsOutput]))?;
         let inputs = reverse.has_inputs();
         let outputs = reverse.has(&[TcpOutput, TlsOutput, UdpOutput]) || reverse.tee;
         match (inputs, outputs, reverse.has(&[Channel])) {
@@ -68,7 +69,6 @@ impl Plan {
             parsed.push((*kind, Endpoint::parse(text, kind.role())?));
         }
         reverse.options.check()?;
-        reverse.tls.check(reverse.has(&[TlsListen, TlsOutput]))?;
         let mut plan = Self(Default::default());
         for (kind, endpoint) in parsed {
             plan.0[kind as usize].push(endpoint.resolve(&reverse.options)?);

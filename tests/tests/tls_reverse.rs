@@ -450,8 +450,11 @@ fn without_the_feature_each_option_says_how_to_get_it() {
                 outcome.stderr
             );
         }
-        let pair = ["--udp-listen-addr", "127.0.0.1:0", "--tee", "--tls-cert", "a", "--tls-key", "b"];
-        let outcome = run(program, &pair, b"");
-        assert!(outcome.code == 2 && outcome.stderr.contains("--features tls"), "{}", outcome.stderr);
+        // Alone too, whatever else is missing.
+        for options in [&["--tls-cert", "a", "--tls-key", "b"][..], &["--tls-cert", "a"], &["--tls-key", "b"]]
+        {
+            let outcome = run(program, options, b"");
+            assert!(outcome.code == 2 && outcome.stderr.contains("--features tls"), "{}", outcome.stderr);
+        }
     }
 }
