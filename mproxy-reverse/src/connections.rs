@@ -17,6 +17,8 @@ const MAX_HANDSHAKES: usize = 1024;
 pub(crate) struct Entrance {
     /// What messages call a connection.
     pub(crate) what: &'static str,
+    /// Connections send data, rather than get it.
+    pub(crate) inward: bool,
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) allow: Allow,
@@ -188,7 +190,7 @@ fn run(entrance: &Entrance, peer: SocketAddr, task: Task, slot: Slot, stop: &Sto
             report::warn(format_args!("{what} {peer} dropped: {error}"));
         }
         // Without the goodbye of TLS some of what it sent may be missing.
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof && entrance.inward => {
             report::warn(format_args!("{what} {peer} has gone: {error}"));
         }
         Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),

@@ -128,7 +128,7 @@ impl<'a> Proxy<'a> {
                 let (sink, source) = ClientSink::new(connection, peer, framing, source, &counted, &outputs)?;
                 Ok(task(source, vec![Box::new(sink)], &outputs, None))
             };
-            self.start_accepting(listening, ["TCP client", "TLS client"], meter, &clients, Arc::new(serve))?;
+            self.start_accepting(listening, false, meter, &clients, Arc::new(serve))?;
         }
         Ok(())
     }
@@ -155,7 +155,7 @@ impl<'a> Proxy<'a> {
                 );
                 Ok(task(source, boxed(sinks), &stop, last_input.clone()))
             };
-            self.start_accepting(listening, ["TCP input", "TLS input"], meter, &senders, Arc::new(serve))?;
+            self.start_accepting(listening, true, meter, &senders, Arc::new(serve))?;
         }
         Ok(())
     }
@@ -163,16 +163,21 @@ impl<'a> Proxy<'a> {
     fn start_accepting(
         &self,
         listening: Listening,
-        [plain, with_handshake]: [&'static str; 2],
+        inward: bool,
         meter: Meter,
         connections: &Connections,
         serve: Arc<Serve>,
     ) -> Result<(), Error> {
         let (connections, stop) = (connections.clone(), self.inputs.clone());
         let Listening { endpoint, listeners, transport } = listening;
-        let what = if transport.has_handshake() { with_handshake } else { plain };
+        let what = match (inward, transport.has_handshake()) {
+            (true, true) => "TLS input",
+            (true, false) => "TCP input",
+            (false, true) => "TLS client",
+            (false, false) => "TCP client",
+        };
         let allow = self.reverse.options.allowed().clone();
-        let entrance = Arc::new(Entrance { what, listeners, transport, allow, meter, serve });
+        let entrance = Arc::new(Entrance { what, inward, listeners, transport, allow, meter, serve });
         let accept = move || connections.accept(&entrance, &stop);
         self.program.thread(endpoint.to_string(), Box::new(accept))
     }

@@ -192,6 +192,17 @@ fn an_input_that_is_cut_off_is_told() {
 }
 
 #[test]
+fn a_client_that_goes_without_a_goodbye_is_worth_no_warning() {
+    let pki = Pki::new();
+    let mut output = Output::new(&pki, &[]);
+    let (client, _stdin) = output.client(&pki, &[]);
+    client.signal(Signal::KILL);
+    output.running.says(" has gone: ");
+    output.running.stop();
+    assert!(!output.running.messages().contains("warning"), "{}", output.running.messages());
+}
+
+#[test]
 fn keys_of_every_form_are_read() {
     let pki = Pki::new();
     let path = |name: &str| pki.path().join(name).to_str().unwrap().to_owned();
