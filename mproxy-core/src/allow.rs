@@ -55,11 +55,14 @@ fn network(text: &str) -> Option<IpNet> {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
     };
-    let address: IpAddr = address.parse().ok()?;
+    let written: IpAddr = address.parse().ok()?;
+    // IPv4 within IPv6 is compared as IPv4, of which it holds the last 32 bits.
+    let address = written.to_canonical();
     match prefix {
         None => Some(address.into()),
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            IpNet::new(address, digits.parse().ok()?).ok()
+            let before = if written == address { 0 } else { 96 };
+            IpNet::new(address, digits.parse::<u8>().ok()?.checked_sub(before)?).ok()
         }
         Some(_) => None,
     }
@@ -95,15 +98,25 @@ mod tests {
         ] {
             assert_eq!(allow.permits(address.parse().unwrap()), allowed, "{address}");
         }
+        assert!(list(&["::ffff:10.1.0.0/112"]).unwrap().permits("10.1.2.3".parse().unwrap()));
+        assert!(!list(&["::ffff:10.1.0.1"]).unwrap().permits("10.1.2.3".parse().unwrap()));
         assert!(list(&[]).unwrap().permits("192.0.2.1".parse().unwrap()));
         assert!(!list(&["0.0.0.0/0"]).unwrap().permits("::1".parse().unwrap()));
     }
 
     #[test]
     fn what_is_no_network_is_refused() {
-        for text in
-            ["", "localhost", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "1.2.3.4:5"]
-        {
+        for text in [
+            "",
+            "localhost",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0/8",
+            "::ffff:10.0.0.0/8",
+            "1.2.3.4:5",
+        ] {
             let error = list(&["::1", text]).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(&format!("'{text}'")), "{error}");
         }

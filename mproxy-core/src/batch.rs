@@ -67,9 +67,9 @@ impl Batch {
         self.limit
     }
 
-    /// Sets [`limit`](Self::limit).
+    /// Sets [`limit`](Self::limit): 1 at least.
     pub fn set_limit(&mut self, bytes: usize) {
-        self.limit = bytes;
+        self.limit = bytes.max(1);
     }
 
     /// The unused part of the area.

@@ -123,11 +123,11 @@ impl Endpoint {
 
     /// The name, or the address without its zone and brackets.
     #[must_use]
-    pub fn host(&self) -> &str {
-        let host = self.text.rsplit_once(':').map_or(self.text.as_str(), |(host, _)| host);
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host.split_once('%').map_or(host, |(host, _)| host)
+    pub fn host(&self) -> String {
+        match &self.host {
+            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        }
     }
 
     /// The port.
@@ -231,7 +231,7 @@ impl FromStr for Endpoint {
             Ok(ip) if bracketed && ip.is_ipv4() => return Err(wrong("brackets are for IPv6 addresses")),
             Ok(ip) => Host::Ip(ip),
             Err(_) if bracketed => return Err(wrong("what the brackets hold is not an IPv6 address")),
-            Err(_) if host.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'/') => {
+            Err(_) if host.contains(|c: char| c.is_ascii_control() || " /[]@".contains(c)) => {
                 return Err(wrong("that is no host name"));
             }
             Err(_) => Host::Name(host.to_owned()),
@@ -371,6 +371,8 @@ mod tests {
             ("[example]:1", "not an IPv6 address"),
             ("me@239.1.2.3:1", "source"),
             ("a b:1", "host name"),
+            ("a]:1", "host name"),
+            ("127.0.0.1@a@b:1", "host name"),
         ] {
             let message = refused(text, Role::UdpListener);
             assert!(message.contains(why) && message.contains(text), "{text}: {message}");

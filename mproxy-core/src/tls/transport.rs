@@ -24,9 +24,9 @@ impl TlsClient {
     /// # Errors
     /// Wrong use if the server's name can be in no certificate; otherwise if a file cannot be used.
     pub fn new(tls: &Tls, server: &Endpoint) -> Result<Self, Error> {
-        let name = tls.server_name.as_deref().unwrap_or(server.host());
-        let name = ServerName::try_from(name.to_owned())
-            .map_err(|_| Error::usage(format!("'{name}' is no name that a certificate can be for")))?;
+        let name = tls.server_name.clone().unwrap_or_else(|| server.host());
+        let wrong = || Error::usage(format!("'{name}' is no name that a certificate can be for"));
+        let name = ServerName::try_from(name.clone()).map_err(|_| wrong())?;
         let config = Reloading::new(tls.for_client(), Tls::client_config)?;
         Ok(Self { config, name })
     }
