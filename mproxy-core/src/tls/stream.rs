@@ -24,6 +24,8 @@ pub(super) struct TlsStream {
     held: usize,
     /// The peer has said that nothing more comes.
     ended: bool,
+    /// What comes after the payload that was read.
+    failed: Option<io::Error>,
     /// Nothing more can be sent: that was said, or the session has failed.
     closed: bool,
 }
@@ -32,7 +34,8 @@ impl TlsStream {
     /// Shakes hands.
     pub(super) fn establish(session: Session, socket: TcpStream, stop: &Stop) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let mut stream = Self { session: Some(session), socket, held: 0, ended: false, closed: false };
+        let mut stream =
+            Self { session: Some(session), socket, held: 0, ended: false, failed: None, closed: false };
         stream.shake_hands(stop)?;
         if let (Ok(peer), Ok(session)) = (stream.socket.peer_addr(), stream.session()) {
             let (version, suite) = (session.protocol_version(), session.negotiated_cipher_suite());
@@ -115,6 +118,28 @@ impl TlsStream {
         }
     }
 
+    /// Reads until the area is full, or to the end.
+    fn fill(&mut self, area: &mut [u8], filled: &mut usize) -> io::Result<()> {
+        while *filled < area.len() {
+            match self.session()?.reader().read(&mut area[*filled..]) {
+                Ok(0) => return Ok(()),
+                Ok(len) => {
+                    self.held = self.held.saturating_sub(len);
+                    *filled += len;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(self.pull()?),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "cut off: the connection ended without TLS's close_notify",
+                    ));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Sends what is encrypted.
     fn push(&mut self) -> io::Result<()> {
         let mut socket = &self.socket;
@@ -132,28 +157,27 @@ impl TlsStream {
 }
 
 impl Input for TlsStream {
+    /// As many records as are there: a TLS record is short, and the area has room for what makes whole
+    /// offloaded sends.
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.session()?.reader().read(area) {
-                Ok(len) => {
-                    self.held = self.held.saturating_sub(len);
-                    return Ok(len);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "cut off: the connection ended without TLS's close_notify",
-                    ));
-                }
-                Err(error) => return Err(error),
+        let mut filled = 0;
+        let outcome = match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.fill(area, &mut filled),
+        };
+        match outcome {
+            Err(error) if filled == 0 => Err(error),
+            Err(error) => {
+                // What came before it goes first.
+                self.failed = Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock);
+                Ok(filled)
             }
-            self.pull()?;
+            Ok(()) => Ok(filled),
         }
     }
 
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
-        if self.held > 0 || self.ended {
+        if self.held > 0 || self.ended || self.failed.is_some() {
             return Ok(WaitResult(if stop.requested() { Wait::Stopped } else { Wait::Ready }));
         }
         self.socket.wait(timeout, stop)
