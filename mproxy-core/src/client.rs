@@ -11,6 +11,8 @@ use crate::connection::{Connection, ignore, ignore_raw};
 use crate::file::write_all;
 use crate::stats::{Counters, Meter};
 use crate::stop::POLL_INTERVAL;
+#[cfg(target_os = "linux")]
+use crate::sys::{is_unanswered, unacknowledged};
 use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
 use crate::{Batch, Error, Flow, Framing, SLOT, Sink, Source, Stop, UdpSource};
 
@@ -69,7 +71,7 @@ impl Sink for ClientSink {
         let mut headers = Vec::new();
         let mut slices = self.framing.slices(batch, &mut headers);
         let mut connection = self.connection.lock();
-        let mut client = Patient { connection: &mut **connection, stop: &self.stop };
+        let mut client = Patient { connection: &mut **connection, left: 0, stop: &self.stop };
         let mut write = |slices: &[IoSlice<'_>]| client.patiently(&mut |to| to.write(slices));
         let written = write_all(&mut write, &mut slices).map_err(|(_, error)| error);
         match written.and_then(|_| client.patiently(&mut |to| to.flush().map(|()| 0))) {
@@ -88,17 +90,26 @@ impl Sink for ClientSink {
 /// Waits for a client to accept more, but not for ever.
 struct Patient<'a> {
     connection: &'a mut dyn Connection,
+    /// What it had not acknowledged when that was looked at last.
+    left: i32,
     stop: &'a Stop,
 }
 
 impl Patient<'_> {
-    fn wait(&self, since: Instant) -> io::Result<()> {
+    /// Waits for room, or for a while; `since` then is when the client has last taken something.
+    fn wait(&mut self, since: &mut Instant) -> io::Result<()> {
         let socket = self.connection.socket();
         let mut fds = [PollFd::new(socket, PollFlags::OUT)];
         let ready = match wait(&mut fds, Some(RETRY_WRITE), self.stop)? {
             Wait::Ready => true,
-            // Where the network is at fault, the system gives up by itself.
-            Wait::TimedOut => since.elapsed() < STALLED || is_unanswered(socket),
+            Wait::TimedOut => {
+                let left = unacknowledged(socket);
+                if std::mem::replace(&mut self.left, left) != left {
+                    *since = Instant::now();
+                }
+                // Where the network is at fault, the system gives up by itself.
+                since.elapsed() < STALLED || is_unanswered(socket)
+            }
             Wait::Stopped => {
                 let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
                 poll_for(&mut fds, Some(left))?
@@ -115,10 +126,10 @@ impl Patient<'_> {
         &mut self,
         write: &mut dyn FnMut(&mut dyn Connection) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let since = Instant::now();
+        let mut since = Instant::now();
         loop {
             match write(self.connection) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(since)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(&mut since)?,
                 result => return result,
             }
         }
@@ -126,14 +137,15 @@ impl Patient<'_> {
 }
 
 /// Whether what was sent is not acknowledged, rather than not wanted. Only Linux tells.
-fn is_unanswered(socket: &std::net::TcpStream) -> bool {
-    #[cfg(target_os = "linux")]
-    return crate::sys::is_unanswered(socket);
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = socket;
-        false
-    }
+#[cfg(not(target_os = "linux"))]
+fn is_unanswered(_: &std::net::TcpStream) -> bool {
+    false
+}
+
+/// How much of it. Only Linux tells.
+#[cfg(not(target_os = "linux"))]
+fn unacknowledged(_: &std::net::TcpStream) -> i32 {
+    0
 }
 
 /// The channel as one TCP client receives it, while the connection is watched: what the client sends is

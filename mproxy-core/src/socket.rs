@@ -365,13 +365,16 @@ pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
 /// If the connection has failed already.
 pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
     let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+        TcpKeepalive::new().with_time(Duration::from_secs(8)).with_interval(Duration::from_secs(3));
     #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
-    let keepalive = keepalive.with_retries(3);
+    let keepalive = keepalive.with_retries(6);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
-    // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour. It
-    // is the limit for keepalive too, which looks at it with each probe: the third is the last one.
+    // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour. With
+    // this limit, which holds for keepalive too, the last probe is due, and so is what would be sent again
+    // for the seventh time: an outage may last nearly as long.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(22)))?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(26)))?;
+    #[cfg(target_os = "linux")]
+    crate::sys::retry_often(stream);
     stream.set_nodelay(true)
 }

@@ -81,6 +81,7 @@ impl Authority {
     }
 
     /// An authority that this one has certified.
+    #[must_use]
     pub fn authority(&self, name: &str) -> Self {
         let (params, key) = (authority_params(name), KeyPair::generate().unwrap());
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();

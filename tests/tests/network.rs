@@ -509,5 +509,5 @@ fn a_peer_that_has_vanished_is_given_up_within_half_a_minute() {
         (given_up == 4 && reverses.iter().map(ended).sum::<usize>() == 4).then_some(())
     });
     forward.stop();
-    reverses.each_mut().map(Running::stop);
+    reverses.iter_mut().for_each(Running::stop);
 }

@@ -166,14 +166,14 @@ fn every_check_of_the_servers_certificate_has_its_own_words() {
     }
 
     // A name that the certificate does have can be asked for.
-    let mut named = Server::openssl(&certify("named", &["example.org"], Valid::Now), &[]);
+    let mut other = Server::openssl(&certify("named", &["example.org"], Valid::Now), &[]);
     let (mut running, target) =
-        forward(&named.address(), &[&ca[..], &["--tls-server-name", "example.org"]].concat());
-    named.input.write_all(b"right\n").unwrap();
+        forward(&other.address(), &[&ca[..], &["--tls-server-name", "example.org"]].concat());
+    other.input.write_all(b"right\n").unwrap();
     assert_eq!(datagram(&target), b"right\n");
     running.stop();
     assert_refused(
-        &named.address(),
+        &other.address(),
         &[&ca[..], &["--tls-server-name", "example.com"]].concat(),
         "not for example.com",
     );
@@ -402,11 +402,12 @@ fn old_functions(server: &str) {
     BufReader::new(rustls::Stream::new(&mut session, &mut socket)).read_line(&mut line).unwrap();
     assert_eq!(line, "over TLS\n");
     drop(socket);
-    println!("one");
+    // A mark for the parent.
+    std::io::stdout().write_all(b"one\n").unwrap();
     let (target, address) = udp();
     let _forever = mproxy_forward::proxy_tls_udp(server.to_owned(), address.to_string());
     assert_eq!(datagram(&target), b"over TLS\n");
-    println!("two");
+    std::io::stdout().write_all(b"two\n").unwrap();
     let error = mproxy_forward::tls_connection("localhost".to_owned()).unwrap_err();
     assert!(error.to_string().contains("the port is missing"), "{error}");
 }
