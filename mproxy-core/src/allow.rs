@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use cidr::IpInet;
 
 use crate::Error;
 
 /// The networks that may send; an empty list allows everyone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allow {
-    networks: Vec<IpNet>,
+    networks: Vec<IpInet>,
     /// The first that is none.
     malformed: Option<String>,
 }
@@ -50,7 +50,7 @@ impl Allow {
     }
 }
 
-fn network(text: &str) -> Option<IpNet> {
+fn network(text: &str) -> Option<IpInet> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
@@ -59,10 +59,10 @@ fn network(text: &str) -> Option<IpNet> {
     // IPv4 within IPv6 is compared as IPv4, of which it holds the last 32 bits.
     let address = written.to_canonical();
     match prefix {
-        None => Some(address.into()),
+        None => Some(IpInet::new_host(address)),
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             let before = if written == address { 0 } else { 96 };
-            IpNet::new(address, digits.parse::<u8>().ok()?.checked_sub(before)?).ok()
+            IpInet::new(address, digits.parse::<u8>().ok()?.checked_sub(before)?).ok()
         }
         Some(_) => None,
     }

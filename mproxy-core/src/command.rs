@@ -126,8 +126,10 @@ fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error
     handle.reload_at_hangup()?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {
-        if passed.denied + passed.cut > 0 {
-            report::info(format_args!("{passed}"));
+        for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "lines cut")] {
+            if count > 0 {
+                report::info(format_args!("{}: {count} {what}", passed.endpoint));
+            }
         }
     }
     Ok(())

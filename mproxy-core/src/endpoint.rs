@@ -231,7 +231,7 @@ impl FromStr for Endpoint {
             Ok(ip) if bracketed && ip.is_ipv4() => return Err(wrong("brackets are for IPv6 addresses")),
             Ok(ip) => Host::Ip(ip),
             Err(_) if bracketed => return Err(wrong("what the brackets hold is not an IPv6 address")),
-            Err(_) if host.contains(|c: char| c.is_ascii_control() || " /[]@".contains(c)) => {
+            Err(_) if host.bytes().any(|b| b.is_ascii_control() || b" /[]@".contains(&b)) => {
                 return Err(wrong("that is no host name"));
             }
             Err(_) => Host::Name(host.to_owned()),

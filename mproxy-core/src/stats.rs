@@ -83,24 +83,6 @@ pub struct EndpointStats {
     pub cut: u64,
 }
 
-impl fmt::Display for EndpointStats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.direction == Direction::In { "received" } else { "sent" };
-        write!(f, "{}: {verb} {} datagrams, {} bytes", self.endpoint, self.datagrams, self.bytes)?;
-        for (what, n) in [
-            ("errors", self.errors),
-            ("dropped", self.dropped),
-            ("not allowed", self.denied),
-            ("lines cut", self.cut),
-        ] {
-            if n > 0 {
-                write!(f, ", {n} {what}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// What passed all endpoints of a program.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {

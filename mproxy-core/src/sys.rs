@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::{offset_of, zeroed};
 use std::net::{IpAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
 use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr};
@@ -20,19 +20,19 @@ pub(crate) const MESSAGES: usize = 128;
 pub(crate) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     let (level, option) =
         if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
-    set_option(socket, level, option, 1)
+    set_option(socket.as_fd(), level, option, 1)
 }
 
 /// Has the socket deliver equal datagrams coalesced, and tell of those that it dropped. Kernels before 5.0
 /// have no such option for UDP, and deliver each datagram by itself.
 pub(crate) fn receive_coalesced(socket: &UdpSocket) {
-    let _ = set_option(socket, libc::IPPROTO_UDP, libc::UDP_GRO, 1);
-    let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
+    let _ = set_option(socket.as_fd(), libc::IPPROTO_UDP, libc::UDP_GRO, 1);
+    let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
 }
 
-fn set_option(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
-    let (fd, value) = (socket.as_fd().as_raw_fd(), &raw const value);
-    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the option's value is an int
+fn set_option(fd: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let (fd, value) = (fd.as_raw_fd(), &raw const value);
+    // SAFETY: the descriptor is open as long as it is borrowed, and the option's value is an int
     // that outlives the call, of the size that is told.
     let result = unsafe { libc::setsockopt(fd, level, option, value.cast(), socklen::<c_int>()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -65,7 +65,7 @@ const fn socklen<T>() -> libc::socklen_t {
 /// connection goes on soon after an outage. Kernels before 6.15 have no such option.
 pub(crate) fn retry_often(stream: &TcpStream) {
     const TCP_RTO_MAX_MS: c_int = 44;
-    let _ = set_option(stream, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, 3000);
+    let _ = set_option(stream.as_fd(), libc::IPPROTO_TCP, TCP_RTO_MAX_MS, 3000);
 }
 
 /// How many bytes the peer has not acknowledged yet (`tcp(7)`, `SIOCOUTQ`).
