@@ -72,14 +72,17 @@ impl Sink for ClientSink {
         let mut slices = self.framing.slices(batch, &mut headers);
         let mut connection = self.connection.lock();
         let mut client = Patient { connection: &mut **connection, left: 0, stop: &self.stop };
-        let mut write = |slices: &[IoSlice<'_>]| client.patiently(&mut |to| to.write(slices));
-        let written = write_all(&mut write, &mut slices).map_err(|(_, error)| error);
-        match written.and_then(|_| client.patiently(&mut |to| to.flush().map(|()| 0))) {
+        let mut write = |slices: &[IoSlice<'_>]| {
+            let written = client.patiently(&mut |to| to.write(slices))?;
+            while client.patiently(&mut |to| to.flush())? > 0 {}
+            Ok(written)
+        };
+        match write_all(&mut write, &mut slices) {
             Ok(_) => {
                 self.counters.passed(batch.count(), batch.bytes());
                 Ok(())
             }
-            Err(error) => {
+            Err((_, error)) => {
                 self.counters.failed(1);
                 Err(Error::io("send to", self.peer, error))
             }
@@ -184,6 +187,9 @@ impl ClientSource {
         }
         if events.contains(PollFlags::IN) {
             self.sending = ignore(&mut |area| connection.read(area))?;
+            if connection.is_over() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error
     handle.reload_at_hangup()?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {
-        for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "lines cut")] {
+        for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "cut where no line ends")] {
             if count > 0 {
                 report::info(format_args!("{}: {count} {what}", passed.endpoint));
             }

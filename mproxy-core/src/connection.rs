@@ -13,17 +13,22 @@ pub trait Connection: Input + Send {
     /// The TCP connection itself.
     fn socket(&self) -> &TcpStream;
 
-    /// Takes some or all of the bytes to send.
+    /// Takes some or all of the bytes to send. All that was taken before must be [flushed](Self::flush).
     ///
     /// # Errors
     /// `WouldBlock` if there is no room now; else the connection is lost.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Gives to the system what was taken.
+    /// Gives some of what was taken to the system, and tells how much: 0 if nothing is left.
     ///
     /// # Errors
     /// `WouldBlock` if there is no room now; else the connection is lost.
-    fn flush(&mut self) -> io::Result<()>;
+    fn flush(&mut self) -> io::Result<usize>;
+
+    /// Whether the peer has ended the connection in both directions, and has said so.
+    fn is_over(&self) -> bool {
+        false
+    }
 
     /// Tells the peer that nothing more will come.
     fn close(&mut self);
@@ -65,8 +70,8 @@ impl Connection for TcpStream {
         self.write_vectored(slices)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn flush(&mut self) -> io::Result<usize> {
+        Ok(0)
     }
 
     fn close(&mut self) {
@@ -104,6 +109,6 @@ pub(crate) fn ignore(read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io
 }
 
 /// As [`ignore`], past all that a connection would make of it.
-pub(crate) fn ignore_raw(mut socket: &TcpStream) {
-    let _ = ignore(&mut |area| socket.read(area));
+pub(crate) fn ignore_raw(mut socket: &TcpStream) -> bool {
+    ignore(&mut |area| socket.read(area)).unwrap_or(false)
 }

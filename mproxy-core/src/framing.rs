@@ -53,19 +53,17 @@ impl Framing {
     /// The next datagrams at the head of `bytes`; none if they must wait for more. With `last`, no more
     /// will come. Gathered up to `limit` bytes, if one is not longer.
     pub(crate) fn next(self, bytes: &[u8], size: usize, limit: usize, last: bool) -> Option<Cut> {
-        if self == Self::Length {
-            let (header, rest) = bytes.split_first_chunk()?;
-            let len = u16::from_be_bytes(*header).into();
-            return (len <= rest.len()).then_some(Cut { header: HEADER, len, each: len, torn: false });
-        }
         let window = &bytes[..bytes.len().min(size)];
-        if window.is_empty() {
-            return None;
-        }
         let several = |len, each| Cut { header: 0, len, each, torn: false };
         let one = |len| several(len, len);
         let full = window.len() == size;
         match self {
+            Self::Length => {
+                let (header, rest) = bytes.split_first_chunk()?;
+                let len = u16::from_be_bytes(*header).into();
+                (len <= rest.len()).then_some(Cut { header: HEADER, ..one(len) })
+            }
+            _ if window.is_empty() => None,
             Self::Auto | Self::Lines => {
                 let newline = |byte: &u8| *byte == b'\n';
                 let (due, later) = window.split_at(limit.min(window.len()));
@@ -73,7 +71,8 @@ impl Framing {
                     .iter()
                     .rposition(newline)
                     .or_else(|| Some(due.len() + later.iter().position(newline)?));
-                let unfinished = || (full || last).then_some(Cut { torn: full, ..one(window.len()) });
+                let torn = full && !(last && window.len() == bytes.len());
+                let unfinished = || (full || last).then_some(Cut { torn, ..one(window.len()) });
                 end.map(|end| one(end + 1)).or_else(unfinished)
             }
             Self::Blocks if full => {
@@ -81,7 +80,7 @@ impl Framing {
                 Some(several(blocks * size, size))
             }
             Self::Blocks => last.then_some(one(window.len())),
-            Self::Raw | Self::Length => Some(one(window.len())),
+            Self::Raw => Some(one(window.len())),
         }
     }
 

@@ -36,6 +36,8 @@ pub struct UdpSource {
     /// Datagrams from elsewhere than allowed.
     foreign: report::Seldom,
     counters: Arc<Counters>,
+    /// Where to count what is not allowed.
+    denials: Arc<Counters>,
 }
 
 impl UdpSource {
@@ -71,6 +73,7 @@ impl UdpSource {
         let receiver = Receiver::new(&socket, allow);
         let socket = Arc::new(socket);
         stop.watch(&socket);
+        let counters = meter.counters();
         Ok(Self {
             socket,
             receiver,
@@ -81,8 +84,16 @@ impl UdpSource {
             errors: 0,
             overflow: report::Seldom::default(),
             foreign: report::Seldom::default(),
-            counters: meter.counters(),
+            denials: counters.clone(),
+            counters,
         })
+    }
+
+    /// Counts what is not allowed there, rather than where all else is counted.
+    #[must_use]
+    pub fn with_denials(mut self, meter: &Meter) -> Self {
+        self.denials = meter.counters();
+        self
     }
 
     /// The socket, to learn its address or wait for it.
@@ -98,7 +109,7 @@ impl UdpSource {
     #[cold]
     fn missed(&mut self, missed: Missed) {
         self.counters.dropped(missed.dropped);
-        self.counters.denied(missed.denied);
+        self.denials.denied(missed.denied);
         if missed.dropped > 0 && self.overflow.now() {
             report::warn(format_args!(
                 "{}: data comes faster than it is taken: the system has dropped some",

@@ -22,7 +22,7 @@ pub struct TcpServerSource {
     meter: Meter,
     counters: Arc<Counters>,
     connection: Option<(Stream, Instant)>,
-    backoff: Backoff,
+    recovery: Recovery,
     /// What to wait for before the next connection.
     pause: Duration,
     /// Tried before: a name is resolved anew from then on.
@@ -50,7 +50,7 @@ impl TcpServerSource {
             counters: meter.counters(),
             meter,
             connection: None,
-            backoff: Backoff::default(),
+            recovery: Recovery::default(),
             pause: Duration::ZERO,
             tried: false,
             draining: false,
@@ -72,7 +72,7 @@ impl TcpServerSource {
 
     /// Says once that the connection is back.
     fn recovered(&mut self) {
-        if std::mem::replace(&mut self.backoff.failing, false) {
+        if std::mem::replace(&mut self.recovery.failing, false) {
             report::warn(format_args!("connected to {} again", self.endpoint));
         }
     }
@@ -80,10 +80,10 @@ impl TcpServerSource {
     /// Says once that there is no connection, and has the next attempt wait.
     fn back_off(&mut self, why: &str) {
         self.counters.failed(1);
-        if !std::mem::replace(&mut self.backoff.failing, true) {
+        if !std::mem::replace(&mut self.recovery.failing, true) {
             report::warn(format_args!("{why}; connecting again until it works"));
         }
-        self.pause = self.backoff.next();
+        self.pause = self.recovery.next();
     }
 }
 
@@ -103,7 +103,7 @@ impl Source for TcpServerSource {
             }
             match self.connect() {
                 Ok(stream) => {
-                    if !std::mem::replace(&mut self.backoff.doubtful, true) {
+                    if !std::mem::replace(&mut self.recovery.doubtful, true) {
                         self.recovered();
                     }
                     self.connection = Some((stream, Instant::now()));
@@ -114,7 +114,7 @@ impl Source for TcpServerSource {
             return Ok(Flow::More);
         };
         let (flow, lasted) = (stream.receive(batch), since.elapsed());
-        if !batch.is_empty() && std::mem::replace(&mut self.backoff.doubtful, false) {
+        if !batch.is_empty() && std::mem::replace(&mut self.recovery.doubtful, false) {
             self.recovered();
         }
         let ended = match flow {
@@ -126,9 +126,9 @@ impl Source for TcpServerSource {
             return Ok(Flow::End);
         }
         self.connection = None;
-        self.backoff.doubtful &= lasted < Backoff::FIRST;
-        if lasted >= Backoff::GOOD {
-            self.backoff.failures = 0;
+        self.recovery.doubtful &= lasted < Recovery::FIRST;
+        if lasted >= Recovery::GOOD {
+            self.recovery.failures = 0;
         }
         match ended {
             Some(error) => self.back_off(&error.to_string()),
@@ -151,7 +151,7 @@ pub(crate) fn connect_tcp<C>(
     establish: &mut dyn FnMut(TcpStream) -> io::Result<C>,
 ) -> io::Result<(C, SocketAddr)> {
     const TIMEOUT: Duration = Duration::from_secs(10);
-    let mut last_error = io::ErrorKind::AddrNotAvailable.into();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in &endpoint.addresses {
         if stop.requested() {
             break;
@@ -161,15 +161,17 @@ pub(crate) fn connect_tcp<C>(
             .and_then(&mut *establish);
         match connected {
             Ok(connection) => return Ok((connection, *address)),
+            // One that did answer, and failed a check, says more than the others.
+            Err(_) if last_error.kind() == io::ErrorKind::InvalidData => {}
             Err(error) => last_error = error,
         }
     }
     Err(last_error)
 }
 
-/// Exponential backoff with jitter.
+/// How a lost connection is made again, and spoken of: exponential backoff with jitter.
 #[derive(Debug, Default)]
-struct Backoff {
+struct Recovery {
     failures: u32,
     /// It was said that there is no connection, and not yet that there is one again.
     failing: bool,
@@ -177,7 +179,7 @@ struct Backoff {
     doubtful: bool,
 }
 
-impl Backoff {
+impl Recovery {
     /// A connection that lasted this long makes up for earlier failures.
     const GOOD: Duration = Duration::from_secs(60);
     const FIRST: Duration = Duration::from_millis(500);

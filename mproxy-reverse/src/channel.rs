@@ -13,6 +13,8 @@ pub(crate) struct Channel {
     group: Resolved,
     targets: Vec<UdpTarget>,
     received: Meter,
+    /// Where it is counted what others send to the group, and may not.
+    denials: Meter,
     /// The networks that may send to the group: this proxy too. None if everyone may.
     allow: Allow,
     /// Keeps a private group's port from all others.
@@ -38,7 +40,12 @@ impl Channel {
             targets.push(UdpTarget::new(further.clone(), &options, meter));
         }
         // Without inputs of its own, what the proxy receives comes from the group.
-        let received = if has_inputs { unlisted(&group) } else { registry.endpoint(&group, Direction::In) };
+        let (received, denials) = if has_inputs {
+            (unlisted(&group), registry.endpoint(&group, Direction::Channel))
+        } else {
+            let input = registry.endpoint(&group, Direction::In);
+            (input.clone(), input)
+        };
         let mut allow = options.allowed().clone();
         if has_inputs
             && !allow.is_empty()
@@ -47,7 +54,7 @@ impl Channel {
             // What the inputs send to the group comes from here.
             allow.add(&own.ip().to_string());
         }
-        Ok(Self { group, targets, received, allow, _reserved: reserved })
+        Ok(Self { group, targets, received, denials, allow, _reserved: reserved })
     }
 
     /// Sinks for one more input.
@@ -59,9 +66,8 @@ impl Channel {
     pub(crate) fn source(&self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
         let options = options.clone().allow_only(self.allow.clone());
         let mut sources = UdpSource::open(&self.group, &options, &self.received, stop)?;
-        sources
-            .pop()
-            .ok_or_else(|| Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into()))
+        let source = sources.pop().map(|source| source.with_denials(&self.denials));
+        source.ok_or_else(|| Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into()))
     }
 }
 

@@ -46,6 +46,8 @@ struct Told {
     lacking: Seldom,
     /// The peer is not let in, each for its own reason.
     peers: Few,
+    /// The peer is not asked at all.
+    denied: Few,
 }
 
 /// Held by the thread of a connection while it lasts.
@@ -79,7 +81,7 @@ impl Connections {
             threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
             if !entrance.allow.permits(peer.ip()) {
                 counters.denied(1);
-                if self.may_tell(|told| told.peers.now()) {
+                if self.may_tell(|told| told.denied.now()) {
                     report::info(format_args!("{} {peer} refused: not an allowed address", entrance.what));
                 }
                 return;
@@ -136,6 +138,10 @@ impl Connections {
         let connection = match transport.establish(stream, stop) {
             Ok(connection) => connection,
             Err(_) if stop.requested() => return None,
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                report::info(format_args!("{} {peer} has gone: {error}", entrance.what));
+                return None;
+            }
             Err(error) => {
                 self.refuse(entrance, peer, &error, |told| told.peers.now());
                 return None;
@@ -190,7 +196,7 @@ fn run(entrance: &Entrance, peer: SocketAddr, task: Task, slot: Slot, stop: &Sto
             report::warn(format_args!("{what} {peer} dropped: {error}"));
         }
         // Without the goodbye of TLS some of what it sent may be missing.
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof && entrance.inward => {
+        Err(error) if entrance.inward && entrance.transport.has_handshake() => {
             report::warn(format_args!("{what} {peer} has gone: {error}"));
         }
         Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),

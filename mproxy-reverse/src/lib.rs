@@ -21,9 +21,9 @@ mod connections;
 mod plan;
 mod proxy;
 
-pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
 use std::sync::Arc;
 
+pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
 use mproxy_core::{Plain, Transport};
 

@@ -11,6 +11,8 @@ use rcgen::{
     date_time_ymd,
 };
 
+use tempfile::TempDir;
+
 use crate::output;
 
 /// An authority that certifies, with its own certificate in a file.
@@ -32,6 +34,42 @@ pub struct Certificate {
     /// The private key, PKCS #8.
     pub key: String,
     serial: SerialNumber,
+}
+
+/// An authority, and a certificate of it for `localhost` and 127.0.0.1.
+pub struct Pki {
+    directory: TempDir,
+    /// The authority.
+    pub authority: Authority,
+    /// The certificate.
+    pub server: Certificate,
+}
+
+impl Certificate {
+    /// As everybody makes one by hand, and only OpenSSL takes it: one that has certified itself.
+    pub fn by_hand(path: &str) -> Self {
+        let key = format!("{path}.key");
+        let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+        openssl(&[&new[..], &names, &["-keyout", &key, "-out", path]].concat());
+        Self { path: path.to_owned(), key, serial: serial() }
+    }
+}
+
+impl Pki {
+    /// In a directory of its own, which goes when this is dropped.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::new(directory.path(), "ca");
+        let server = authority.certify("server", &["localhost", "127.0.0.1"], Valid::Now);
+        Self { directory, authority, server }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
 }
 
 /// When a certificate holds.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-pub use certificates::{Authority, Certificate, Valid, openssl};
+pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 pub use network::{Network, can_make_networks};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.

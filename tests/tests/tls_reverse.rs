@@ -3,36 +3,19 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
 use std::process::{ChildStdin, Command};
+use std::sync::Arc;
 
 use mproxy_tests::{
-    Authority, Certificate, PATIENCE, Running, Valid, datagram, eventually, openssl, piped, run, start, udp,
+    Authority, Certificate, PATIENCE, Pki, Running, Valid, datagram, eventually, openssl, piped, run, start,
+    udp,
 };
 use rustix::process::Signal;
-use tempfile::TempDir;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 
 const REVERSE: &str = "tls/mproxy-reverse";
-
-/// An authority, and a certificate of it for `localhost` and 127.0.0.1.
-struct Pki {
-    directory: TempDir,
-    authority: Authority,
-    server: Certificate,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let authority = Authority::new(directory.path(), "ca");
-        let server = authority.certify("server", &["localhost", "127.0.0.1"], Valid::Now);
-        Self { directory, authority, server }
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-}
 
 /// A proxy with UDP in and TLS out, on 127.0.0.1.
 struct Output {
@@ -189,6 +172,50 @@ fn an_input_that_is_cut_off_is_told() {
     let line = running.says("TLS input ");
     let line = if line.contains("gone") { line } else { running.says(" has gone: ") };
     assert!(line.contains("warning: ") && line.contains("cut off"), "{line}");
+}
+
+/// What was good before something broken goes on, though both came at once.
+#[test]
+fn what_came_before_a_broken_record_is_not_lost() {
+    let pki = Pki::new();
+    let (target, target_address) = udp();
+    let Certificate { path, key, .. } = &pki.server;
+    let target_address = target_address.to_string();
+    let options = ["--tls-listen-addr", "127.0.0.1:0", "--udp-output-addr", &target_address, "-v"];
+    let mut running = start(REVERSE, &[&options[..], &["--tls-cert", path, "--tls-key", key]].concat());
+    let address = running.tcp_address("127.0.0.1:0");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&pki.authority.path).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let broken = [&b"\x17\x03\x03\0\x20garbage garbage garbage garbage"[..], b"\x17\x03\x03\0\x02no"];
+    for (number, broken) in broken.into_iter().enumerate() {
+        let name = "localhost".try_into().unwrap();
+        let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
+        let mut socket = TcpStream::connect(address).unwrap();
+        while session.is_handshaking() {
+            session.complete_io(&mut socket).unwrap();
+        }
+        let line = "a line that is good\n".repeat(100);
+        session.writer().write_all(line.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut bytes).unwrap();
+        }
+        bytes.extend_from_slice(broken);
+        socket.write_all(&bytes).unwrap();
+        let mut got = Vec::new();
+        while got.len() < line.len() {
+            got.extend(datagram(&target));
+        }
+        assert_eq!(got, line.as_bytes());
+        eventually("a warning", || {
+            (count(&running.messages(), "warning: TLS input") == number + 1).then_some(())
+        });
+    }
+    running.stop();
 }
 
 #[test]
@@ -399,6 +426,15 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     eventually("a word", || {
         (count(&output.running.messages(), "TLS certificates read again") > before).then_some(())
     });
+
+    // What cannot be read for now is read as soon as it can be.
+    std::fs::rename(&pki.server.key, pki.path().join("away")).unwrap();
+    pki.authority.certify("third", &names, Valid::Now);
+    std::fs::copy(pki.path().join("third.pem"), &pki.server.path).unwrap();
+    assert_eq!(shown(&output, &pki), serial(&next.path));
+    output.running.says("No such file");
+    std::fs::copy(pki.path().join("third.key"), &pki.server.key).unwrap();
+    assert_eq!(shown(&output, &pki), serial(&pki.server.path));
 
     // Who was there has noticed nothing of all that.
     output.send(b"still here\n");

@@ -94,6 +94,10 @@ fn alert(alert: AlertDescription) -> String {
         | AlertDescription::AccessDenied => {
             format!("the peer does not accept the certificate shown to it: {alert:?}")
         }
+        // Which TLS 1.2 also says for a certificate that it misses.
+        AlertDescription::HandshakeFailure => {
+            "the peer refuses the handshake: no cipher fits, or it wants a certificate to let this in".into()
+        }
         other => format!("the peer ended TLS: {other:?}"),
     }
 }

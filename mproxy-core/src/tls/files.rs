@@ -21,18 +21,23 @@ pub(super) struct Reloading<C> {
 
 struct Loaded<C> {
     config: Arc<C>,
-    /// Of the files when they were read.
+    /// Of the files when they were read; none if they are to be read again anyway.
     stamps: Vec<Stamp>,
+    passing: report::Seldom,
 }
 
-/// What changes with a file's content; none if there is no file.
-type Stamp = Option<(SystemTime, u64, u64)>;
+/// What changes with a file's content or access; none if there is no file.
+type Stamp = Option<(SystemTime, u64, [i64; 3])>;
 
 impl<C> Reloading<C> {
     pub(super) fn new(tls: Tls, make: fn(&Tls) -> Result<C, Error>) -> Result<Self, Error> {
         let stamps = stamps(&tls);
         let config = Arc::new(make(&tls)?);
-        Ok(Self { tls, make, loaded: Mutex::new(Loaded { config, stamps }) })
+        Ok(Self {
+            tls,
+            make,
+            loaded: Mutex::new(Loaded { config, stamps, passing: report::Seldom::default() }),
+        })
     }
 
     /// For a new connection.
@@ -52,15 +57,23 @@ impl<C> Reloading<C> {
     }
 
     fn load(&self, loaded: &mut Loaded<C>, stamps: Vec<Stamp>) {
-        // Even if it fails: that is worth one warning for each change, such as that of a certificate whose
-        // key has not come yet.
         loaded.stamps = stamps;
         match (self.make)(&self.tls) {
             Ok(config) => {
                 loaded.config = Arc::new(config);
                 report::info(format_args!("TLS certificates read again"));
             }
-            Err(error) => report::warn(format_args!("{error}; going on with what was read before")),
+            Err(error) => {
+                // Wrong content, such as a certificate whose key has not come yet, is worth one warning for
+                // each change. What could not be read may be readable next time.
+                let passing = error.kind() != io::ErrorKind::InvalidData;
+                if passing {
+                    loaded.stamps.clear();
+                }
+                if !passing || loaded.passing.now() {
+                    report::warn(format_args!("{error}; going on with what was read before"));
+                }
+            }
         }
     }
 
@@ -73,9 +86,12 @@ fn stamps(tls: &Tls) -> Vec<Stamp> {
     let stamp = |path: PathBuf| {
         let meta = std::fs::metadata(path).ok()?;
         #[cfg(unix)]
-        let id = std::os::unix::fs::MetadataExt::ino(&meta);
+        let id = {
+            use std::os::unix::fs::MetadataExt;
+            [meta.ino().cast_signed(), meta.ctime(), meta.ctime_nsec()]
+        };
         #[cfg(not(unix))]
-        let id = 0;
+        let id = [0; 3];
         Some((meta.modified().ok()?, meta.len(), id))
     };
     tls.paths().into_iter().map(stamp).collect()
@@ -94,8 +110,11 @@ fn sections<T: PemObject>(path: &Path, text: &[u8]) -> Result<Vec<T>, Error> {
     T::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| unusable(path, malformed(&error)))
 }
 
-fn malformed(error: &pem::Error) -> String {
-    format!("it is not in PEM form: {error}")
+fn malformed(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it is cut off: a section in PEM form has no end",
+        _ => "it is not in PEM form",
+    }
 }
 
 /// A certificate and those that it rests on.

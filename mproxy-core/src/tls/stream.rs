@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustls::Connection as Session;
+use rustls::{Connection as Session, ProtocolVersion};
 
 use super::explain;
 use crate::connection::{Connection, ignore_raw};
@@ -36,7 +36,10 @@ impl TlsStream {
         socket.set_nonblocking(true)?;
         let mut stream =
             Self { session: Some(session), socket, held: 0, ended: false, failed: None, closed: false };
-        stream.shake_hands(stop)?;
+        if let Err(error) = stream.shake_hands(stop) {
+            stream.take_leave(stop);
+            return Err(error);
+        }
         if let (Ok(peer), Ok(session)) = (stream.socket.peer_addr(), stream.session()) {
             let (version, suite) = (session.protocol_version(), session.negotiated_cipher_suite());
             if let (Some(version), Some(suite)) = (version, suite) {
@@ -56,8 +59,23 @@ impl TlsStream {
         self.session.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
+    /// Gives a peer that is refused the time to read why: with unread input a close would be a reset.
+    fn take_leave(&mut self, stop: &Stop) {
+        const LEAVE: Duration = Duration::from_secs(1);
+        self.close();
+        let end = Instant::now() + LEAVE;
+        let mut goes_on = true;
+        while goes_on {
+            let left = end.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            let ready = wait(&mut fds, Some(left), stop).is_ok_and(|wait| wait == Wait::Ready);
+            goes_on = ready && !left.is_zero() && ignore_raw(&self.socket);
+        }
+    }
+
     fn shake_hands(&mut self, stop: &Stop) -> io::Result<()> {
         let deadline = Instant::now() + HANDSHAKE;
+        let mut heard = false;
         loop {
             let session = self.session()?;
             let (wanted, moved) = if session.wants_write() {
@@ -68,12 +86,12 @@ impl TlsStream {
                 return Ok(());
             };
             match moved {
-                Ok(true) => {}
+                Ok(true) => heard |= wanted == PollFlags::IN,
                 Ok(false) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the peer has closed the connection instead of a TLS handshake",
-                    ));
+                    // One that says nothing at all only wants to know whether somebody is here.
+                    let kind = if heard { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::NotConnected };
+                    let why = "the peer has closed the connection instead of a TLS handshake";
+                    return Err(io::Error::new(kind, why));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
@@ -127,7 +145,17 @@ impl TlsStream {
                     self.held = self.held.saturating_sub(len);
                     *filled += len;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(self.pull()?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(error) = self.failed.take() {
+                        return Err(error);
+                    }
+                    match self.pull() {
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                        // What was good before it goes first.
+                        Err(error) => self.failed = Some(error),
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
@@ -140,19 +168,16 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends what is encrypted.
+    /// Sends all that is encrypted.
     fn push(&mut self) -> io::Result<()> {
-        let mut socket = &self.socket;
-        let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        while session.wants_write() {
-            match session.write_tls(&mut socket) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        loop {
+            match self.flush() {
+                Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 }
 
@@ -161,14 +186,9 @@ impl Input for TlsStream {
     /// offloaded sends.
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
-        let outcome = match self.failed.take() {
-            Some(error) => Err(error),
-            None => self.fill(area, &mut filled),
-        };
-        match outcome {
+        match self.fill(area, &mut filled) {
             Err(error) if filled == 0 => Err(error),
             Err(error) => {
-                // What came before it goes first.
                 self.failed = Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock);
                 Ok(filled)
             }
@@ -194,17 +214,19 @@ impl Connection for TlsStream {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // Only so much is encrypted as can soon be sent.
-        self.push()?;
-        let taken = self.session()?.writer().write_vectored(slices)?;
-        match self.push() {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
-        }
+        self.session()?.writer().write_vectored(slices)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.push()
+    fn flush(&mut self) -> io::Result<usize> {
+        let mut socket = &self.socket;
+        let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        if session.wants_write() { session.write_tls(&mut socket) } else { Ok(0) }
+    }
+
+    /// Before TLS 1.3 the peer's goodbye was that of both (RFC 5246, 7.2.1).
+    fn is_over(&self) -> bool {
+        let version = self.session.as_ref().and_then(|session| session.protocol_version());
+        self.ended && version == Some(ProtocolVersion::TLSv1_2)
     }
 
     fn close(&mut self) {
