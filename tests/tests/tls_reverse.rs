@@ -190,7 +190,7 @@ fn what_came_before_a_broken_record_is_not_lost() {
     let config = ClientConfig::builder_with_provider(provider);
     let config = config.with_safe_default_protocol_versions().unwrap();
     let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    let broken = [&b"\x17\x03\x03\0\x20garbage garbage garbage garbage"[..], b"\x17\x03\x03\0\x02no"];
+    let broken = [&b"\x17\x03\x03\0\x20garbage garbage garbage garbage!"[..], b"\x17\x03\x03\0\x02no"];
     for (number, broken) in broken.into_iter().enumerate() {
         let name = "localhost".try_into().unwrap();
         let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
