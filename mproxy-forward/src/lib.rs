@@ -138,11 +138,6 @@ impl Forward {
         let mut program = Program::new()?;
         let stop = program.stop().clone();
         let registry = program.registry().clone();
-        let mut udp = Vec::new();
-        for listener in &listeners {
-            let meter = registry.endpoint(listener, Direction::In);
-            udp.extend(UdpSource::open(listener, &self.options, &meter, &stop)?);
-        }
         let mut servers: Vec<(Resolved, Arc<dyn Transport>)> = Vec::new();
         for server in tcp_servers {
             servers.push((server, Arc::new(Plain)));
@@ -150,6 +145,11 @@ impl Forward {
         for server in tls_servers {
             let transport = self.tls.connector(&server.endpoint, &mut program)?;
             servers.push((server, transport));
+        }
+        let mut udp = Vec::new();
+        for listener in &listeners {
+            let meter = registry.endpoint(listener, Direction::In);
+            udp.extend(UdpSource::open(listener, &self.options, &meter, &stop)?);
         }
         let mut outputs = Outputs { targets: Vec::new(), stdout: None };
         for target in targets {

@@ -21,11 +21,8 @@ mod connections;
 mod plan;
 mod proxy;
 
-use std::sync::Arc;
-
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
-use mproxy_core::{Plain, Transport};
 
 use crate::plan::{Kind, Plan};
 use crate::proxy::Proxy;
@@ -138,17 +135,14 @@ impl Reverse {
     pub fn spawn(&self) -> Result<Handle, Error> {
         let plan = Plan::new(self)?;
         let mut proxy = Proxy::open(self, &plan)?;
-        let tcp: Arc<dyn Transport> = Arc::new(Plain);
-        let uses_tls = self.has(&[Kind::TlsListen, Kind::TlsOutput]);
-        let tls = if uses_tls { proxy.secure()? } else { tcp.clone() };
         // Listeners are opened before any thread is started, and outputs are before inputs.
         let udp_inputs = proxy.listen_udp(plan.of(Kind::UdpListen))?;
         let mut tcp_inputs = Vec::new();
-        proxy.listen_tcp(plan.of(Kind::TcpListen), &tcp, &mut tcp_inputs)?;
-        proxy.listen_tcp(plan.of(Kind::TlsListen), &tls, &mut tcp_inputs)?;
+        proxy.listen_tcp(&plan, Kind::TcpListen, &mut tcp_inputs)?;
+        proxy.listen_tcp(&plan, Kind::TlsListen, &mut tcp_inputs)?;
         let mut tcp_outputs = Vec::new();
-        proxy.listen_tcp(plan.of(Kind::TcpOutput), &tcp, &mut tcp_outputs)?;
-        proxy.listen_tcp(plan.of(Kind::TlsOutput), &tls, &mut tcp_outputs)?;
+        proxy.listen_tcp(&plan, Kind::TcpOutput, &mut tcp_outputs)?;
+        proxy.listen_tcp(&plan, Kind::TlsOutput, &mut tcp_outputs)?;
         proxy.start_udp_output(plan.of(Kind::UdpOutput))?;
         proxy.start_tee()?;
         proxy.start_tcp_outputs(tcp_outputs)?;

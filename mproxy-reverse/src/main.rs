@@ -56,8 +56,8 @@ OPTIONS:
                               be repeated
       --udp-output-addr HOST:PORT
                               Where to send everything; may be repeated
-      --max-clients N         TCP clients at a time (default 1024), and as many TCP
-                              inputs; one more is closed at once
+      --max-clients N         TCP and TLS clients at a time (default 1024), and as
+                              many inputs; one more is closed at once
 ",
         tls_help!(),
         options_help!(),

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mproxy_core::{
-    ClientSink, Connection, Direction, Error, Handle, Meter, Program, Registry, Resolved, Sinks, Source,
+    ClientSink, Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks, Source,
     Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp, relay,
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Proxy<'a> {
     program: Program,
     registry: Registry,
     channel: Arc<Channel>,
+    /// What the TLS endpoints use.
+    tls: Arc<dyn Transport>,
     inputs: Stop,
     outputs: Stop,
     /// Held by each input until it has delivered what it held: then the outputs may stop.
@@ -37,14 +39,17 @@ pub(crate) struct Listening {
 
 impl<'a> Proxy<'a> {
     pub(crate) fn open(reverse: &'a Reverse, plan: &Plan) -> Result<Self, Error> {
-        let program = Program::new()?;
+        let mut program = Program::new()?;
+        let uses_tls = reverse.has(&[Kind::TlsListen, Kind::TlsOutput]);
+        let tls = if uses_tls { reverse.tls.acceptor(&mut program)? } else { Arc::new(Plain) };
         let registry = program.registry().clone();
         let inputs = program.stop().clone();
         let outputs = if reverse.has_inputs() { Stop::new()? } else { inputs.clone() };
         let last_input = reverse.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
         let channel =
             Channel::open(plan.of(Kind::Channel), &reverse.options, &registry, reverse.has_inputs())?;
-        Ok(Self { reverse, program, registry, channel: Arc::new(channel), inputs, outputs, last_input })
+        let channel = Arc::new(channel);
+        Ok(Self { reverse, program, registry, channel, tls, inputs, outputs, last_input })
     }
 
     pub(crate) fn listen_udp(&mut self, endpoints: &[Resolved]) -> Result<Vec<UdpSource>, Error> {
@@ -61,11 +66,15 @@ impl<'a> Proxy<'a> {
 
     pub(crate) fn listen_tcp(
         &mut self,
-        endpoints: &[Resolved],
-        transport: &Arc<dyn Transport>,
+        plan: &Plan,
+        kind: Kind,
         all: &mut Vec<Listening>,
     ) -> Result<(), Error> {
-        for endpoint in endpoints {
+        let transport = match kind {
+            Kind::TlsListen | Kind::TlsOutput => self.tls.clone(),
+            _ => Arc::new(Plain),
+        };
+        for endpoint in plan.of(kind) {
             let listeners = listen_tcp(endpoint)?;
             for listener in &listeners {
                 self.program.listens_on(listener.local_addr());
@@ -73,11 +82,6 @@ impl<'a> Proxy<'a> {
             all.push(Listening { endpoint: endpoint.clone(), listeners, transport: transport.clone() });
         }
         Ok(())
-    }
-
-    /// What the TLS endpoints use.
-    pub(crate) fn secure(&mut self) -> Result<Arc<dyn Transport>, Error> {
-        self.reverse.tls.acceptor(&mut self.program)
     }
 
     /// One thread for all targets.
