@@ -606,7 +606,9 @@ fn a_client_that_accepts_nothing_for_ten_seconds_is_dropped() {
     assert_reads(&next, b"next\n");
     assert_reads(&other, b"next\n");
     proxy.running.stop();
-    assert_eq!(count(&proxy.running.messages(), "warning: "), 1, "{}", proxy.running.messages());
+    // What it missed may have been noticed too, if it had a last little room after that.
+    let messages = proxy.running.messages().replace("warning: 239.255.", "");
+    assert_eq!(count(&messages, "warning: "), 1, "{messages}");
 }
 
 #[test]
