@@ -4,8 +4,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mproxy_core::{
-    ClientSink, Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks, Source,
-    Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp, relay,
+    ClientSink, Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks,
+    Source, Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp,
+    relay,
 };
 
 use crate::Reverse;
