@@ -28,8 +28,8 @@ macro_rules! options_help {
                               (mproxy-server: 64M)
       --framing MODE          Datagrams in a byte stream: auto (default) ends one
                               at a newline, lines waits for whole lines, blocks
-                              has a fixed size, raw is one a read, length has the
-                              length before each (RFC 4571): nothing is lost
+                              has a fixed size, raw is one a read, length has its
+                              length before each (RFC 4571)
 "
     };
 }
