@@ -7,8 +7,8 @@ use std::process::{ChildStdin, Command};
 use std::sync::Arc;
 
 use mproxy_tests::{
-    Authority, Certificate, PATIENCE, Pki, Running, Valid, datagram, eventually, openssl, piped, run, start,
-    udp,
+    Authority, Certificate, PATIENCE, Pki, Running, Valid, close, datagram, eventually, openssl, piped, run,
+    start, udp,
 };
 use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
@@ -225,6 +225,22 @@ fn a_client_that_goes_without_a_goodbye_is_worth_no_warning() {
     let (client, _stdin) = output.client(&pki, &[]);
     client.signal(Signal::KILL);
     output.running.says(" has gone: ");
+    output.running.stop();
+    assert!(!output.running.messages().contains("warning"), "{}", output.running.messages());
+}
+
+/// Before TLS 1.3 a goodbye is that of both; TCP alone would not tell before the next datagram.
+#[test]
+fn a_client_that_says_goodbye_frees_its_place() {
+    let pki = Pki::new();
+    let mut output = Output::new(&pki, &["--max-clients", "1"]);
+    let (mut client, stdin) = output.client(&pki, &["-tls1_2", "-no_ign_eof"]);
+    close(stdin);
+    output.running.says(" has gone: ");
+    client.wait();
+    let (next, _stdin) = output.client(&pki, &[]);
+    output.send(b"welcome\n");
+    assert_eq!(next.writes(8), b"welcome\n");
     output.running.stop();
     assert!(!output.running.messages().contains("warning"), "{}", output.running.messages());
 }
