@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, relay, stdio,
+    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, open_all, relay, stdio,
 };
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
@@ -85,9 +85,9 @@ impl Client {
         }
         let endpoints = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
         self.options.check()?;
-        let resolved = Endpoint::resolve_all(&endpoints, &self.options)?;
+        let resolved = Endpoint::resolve_targets(&endpoints, &self.options)?;
 
-        let program = Program::new()?;
+        let mut program = Program::new()?;
         let stop = program.stop().clone();
         let registry = program.registry().clone();
         let name = if self.path.as_os_str() == "-" {
@@ -98,10 +98,13 @@ impl Client {
         let input = open(&self.path).map_err(|error| Error::io("open", &name, error))?;
         let meter = registry.endpoint(&name, Direction::In);
         let mut targets = Vec::new();
-        for target in resolved {
-            let meter = registry.endpoint(&target, Direction::Out);
-            targets.push(UdpTarget::new(target, &self.options, meter).open());
+        for target in &resolved {
+            let meter = registry.endpoint(target, Direction::Out);
+            let target = UdpTarget::new(target, &self.options, meter);
+            program.sends_to(&target);
+            targets.push(target);
         }
+        let targets = open_all(&targets);
         let size = self.options.chosen_datagram_size(&targets);
         let framing = self.options.chosen_framing();
         let has_targets = !targets.is_empty();

@@ -1,5 +1,7 @@
 //! A batch: many datagrams that move from a source to its sinks together.
 
+use std::net::SocketAddr;
+
 /// Bytes that any UDP datagram fits into: 65,527 with IPv6, rounded up.
 pub const SLOT: usize = 65_536;
 
@@ -15,6 +17,8 @@ pub struct Batch {
     area: Vec<u8>,
     used: usize,
     runs: Vec<Run>,
+    /// Who has sent each run, if that is to be known.
+    senders: Vec<SocketAddr>,
     limit: usize,
 }
 
@@ -52,13 +56,14 @@ impl Batch {
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         // A large zeroed allocation is mapped lazily: what is never written costs no memory.
-        Self { area: vec![0; capacity], used: 0, runs: Vec::new(), limit: usize::MAX }
+        Self { area: vec![0; capacity], used: 0, runs: Vec::new(), senders: Vec::new(), limit: usize::MAX }
     }
 
     /// Forgets all datagrams; the area stays.
     pub fn clear(&mut self) {
         self.used = 0;
         self.runs.clear();
+        self.senders.clear();
     }
 
     /// How many bytes a source should take at most for one batch; pacing sets it.
@@ -113,6 +118,11 @@ impl Batch {
         self.used = end;
     }
 
+    /// Tells who has sent what was taken last, which must lie apart from what was taken before.
+    pub(crate) fn sent_by(&mut self, sender: SocketAddr) {
+        self.senders.push(sender);
+    }
+
     /// Leaves the first `len` bytes of [`spare`](Self::spare) out: what is no payload.
     ///
     /// # Panics
@@ -161,6 +171,17 @@ impl Batch {
     pub(crate) fn datagram(&self, at: Place) -> Option<&[u8]> {
         let (rest, segment) = self.rest(at)?;
         Some(&rest[..segment.min(rest.len())])
+    }
+
+    /// Who has sent the datagram at a place, if that is known.
+    pub(crate) fn sender(&self, at: Place) -> Option<SocketAddr> {
+        self.senders.get(at.run).copied()
+    }
+
+    /// Whether there is a datagram at a place, from the sender of another one.
+    pub(crate) fn goes_on(&self, from: Place, at: Place) -> bool {
+        at.run < self.runs.len()
+            && (from.run == at.run || self.senders.get(from.run) == self.senders.get(at.run))
     }
 
     /// The place after `len` bytes of the [`rest`](Self::rest), which must end a datagram.

@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags};
 use crate::connection::{Connection, ignore, ignore_raw};
 use crate::file::write_all;
 use crate::stats::{Counters, Meter};
-use crate::stop::POLL_INTERVAL;
 #[cfg(target_os = "linux")]
 use crate::sys::{is_unanswered, unacknowledged};
 use crate::wait::{STALLED_AT_STOP, Wait, poll_for, wait};
@@ -53,12 +52,12 @@ impl ClientSink {
         connection: Box<dyn Connection>,
         peer: SocketAddr,
         framing: Framing,
-        channel: UdpSource,
+        mut channel: UdpSource,
         meter: &Meter,
         stop: &Stop,
     ) -> Result<(Self, ClientSource), Error> {
         let failed = |error| Error::io("set up the connection of", peer, error);
-        channel.socket().set_nonblocking(true).map_err(failed)?;
+        channel.poll_from_outside().map_err(failed)?;
         let connection = Shared(Arc::new(Mutex::new(connection)));
         let source =
             ClientSource { channel, connection: connection.clone(), peer, sending: true, stop: stop.clone() };
@@ -170,16 +169,14 @@ impl ClientSource {
             // One that only has shut down its sending side still gets everything: then only an error or a
             // reset, which are always reported, say that it is gone.
             let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
-            let mut fds = [
-                PollFd::new(self.channel.socket(), PollFlags::IN),
-                PollFd::new(connection.socket(), interest),
-            ];
+            let mut fds = vec![PollFd::new(connection.socket(), interest)];
+            fds.extend(self.channel.poll());
             if !self.stop.requested() {
-                // A stop wakes this by way of the channel's socket: all clients' threads would else queue up
+                // A stop wakes this by way of the channel's sockets: all clients' threads would else queue up
                 // at one pipe for each datagram.
-                poll_for(&mut fds, POLL_INTERVAL)?;
+                poll_for(&mut fds, self.channel.patience())?;
             }
-            fds[1].revents()
+            fds[0].revents()
         };
         if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
             let error = connection.socket().take_error()?;

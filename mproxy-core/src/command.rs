@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use pico_args::Arguments;
 
@@ -16,13 +17,18 @@ use crate::{Error, Handle, Options, Tls, stdio};
 #[macro_export]
 macro_rules! options_help {
     () => {
-        "      --interface NAME|INDEX|ADDRESS
-                              The network interface for multicast; a zone in an
-                              address comes before it. By default the one that
-                              the system routes to
+        "      --interface NAME|INDEX|ADDRESS|all
+                              The network interface for multicast; may be repeated.
+                              A zone in an address comes before it. By default one
+                              that leads out of this host
       --ttl N                 How far multicast goes: 0 stays on this host, 1
                               (default) on this link, more crosses routers.
                               Unicast is not affected
+      --no-loop               This host does not hear its own multicast
+      --dscp N                The mark of what is sent, 0 (default) to 63
+      --resolve-interval SECONDS
+                              How often the names of targets are resolved again
+                              (default 60); 0 is never
       --recv-buffer BYTES     Receive buffer of each socket, such as 512k or 4M.
                               By default as large as the system allows, up to 8M
                               (mproxy-server: 64M)
@@ -55,6 +61,17 @@ macro_rules! listeners_help {
       --threads N             Threads that receive at each unicast UDP listener, for
                               many senders at full speed; each sender stays with
                               one of them. Default 1; more need Linux
+"
+    };
+}
+
+/// The help of [`Args::transparency`].
+#[macro_export]
+macro_rules! transparency_help {
+    () => {
+        "      --transparent           Datagrams leave with the address and port of their
+                              sender (Linux, needs CAP_NET_ADMIN)
+      --max-sources N         Senders at a time for that (default 4096)
 "
     };
 }
@@ -155,10 +172,10 @@ impl Args {
         Self(Arguments::from_vec(split))
     }
 
-    /// Whether a flag is given; `short` may be the long form again.
+    /// Whether a flag is given, in its long form or its short one, which may be the long one again.
     pub fn flag(&mut self, long: &'static str, short: &'static str) -> bool {
         let mut given = false;
-        while self.0.contains([short, long]) {
+        while self.0.contains(long) || self.0.contains(short) {
             given = true;
         }
         given
@@ -236,17 +253,23 @@ impl Args {
         }
     }
 
-    /// `--interface`, `--ttl`, `--recv-buffer` and `--framing`.
+    /// `--interface`, `--ttl`, `--dscp`, `--resolve-interval`, `--recv-buffer` and `--framing`.
     ///
     /// # Errors
     /// Wrong use if one is malformed.
     pub fn options(&mut self) -> Result<Options, Error> {
         let mut options = Options::new();
-        if let Some(name) = self.text("--interface")? {
+        for name in self.texts("--interface")? {
             options = options.interface(name);
         }
         if let Some(ttl) = self.number("--ttl", 0, u8::MAX.into())? {
             options = options.ttl(u8::try_from(ttl).unwrap_or(u8::MAX));
+        }
+        if let Some(dscp) = self.number("--dscp", 0, 63)? {
+            options = options.dscp(u8::try_from(dscp).unwrap_or(u8::MAX));
+        }
+        if let Some(seconds) = self.number("--resolve-interval", 0, 1_000_000)? {
+            options = options.resolve_interval(Duration::from_secs(seconds as u64));
         }
         // The system takes the size as a C int.
         if let Some(bytes) = self.scaled("--recv-buffer", 1024, 0x7fff_ffff)? {
@@ -284,6 +307,24 @@ impl Args {
             Some(threads) => options.threads(threads),
             None => options,
         })
+    }
+
+    /// Takes `--max-sources` and `--transparent`, after all values of others.
+    ///
+    /// # Errors
+    /// Wrong use if one is malformed.
+    pub fn transparency(&mut self, options: Options) -> Result<Options, Error> {
+        let options = match self.number("--max-sources", 1, 1_000_000)? {
+            Some(sources) => options.max_sources(sources),
+            None => options,
+        };
+        Ok(if self.flag("--transparent", "--transparent") { options.transparent() } else { options })
+    }
+
+    /// Takes `--no-loop`, after all values.
+    #[must_use]
+    pub fn loops(&mut self, options: Options) -> Options {
+        if self.flag("--no-loop", "--no-loop") { options.no_loop() } else { options }
     }
 
     /// Takes `--tls-cert`, `--tls-key` and the option for authorities.

@@ -1,11 +1,11 @@
 //! Endpoints: addresses as the user writes them, and what they resolve to.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::str::FromStr;
+use std::{fmt, io};
 
-use crate::interface::{self, Interface};
-use crate::{Error, Options};
+use crate::interface::{self, Choice, Interface};
+use crate::{Error, Options, report};
 
 /// `[SOURCE@]HOST[%ZONE]:PORT`, with an IPv6 host in brackets and its zone inside them.
 ///
@@ -80,14 +80,15 @@ impl Endpoint {
             if !multicast {
                 return wrong("names a source, but is not a multicast group");
             }
-            if source.is_ipv6() || ip.is_some_and(|ip| ip.is_ipv6()) {
-                return wrong(
-                    "names a source for an IPv6 group, which is not supported: leave the SOURCE@ out",
-                );
+            if ip.is_some_and(|ip| ip.is_ipv4() != source.is_ipv4()) {
+                return wrong("names a source of the other IP version");
+            }
+            if source.is_multicast() || source.is_unspecified() {
+                return wrong("names a source that cannot be one");
             }
         }
-        if endpoint.zone.is_some() && ip.is_some_and(|ip| ip.is_ipv4() && !ip.is_multicast()) {
-            return wrong("has a zone, which an IPv4 address has only if it is a multicast group");
+        if endpoint.zone.is_some() && ip.is_some_and(|ip| ip.is_ipv4() && !has_interface(ip)) {
+            return wrong("has a zone, which an IPv4 address has only for multicast and broadcast");
         }
         let link_local = matches!(ip, Some(IpAddr::V6(ip)) if ip.is_unicast_link_local());
         if link_local && endpoint.zone.is_none() {
@@ -117,6 +118,33 @@ impl Endpoint {
         let mut all = Vec::new();
         for endpoint in endpoints {
             all.push(endpoint.resolve(options)?);
+        }
+        Ok(all)
+    }
+
+    /// [Resolves](Self::resolve) each target. If a name has no address now, but another target has, there is a
+    /// warning, and an endpoint without addresses, to be resolved again.
+    ///
+    /// # Errors
+    /// The first error, if none can be resolved; wrong use.
+    pub fn resolve_targets(endpoints: &[Self], options: &Options) -> Result<Vec<Resolved>, Error> {
+        let (mut all, mut failed) = (Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            match endpoint.resolve(options) {
+                Err(error) if !error.is_usage() => {
+                    all.push(endpoint.resolved(Vec::new(), options));
+                    failed.push(error);
+                }
+                result => all.push(result?),
+            }
+        }
+        if failed.len() == all.len()
+            && let Some(error) = failed.pop()
+        {
+            return Err(error);
+        }
+        for error in failed {
+            report::warn(format_args!("{error}; going on without it until it works"));
         }
         Ok(all)
     }
@@ -154,40 +182,63 @@ impl Endpoint {
         })
     }
 
-    /// Asks the system's resolver, and applies the zone or, for groups, the chosen interface.
+    /// Asks the system's resolver, and applies the zone.
     ///
     /// # Errors
-    /// If the name has no address, or the interface is unknown.
+    /// If the name has no address, or the zone is unknown.
     pub fn resolve(&self, options: &Options) -> Result<Resolved, Error> {
-        let found: Vec<SocketAddr> = match &self.host {
-            Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
-            Host::Name(name) => (name.as_str(), self.port)
-                .to_socket_addrs()
-                .map_err(|error| Error::io("resolve", &self.text, error))?
-                .collect(),
-        };
-        let zone = self.interface()?;
-        let mut addresses = Vec::new();
-        for mut address in found {
-            if let (SocketAddr::V6(v6), Some(zone)) = (&mut address, &zone) {
-                v6.set_scope_id(zone.index);
+        let addresses = self.look_up().map_err(|error| Error::io("resolve", &self.text, error))?;
+        let mut resolved = self.resolved(addresses, options);
+        if let Some(zone) = self.interface()? {
+            for address in &mut resolved.addresses {
+                if let SocketAddr::V6(v6) = address {
+                    v6.set_scope_id(zone.index);
+                }
             }
+        }
+        Ok(resolved)
+    }
+
+    fn resolved(&self, addresses: Vec<SocketAddr>, options: &Options) -> Resolved {
+        let choice = match &self.zone {
+            Some(zone) => Choice::of(zone),
+            None => options.interfaces.clone(),
+        };
+        Resolved { endpoint: self.clone(), addresses, choice }
+    }
+
+    /// The addresses that the host has now, each once.
+    pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
+        let name = match &self.host {
+            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),
+            Host::Name(name) => name.as_str(),
+        };
+        let mut addresses = Vec::new();
+        for address in (name, self.port).to_socket_addrs()? {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
-        let interface = match zone {
-            Some(zone) => Some(zone),
-            None if addresses.iter().any(|address| address.ip().is_multicast()) => {
-                options.chosen_interface()?
-            }
-            None => None,
-        };
-        let source = match self.source {
-            Some(IpAddr::V4(source)) => Some(source),
-            _ => None,
-        };
-        Ok(Resolved { endpoint: self.clone(), addresses, interface, source })
+        Ok(addresses)
+    }
+
+    /// Whether the host is a name, whose addresses may change.
+    pub(crate) fn is_name(&self) -> bool {
+        matches!(self.host, Host::Name(_))
+    }
+
+    /// The only sender whose datagrams to the group are wanted (RFC 4607).
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+}
+
+/// Whether an address is reached through an interface that must be chosen: a group, broadcast on whatever
+/// link it is, or an address that is good for one link only.
+pub(crate) fn has_interface(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast() || ip.is_unicast_link_local(),
     }
 }
 
@@ -253,17 +304,15 @@ fn split_zone(host: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// An endpoint with the addresses it stands for: at least one.
+/// An endpoint with the addresses it stands for.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     /// The endpoint as it was written.
     pub endpoint: Endpoint,
-    /// Its addresses in the order of the system's preference.
+    /// Its addresses in the order of the system's preference. Only a target may have none, for a while.
     pub addresses: Vec<SocketAddr>,
-    /// The interface that was chosen for multicast, if any was.
-    pub interface: Option<Interface>,
-    /// The source of a source-specific membership (RFC 4607).
-    pub source: Option<Ipv4Addr>,
+    /// The interfaces that were chosen for multicast.
+    pub(crate) choice: Choice,
 }
 
 impl Resolved {
@@ -292,10 +341,10 @@ impl Resolved {
             return false;
         }
         if to.ip().is_multicast() {
-            let interface = |resolved: &Self, group| {
-                resolved.interface.clone().or_else(|| Interface::for_group(group).ok()).map(|i| i.index)
+            return own.ip() == to.ip() && {
+                let heard = self.choice.may_be(own);
+                target.choice.may_be(to).iter().any(|index| heard.contains(index))
             };
-            return own.ip() == to.ip() && interface(self, own) == interface(target, to);
         }
         if own.ip().is_unspecified() {
             interface::is_heard(to.ip())
@@ -388,7 +437,9 @@ mod tests {
             ("10.0.0.1:1", Role::Channel),
             ("127.0.0.1@239.1.2.3:1", Role::UdpTarget),
             ("127.0.0.1@127.0.0.1:1", Role::UdpListener),
-            ("[::1]@[ff05::1]:1", Role::UdpListener),
+            ("10.0.0.1@[ff05::1]:1", Role::UdpListener),
+            ("[::1]@239.1.2.3:1", Role::UdpListener),
+            ("239.1.2.4@239.1.2.3:1", Role::UdpListener),
             ("127.0.0.1%lo:1", Role::UdpListener),
             ("[fe80::1]:1", Role::UdpTarget),
             ("239.1.2.3%no-such-interface:1", Role::UdpListener),
@@ -397,6 +448,8 @@ mod tests {
         }
         assert!(Endpoint::parse("127.0.0.1:0", Role::UdpListener).is_ok());
         assert!(Endpoint::parse("127.0.0.1@232.1.1.1:5000", Role::UdpListener).is_ok());
+        assert!(Endpoint::parse("[::1]@[ff35::1]:5000", Role::UdpListener).is_ok());
+        assert!(Endpoint::parse("255.255.255.255%127.0.0.1:5000", Role::UdpTarget).is_ok());
     }
 
     #[test]

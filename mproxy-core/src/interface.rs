@@ -1,11 +1,16 @@
-//! Network interfaces: looking them up, and choosing one for a multicast group.
+//! Network interfaces: looking them up, and choosing those that a group goes through.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+mod rule;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::{fmt, io};
 
 use getifaddrs::{Address, InterfaceFlags};
 
 use crate::Error;
+
+/// What stands for every interface.
+const ALL: &str = "all";
 
 /// A network interface, as far as multicast needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,80 +32,41 @@ impl Interface {
     /// # Errors
     /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
     pub fn find(text: &str) -> Result<Self, Error> {
-        let address = text.parse::<IpAddr>().ok();
-        let index = text.parse::<u32>().ok();
-        let all = list().map_err(|error| Error::io("list", "the network interfaces", error))?;
-        for mut interface in all {
-            let chosen = match address {
-                Some(ip) => interface.addresses.contains(&ip),
-                None => interface.found.name == text || Some(interface.found.index) == index,
-            };
-            if chosen {
-                if let Some(IpAddr::V4(ip)) = address {
-                    interface.found.ipv4 = Some(ip);
-                }
-                return Ok(interface.found);
-            }
-        }
-        Err(Error::usage(format!("no network interface has the name, index or address '{text}'")))
+        find_in(&list_all()?, text).ok_or_else(|| unknown(text))
     }
 
-    /// The interface for a group when the user chose none: the one the system routes the group to, else
-    /// the first that is up, carries multicast and has an address of the family, else for IPv4 loopback.
-    ///
-    /// # Errors
-    /// If there is no such interface.
-    pub fn for_group(group: SocketAddr) -> io::Result<Self> {
-        let all = list()?;
-        if let Some(local) = routed_from(group)
-            && let Some(found) = all.iter().find(|i| i.addresses.contains(&local))
-        {
-            return Ok(found.found.clone());
-        }
-        let chosen = all
-            .into_iter()
-            .map(|interface| interface.found)
-            .filter(|interface| interface.carries(group.ip()))
-            .min_by_key(|interface| (interface.is_loopback(), interface.index));
-        chosen.ok_or_else(|| {
-            let reason = "no network interface is up with an address of the group's family";
-            io::Error::new(io::ErrorKind::NetworkUnreachable, reason)
-        })
+    /// Whether it is up and has a link.
+    fn is_up(&self) -> bool {
+        self.flags.contains(InterfaceFlags::UP | InterfaceFlags::RUNNING)
     }
 
-    fn carries(&self, group: IpAddr) -> bool {
-        let addressed = match group {
+    /// Whether it is up with an address of that family.
+    fn is_usable(&self, address: IpAddr) -> bool {
+        let addressed = match address {
             IpAddr::V4(_) => self.ipv4.is_some(),
             IpAddr::V6(_) => self.ipv6,
         };
-        // IPv6 multicast does not work on loopback.
-        let able = self.flags.contains(InterfaceFlags::MULTICAST) || self.is_loopback() && group.is_ipv4();
-        self.flags.contains(InterfaceFlags::UP) && addressed && able
+        self.is_up() && addressed
+    }
+
+    /// Whether it is made for groups like this; for broadcast, if it is that.
+    fn carries(&self, address: IpAddr) -> bool {
+        let needed =
+            if address.is_multicast() { InterfaceFlags::MULTICAST } else { InterfaceFlags::BROADCAST };
+        // IPv6 multicast does not work on loopback, IPv4 does without the flag.
+        self.flags.contains(needed) || self.is_loopback() && address.is_ipv4() && address.is_multicast()
     }
 
     fn is_loopback(&self) -> bool {
         self.flags.contains(InterfaceFlags::LOOPBACK)
     }
 
-    /// The IPv4 address to join and send with.
+    /// The IPv4 address to send with.
     ///
     /// # Errors
     /// If the interface has none.
     pub(crate) fn require_ipv4(&self) -> io::Result<Ipv4Addr> {
-        self.ipv4.ok_or_else(|| self.lacks("IPv4"))
-    }
-
-    /// The index to join and send with.
-    ///
-    /// # Errors
-    /// If the interface has no IPv6 address: the system would accept the join and fail each send.
-    pub(crate) fn require_ipv6(&self) -> io::Result<u32> {
-        if self.ipv6 { Ok(self.index) } else { Err(self.lacks("IPv6")) }
-    }
-
-    fn lacks(&self, family: &str) -> io::Error {
-        let text = format!("interface {} has no {family} address", self.name);
-        io::Error::new(io::ErrorKind::AddrNotAvailable, text)
+        self.ipv4.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 }
 
@@ -108,6 +74,105 @@ impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
+}
+
+/// Which interfaces groups are to go through: those that were named, all, or one that the rule picks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice(Vec<String>);
+
+/// What a choice comes to at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    /// The interfaces that can be used, each once.
+    pub(crate) usable: Vec<Interface>,
+    /// The names of the others.
+    pub(crate) dead: Vec<String>,
+}
+
+impl Choice {
+    /// Adds an interface, by name, index or address; or all of them, as `all`.
+    pub fn add(&mut self, text: impl Into<String>) {
+        self.0.push(text.into());
+    }
+
+    /// The choice of one interface.
+    pub(crate) fn of(text: &str) -> Self {
+        Self(vec![text.to_owned()])
+    }
+
+    /// Checks that one of those that were named is there: the others may still come.
+    ///
+    /// # Errors
+    /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.0.iter().any(|text| text == ALL) {
+            return Ok(());
+        }
+        let Some(first) = self.0.first() else { return Ok(()) };
+        let all = list_all()?;
+        if self.0.iter().any(|text| find_in(&all, text).is_some()) { Ok(()) } else { Err(unknown(first)) }
+    }
+
+    /// The interfaces for a group, for broadcast, or for a link-local address. One that the rule picked
+    /// `before` stays as long as it can be used.
+    ///
+    /// # Errors
+    /// If the interfaces cannot be listed.
+    pub(crate) fn choose(&self, address: SocketAddr, before: Option<u32>) -> io::Result<Chosen> {
+        let all = list()?;
+        let address = address.ip();
+        let mut chosen = Chosen::default();
+        if self.0.is_empty() {
+            let kept = all.iter().find(|i| Some(i.found.index) == before && i.found.is_usable(address));
+            let picked = kept.or_else(|| rule::pick(&all, address));
+            chosen.usable.extend(picked.map(|listed| listed.found.clone()));
+            return Ok(chosen);
+        }
+        if self.0.iter().any(|text| text == ALL) {
+            let made_for_it = |i: &&Listed| i.found.carries(address);
+            let outward = || all.iter().filter(made_for_it).filter(|i| !i.found.is_loopback());
+            let alone = all.iter().filter(made_for_it).filter(|_| outward().next().is_none());
+            for Listed { found, .. } in outward().chain(alone) {
+                if found.is_usable(address) {
+                    chosen.usable.push(found.clone());
+                } else if !found.is_up() {
+                    chosen.dead.push(found.name.clone());
+                }
+            }
+            return Ok(chosen);
+        }
+        for text in &self.0 {
+            match find_in(&all, text) {
+                Some(found) if !found.is_usable(address) => chosen.dead.push(found.name),
+                Some(found) if chosen.usable.iter().any(|other| other.index == found.index) => {}
+                Some(found) => chosen.usable.push(found),
+                None => chosen.dead.push(text.clone()),
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Whether these can be more than one.
+    pub(crate) fn may_be_several(&self) -> bool {
+        self.0.len() > 1 || self.0.iter().any(|text| text == ALL)
+    }
+
+    /// The indices of the interfaces that a group may ever go through, up or not.
+    pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
+        let Ok(all) = list() else { return Vec::new() };
+        let picked = || rule::pick(&all, group.ip()).map(|i| i.found.index).into_iter().collect();
+        if self.0.is_empty() {
+            picked()
+        } else if self.0.iter().any(|text| text == ALL) {
+            all.iter().map(|i| i.found.index).collect()
+        } else {
+            self.0.iter().filter_map(|text| find_in(&all, text)).map(|found| found.index).collect()
+        }
+    }
+}
+
+fn unknown(text: &str) -> Error {
+    Error::usage(format!("no network interface has the name, index or address '{text}'"))
 }
 
 /// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
@@ -121,10 +186,29 @@ pub(crate) fn is_heard(ip: IpAddr) -> bool {
     })
 }
 
+/// An interface with all of its addresses.
 struct Listed {
     found: Interface,
     addresses: Vec<IpAddr>,
     broadcasts: Vec<IpAddr>,
+}
+
+fn find_in(all: &[Listed], text: &str) -> Option<Interface> {
+    let address = text.parse::<IpAddr>().ok();
+    let index = text.parse::<u32>().ok();
+    let listed = all.iter().find(|interface| match address {
+        Some(ip) => interface.addresses.contains(&ip),
+        None => interface.found.name == text || Some(interface.found.index) == index,
+    })?;
+    let mut found = listed.found.clone();
+    if let Some(IpAddr::V4(ip)) = address {
+        found.ipv4 = Some(ip);
+    }
+    Some(found)
+}
+
+fn list_all() -> Result<Vec<Listed>, Error> {
+    list().map_err(|error| Error::io("list", "the network interfaces", error))
 }
 
 /// All interfaces, each once.
@@ -161,17 +245,6 @@ fn list() -> io::Result<Vec<Listed>> {
     Ok(all)
 }
 
-/// The source address that the system's routes give to datagrams for the group; nothing is sent.
-fn routed_from(group: SocketAddr) -> Option<IpAddr> {
-    let wildcard: IpAddr = match group {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((wildcard, 0)).ok()?;
-    socket.connect(group).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +256,18 @@ mod tests {
         assert_eq!(Interface::find(&by_address.name).unwrap(), by_address);
         assert_eq!(Interface::find(&by_address.index.to_string()).unwrap(), by_address);
         assert!(Interface::find("no-such-interface").unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn those_that_are_named_are_chosen_once_and_the_missing_told() {
+        let group = "239.1.2.3:9".parse().unwrap();
+        let mut choice = Choice::of("127.0.0.1");
+        choice.add("1");
+        choice.add("no-such-interface");
+        choice.check().unwrap();
+        let chosen = choice.choose(group, None).unwrap();
+        assert_eq!(chosen.usable.len(), 1);
+        assert_eq!(chosen.dead, ["no-such-interface"]);
+        assert!(Choice::of("no-such-interface").check().unwrap_err().is_usage());
     }
 }

@@ -1,7 +1,10 @@
 //! The options that all programs have in common.
 
+use std::time::Duration;
+
+use crate::interface::Choice;
 use crate::stream::MAX_DATAGRAM;
-use crate::{Allow, Error, Framing, Interface, UdpSink, datagram_size};
+use crate::{Allow, Error, Framing, UdpSink, datagram_size};
 
 /// Threads of a listener: more than any machine has use for.
 pub(crate) const MAX_THREADS: usize = 256;
@@ -15,8 +18,13 @@ pub(crate) const MAX_THREADS: usize = 256;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    interface: Option<String>,
+    pub(crate) interfaces: Choice,
     pub(crate) ttl: u8,
+    pub(crate) hears_itself: bool,
+    pub(crate) dscp: u8,
+    pub(crate) resolve_interval: Duration,
+    pub(crate) transparent: bool,
+    pub(crate) max_sources: usize,
     pub(crate) recv_buffer: Option<usize>,
     pub(crate) threads: usize,
     pub(crate) allow: Allow,
@@ -27,8 +35,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            interface: None,
+            interfaces: Choice::default(),
             ttl: 1,
+            hears_itself: true,
+            dscp: 0,
+            resolve_interval: Duration::from_secs(60),
+            transparent: false,
+            max_sources: 4096,
             recv_buffer: None,
             threads: 1,
             allow: Allow::default(),
@@ -45,11 +58,13 @@ impl Options {
         Self::default()
     }
 
-    /// The interface for multicast: its name, its index, or one of its addresses. A zone in an address
-    /// comes before it. By default the one that the system routes a group to.
+    /// Adds an interface for multicast: its name, its index, one of its addresses, or `all` for all but
+    /// loopback. Each group is joined, and sent to, on each of them. One that is down, or not there while
+    /// another is, is left out with a warning until it is up. A zone in an address comes before this. By
+    /// default the rule of the README picks one.
     #[must_use]
     pub fn interface(mut self, name: impl Into<String>) -> Self {
-        self.interface = Some(name.into());
+        self.interfaces.add(name);
         self
     }
 
@@ -58,6 +73,43 @@ impl Options {
     #[must_use]
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// Keeps this host from hearing what it sends to groups itself.
+    #[must_use]
+    pub fn no_loop(mut self) -> Self {
+        self.hears_itself = false;
+        self
+    }
+
+    /// The mark of all that is sent (RFC 2474), 0 to 63; by default 0.
+    #[must_use]
+    pub fn dscp(mut self, dscp: u8) -> Self {
+        self.dscp = dscp;
+        self
+    }
+
+    /// How often the name of a UDP target is resolved again, 60 seconds by default; zero is never.
+    #[must_use]
+    pub fn resolve_interval(mut self, interval: Duration) -> Self {
+        self.resolve_interval = interval;
+        self
+    }
+
+    /// Has each datagram leave with the address and port of the one who sent it here, rather than with this
+    /// host's own. For `mproxy-forward` and `mproxy-reverse` on Linux; it needs the capability `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn transparent(mut self) -> Self {
+        self.transparent = true;
+        self
+    }
+
+    /// For how many senders a thread keeps sockets to be [transparent](Self::transparent) with; for one more
+    /// that of the sender not heard for longest is closed. By default 4096.
+    #[must_use]
+    pub fn max_sources(mut self, sources: usize) -> Self {
+        self.max_sources = sources;
         self
     }
 
@@ -121,15 +173,28 @@ impl Options {
     /// Checks what can be checked without opening anything.
     ///
     /// # Errors
-    /// Wrong use if there is no such interface, network, number of threads or datagram size.
+    /// Wrong use if there is no such interface, network, number of threads or datagram size, or if it makes no
+    /// sense here; a lack of the right to be transparent.
     pub fn check(&self) -> Result<(), Error> {
-        self.chosen_interface()?;
+        self.interfaces.check()?;
         self.allow.check()?;
+        if self.ttl == 0 && !self.hears_itself {
+            return Err(Error::usage("multicast with TTL 0 that its own host does not hear reaches nobody"));
+        }
+        if self.dscp > 63 {
+            return Err(Error::usage(format!("{} is no DSCP: 0 to 63", self.dscp)));
+        }
+        if self.max_sources == 0 {
+            return Err(Error::usage("at least one source must be allowed"));
+        }
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
         }
         if self.threads > 1 && !cfg!(target_os = "linux") {
             return Err(Error::usage("only Linux divides a listener's senders among several threads"));
+        }
+        if self.transparent {
+            crate::origin::check()?;
         }
         match self.datagram_size {
             Some(size) if !(1..=MAX_DATAGRAM).contains(&size) => {
@@ -139,12 +204,10 @@ impl Options {
         }
     }
 
-    /// Looks up the chosen interface.
-    ///
-    /// # Errors
-    /// Wrong use if there is no such interface.
-    pub fn chosen_interface(&self) -> Result<Option<Interface>, Error> {
-        self.interface.as_deref().map(Interface::find).transpose()
+    /// Whether this host hears what it sends to groups.
+    #[must_use]
+    pub fn hears_itself(&self) -> bool {
+        self.hears_itself
     }
 
     /// The networks that may send.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Error, Registry, Sinks, Source, Stats, Stop, UdpSource, relay};
+use crate::routes::Watch;
+use crate::{Error, Registry, Resolved, Sinks, Source, Stats, Stop, UdpSource, UdpTarget, relay};
 
 /// How long a stopped program is waited for: what it still holds must be delivered in this time.
 const GRACE: Duration = Duration::from_millis(850);
@@ -20,6 +21,7 @@ pub struct Program {
     registry: Registry,
     addresses: Vec<SocketAddr>,
     reloads: Vec<crate::Reload>,
+    watch: Watch,
 }
 
 /// The threads of a program, as they come to their ends.
@@ -61,6 +63,7 @@ impl Program {
             registry: Registry::default(),
             addresses: Vec::new(),
             reloads: Vec::new(),
+            watch: Watch::default(),
         })
     }
 
@@ -89,8 +92,21 @@ impl Program {
     /// Adds the address of a UDP listener, once for all of its threads.
     pub fn receives_with(&mut self, source: &UdpSource) {
         if source.is_first() {
-            self.listens_on(source.socket().local_addr());
+            self.listens_on(source.local_addr());
         }
+        if let Some(routes) = source.routes() {
+            self.watch.listener(routes);
+        }
+    }
+
+    /// Adds a target: its interfaces, and the addresses of its name, are looked at in the background.
+    pub fn sends_to(&mut self, target: &UdpTarget) {
+        self.watch.target(target.routes(), target.options().resolve_interval);
+    }
+
+    /// Adds what no target may come back to when its name gets another address.
+    pub fn avoids(&mut self, listeners: &[Resolved]) {
+        self.watch.avoid(listeners);
     }
 
     /// Starts a thread. When one fails, all are stopped.
@@ -124,7 +140,10 @@ impl Program {
 
     /// The handle of the program as it runs now.
     #[must_use]
-    pub fn handle(self) -> Handle {
+    pub fn handle(mut self) -> Handle {
+        if let Err(error) = std::mem::take(&mut self.watch).start(&self.stop) {
+            crate::report::warn(format_args!("{error}: changes of names and interfaces go unnoticed"));
+        }
         Handle(self)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::report;
+use crate::routes::{NO_INTERFACE, Route, Routes};
 use crate::{Error, Interface, Options, Resolved};
 
 /// What a receive buffer is made to hold by default, as far as the system allows: 8 MiB.
@@ -39,12 +40,36 @@ pub(crate) fn close_entry(socket: &Socket) -> io::Result<()> {
 /// # Errors
 /// The first failure, naming the operation and the endpoint.
 pub fn listen_udp(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocket>, Error> {
-    let sockets = bind_each(endpoint, &|address| {
-        if address.ip().is_multicast() {
-            join_group(endpoint, address, options)
-        } else {
-            listen_on(endpoint, address, options)
+    let mut sockets = Vec::new();
+    for group in groups(endpoint) {
+        let group = &group;
+        let (_, routes) = Routes::new(group).current();
+        if routes.is_empty() {
+            return Err(Error::io("listen on", group, no_interface()));
         }
+        for route in routes {
+            sockets.push(join_group(group, &route, options).map_err(|e| Error::io("listen on", group, e))?);
+        }
+    }
+    sockets.extend(listen_unicast(endpoint, options)?);
+    Ok(sockets)
+}
+
+/// What no interface leads to.
+pub(crate) fn no_interface() -> io::Error {
+    io::Error::new(io::ErrorKind::NetworkUnreachable, NO_INTERFACE)
+}
+
+/// The endpoint once for each group that it stands for.
+pub(crate) fn groups(endpoint: &Resolved) -> Vec<Resolved> {
+    let groups = endpoint.addresses.iter().filter(|address| address.ip().is_multicast());
+    groups.map(|group| Resolved { addresses: vec![*group], ..endpoint.clone() }).collect()
+}
+
+/// Opens a socket for each address of the endpoint that is no group, as [`listen_udp`] does.
+pub(crate) fn listen_unicast(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocket>, Error> {
+    let sockets = bind_each(endpoint, &|address| {
+        if address.ip().is_multicast() { Ok(Vec::new()) } else { listen_on(endpoint, address, options) }
     })?;
     Ok(sockets.into_iter().map(UdpSocket::from).collect())
 }
@@ -53,7 +78,7 @@ pub fn listen_udp(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocke
 ///
 /// # Errors
 /// The first failure.
-pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
+pub fn listen_tcp(endpoint: &Resolved, options: &Options) -> Result<Vec<TcpListener>, Error> {
     let sockets = bind_each(endpoint, &|address| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
@@ -62,6 +87,8 @@ pub fn listen_tcp(endpoint: &Resolved) -> Result<Vec<TcpListener>, Error> {
         // So that a restart need not wait for old connections. On Windows it would let others in.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
+        // Each connection gets it from here.
+        mark(&socket, address, options)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -124,9 +151,12 @@ fn listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize
     Ok((socket, buffer))
 }
 
-fn join_group(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io::Result<Vec<Socket>> {
-    let (socket, buffer) = listener(address, options)?;
-    let interface = interface_for(endpoint, address)?;
+/// Joins the group of a route on its interface.
+pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) -> io::Result<UdpSocket> {
+    let (Some(group), Some(interface)) = (route.addresses.first(), &route.interface) else {
+        return Err(no_interface());
+    };
+    let (socket, buffer) = listener(*group, options)?;
     // Several receivers on one host may share a group; a unicast stream could be stolen so.
     socket.set_reuse_address(true)?;
     #[cfg(all(
@@ -134,13 +164,20 @@ fn join_group(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io
         not(any(target_os = "linux", target_os = "android", target_os = "solaris", target_os = "illumos"))
     ))]
     socket.set_reuse_port(true)?;
-    socket.bind(&group_bind_address(address, &interface).into())?;
-    join(&socket, address.ip(), endpoint.source, &interface)?;
-    let from = endpoint.source.map(|source| format!(" from source {source}")).unwrap_or_default();
+    #[cfg(target_os = "linux")]
+    if group.is_ipv6() {
+        // Or it would hear what others on this host have joined the group for on other interfaces. Kernels
+        // before 5.7 do not let everyone.
+        let _ = socket.bind_device(Some(interface.name.as_bytes()));
+    }
+    socket.bind(&group_bind_address(*group).into())?;
+    let source = endpoint.endpoint.source();
+    join(&socket, group.ip(), source, interface)?;
+    let from = source.map(|source| format!(" from source {source}")).unwrap_or_default();
     report::info(format_args!(
-        "{endpoint}: listening to group {address}{from} on interface {interface}, receive buffer {buffer} bytes"
+        "{endpoint}: listening to group {group}{from} on interface {interface}, receive buffer {buffer} bytes"
     ));
-    Ok(vec![socket])
+    Ok(socket.into())
 }
 
 /// One socket, or several that share the port. Then the system gives each sender to one of them, for
@@ -168,6 +205,9 @@ fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io:
     #[cfg(target_os = "linux")]
     if options.threads > 1 {
         sockets.iter().try_for_each(Socket::detach_filter)?;
+    } else if options.transparent {
+        // A sender may have the same port as this listener has on all addresses.
+        sockets.iter().try_for_each(|socket| socket.set_reuse_port(true))?;
     }
     report::info(format_args!("{endpoint}: listening on {bound}, receive buffer {size} bytes"));
     Ok(sockets)
@@ -175,20 +215,24 @@ fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io:
 
 /// Opens a socket that is connected to the address, so that the system looks the route up once and
 /// reports what ICMP says of it.
-pub(crate) fn connect_udp(
-    target: &Resolved,
-    address: SocketAddr,
-    options: &Options,
-) -> io::Result<UdpSocket> {
-    let (address, socket) = target_udp(target, address, options)?;
+pub(crate) fn connect_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
+    let socket = target_udp(route, address, options)?;
     #[cfg(target_os = "linux")]
-    {
-        crate::sys::report_errors(&socket, address.is_ipv6())?;
-        // Bounds what the system keeps of errors; nothing else is received here.
-        SockRef::from(&socket).set_recv_buffer_size(0)?;
-    }
+    report_errors(&socket, address)?;
     socket.connect(address)?;
+    #[cfg(target_os = "linux")]
+    if options.transparent {
+        // Who receives this may send it on as from here.
+        SockRef::from(&socket).set_reuse_port(true)?;
+    }
     Ok(socket)
+}
+
+/// Has the socket report errors, and bounds what the system keeps of them; nothing else is received there.
+#[cfg(target_os = "linux")]
+pub(crate) fn report_errors(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
+    crate::sys::report_errors(socket, address.is_ipv6())?;
+    SockRef::from(socket).set_recv_buffer_size(0)
 }
 
 /// A socket to send with, not connected, and the first address of the endpoint that can be used.
@@ -196,86 +240,100 @@ pub(crate) fn connect_udp(
 /// # Errors
 /// If none of its addresses can be reached from this host.
 pub fn open_target(target: &Resolved, options: &Options) -> Result<(SocketAddr, UdpSocket), Error> {
-    let mut last_error = io::ErrorKind::AddrNotAvailable.into();
-    for address in &target.addresses {
-        // A connected socket shows whether there is a way; another one stays open to other addresses.
-        match connect_udp(target, *address, options).and_then(|_| target_udp(target, *address, options)) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => last_error = error,
+    let mut last_error = no_interface();
+    for route in Routes::new(target).current().1 {
+        for address in &route.addresses {
+            // A connected socket shows whether there is a way; another one stays open to other addresses.
+            let connected = connect_udp(&route, *address, options);
+            match connected.and_then(|_| target_udp(&route, *address, options)) {
+                Ok(socket) => return Ok((*address, socket)),
+                Err(error) => last_error = error,
+            }
         }
     }
     Err(Error::io("send to", target, last_error))
 }
 
-fn target_udp(
-    target: &Resolved,
-    mut address: SocketAddr,
-    options: &Options,
-) -> io::Result<(SocketAddr, UdpSocket)> {
+fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.ip().is_multicast() {
-        let interface = interface_for(target, address)?;
-        send_through(&socket, &mut address, &interface)?;
-        if address.is_ipv4() {
-            socket.set_multicast_ttl_v4(options.ttl.into())?;
-        } else {
-            socket.set_multicast_hops_v6(options.ttl.into())?;
+    set_up_sender(&socket, address, options)?;
+    if let Some(interface) = &route.interface {
+        send_through(&socket, address, interface)?;
+        if address.is_ipv4() && !address.ip().is_multicast() {
+            // Its own address is what has broadcast leave through an interface.
+            socket.bind(&SocketAddr::from((interface.require_ipv4()?, 0)).into())?;
         }
-        if options.ttl == 0 {
+        if address.ip().is_multicast() && options.ttl == 0 {
             // Without a membership of its own host the system drops what may not leave it.
             only_own_groups(&socket, address)?;
-            join(&socket, address.ip(), None, &interface)?;
+            join(&socket, address.ip(), None, interface)?;
         }
-    } else if address.is_ipv4() {
-        socket.set_broadcast(true)?;
     }
-    Ok((address, socket.into()))
+    Ok(socket.into())
+}
+
+/// What is the same for all addresses of the family.
+pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
+    mark(socket, family, options)?;
+    if family.is_ipv4() {
+        socket.set_broadcast(true)?;
+        socket.set_multicast_ttl_v4(options.ttl.into())?;
+        socket.set_multicast_loop_v4(options.hears_itself)
+    } else {
+        socket.set_multicast_hops_v6(options.ttl.into())?;
+        socket.set_multicast_loop_v6(options.hears_itself)
+    }
+}
+
+/// Marks what is sent (RFC 2474): the upper six bits of the old type of service, or of the traffic class.
+fn mark(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
+    let field = u32::from(options.dscp) << 2;
+    if field == 0 {
+        return Ok(());
+    }
+    if family.is_ipv4() {
+        return socket.set_tos_v4(field);
+    }
+    #[cfg(unix)]
+    return socket.set_tclass_v6(field);
+    #[cfg(not(unix))]
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Says where a target's datagrams go.
-pub(crate) fn tell_target(target: &Resolved, address: SocketAddr, options: &Options) {
-    if !address.ip().is_multicast() {
-        report::info(format_args!("{target}: sending to {address}"));
-    } else if let Ok(interface) = interface_for(target, address) {
-        let ttl = options.ttl;
-        report::info(format_args!(
-            "{target}: sending to group {address} on interface {interface}, TTL {ttl}"
-        ));
+pub(crate) fn tell_target(target: &Resolved, route: &Route, address: SocketAddr, options: &Options) {
+    match &route.interface {
+        Some(interface) if address.ip().is_multicast() => {
+            let ttl = options.ttl;
+            report::info(format_args!(
+                "{target}: sending to group {address} on interface {interface}, TTL {ttl}"
+            ));
+        }
+        Some(interface) => {
+            report::info(format_args!("{target}: sending to {address} on interface {interface}"));
+        }
+        None => report::info(format_args!("{target}: sending to {address}")),
     }
 }
 
-fn interface_for(endpoint: &Resolved, group: SocketAddr) -> io::Result<Interface> {
-    match &endpoint.interface {
-        Some(interface) => Ok(interface.clone()),
-        None => Interface::for_group(group),
-    }
-}
-
-fn send_through(socket: &Socket, address: &mut SocketAddr, interface: &Interface) -> io::Result<()> {
-    match address {
+/// Has what is sent to a group leave through the interface.
+pub(crate) fn send_through(socket: &Socket, group: SocketAddr, interface: &Interface) -> io::Result<()> {
+    match group {
         // By address, not by index: through `lo` by index the source would be 0.0.0.0.
-        SocketAddr::V4(_) => {
-            socket.set_multicast_if_v4(&interface.require_ipv4()?)?;
-            socket.set_multicast_loop_v4(true)
+        SocketAddr::V4(v4) if v4.ip().is_multicast() => {
+            socket.set_multicast_if_v4(&interface.require_ipv4()?)
         }
-        SocketAddr::V6(v6) => {
-            v6.set_scope_id(interface.require_ipv6()?);
-            socket.set_multicast_if_v6(interface.index)?;
-            socket.set_multicast_loop_v6(true)
-        }
+        SocketAddr::V6(v6) if v6.ip().is_multicast() => socket.set_multicast_if_v6(interface.index),
+        _ => Ok(()),
     }
 }
 
 /// The group itself, so that datagrams for other groups on the port stay out. Windows has no such bind.
-fn group_bind_address(group: SocketAddr, interface: &Interface) -> SocketAddr {
+fn group_bind_address(group: SocketAddr) -> SocketAddr {
     match group {
         SocketAddr::V4(v4) if cfg!(windows) => (Ipv4Addr::UNSPECIFIED, v4.port()).into(),
         SocketAddr::V6(v6) if cfg!(windows) => (Ipv6Addr::UNSPECIFIED, v6.port()).into(),
-        SocketAddr::V4(v4) => v4.into(),
-        SocketAddr::V6(mut v6) => {
-            v6.set_scope_id(interface.index);
-            v6.into()
-        }
+        group => group,
     }
 }
 
@@ -294,11 +352,21 @@ fn only_own_groups(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn join(socket: &Socket, group: IpAddr, source: Option<Ipv4Addr>, interface: &Interface) -> io::Result<()> {
+/// Joins a group on the interface, of one source only or of all (RFC 3376, RFC 3810).
+fn join(socket: &Socket, group: IpAddr, source: Option<IpAddr>, interface: &Interface) -> io::Result<()> {
     match (group, source) {
-        (IpAddr::V4(group), None) => socket.join_multicast_v4(&group, &interface.require_ipv4()?),
-        (IpAddr::V4(group), Some(source)) => socket.join_ssm_v4(&source, &group, &interface.require_ipv4()?),
-        (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, interface.require_ipv6()?),
+        (IpAddr::V4(group), Some(IpAddr::V4(source))) => {
+            socket.join_ssm_v4(&source, &group, &interface.require_ipv4()?)
+        }
+        (IpAddr::V4(group), _) => socket.join_multicast_v4(&group, &interface.require_ipv4()?),
+        #[cfg(target_os = "linux")]
+        (IpAddr::V6(group), Some(IpAddr::V6(source))) => {
+            use std::os::fd::AsFd;
+            crate::sys::join_source_v6(socket.as_fd(), group, source, interface.index)
+        }
+        #[cfg(not(target_os = "linux"))]
+        (IpAddr::V6(_), Some(_)) => Err(io::ErrorKind::Unsupported.into()),
+        (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, interface.index),
     }
 }
 
@@ -325,12 +393,11 @@ fn set_recv_buffer(socket: &Socket, wanted: Option<usize>) -> io::Result<usize> 
 /// # Errors
 /// If the group cannot be bound.
 pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> {
-    let interface = Interface::find("127.0.0.1")?;
     let reserve = || {
         let address = SocketAddr::from((group, 0));
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         // Exclusive at first, so that the port is free; shared then, for the receivers to come.
-        socket.bind(&group_bind_address(address, &interface).into())?;
+        socket.bind(&group_bind_address(address).into())?;
         socket.set_reuse_address(true)?;
         only_own_groups(&socket, address)?;
         let socket = UdpSocket::from(socket);

@@ -4,7 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::{offset_of, zeroed};
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -28,6 +28,43 @@ pub(crate) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
 pub(crate) fn receive_coalesced(socket: &UdpSocket) {
     let _ = set_option(socket.as_fd(), libc::IPPROTO_UDP, libc::UDP_GRO, 1);
     let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
+}
+
+/// Joins the group on this interface for one source alone (RFC 3678, RFC 4607).
+pub(crate) fn join_source_v6(
+    fd: BorrowedFd<'_>,
+    group: Ipv6Addr,
+    source: Ipv6Addr,
+    index: u32,
+) -> io::Result<()> {
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut request: libc::group_source_req = unsafe { zeroed() };
+    request.gsr_interface = index;
+    request.gsr_group = storage(group);
+    request.gsr_source = storage(source);
+    let (fd, value) = (fd.as_raw_fd(), &raw const request);
+    let (level, option) = (libc::IPPROTO_IPV6, libc::MCAST_JOIN_SOURCE_GROUP);
+    // SAFETY: the descriptor is open as long as it is borrowed, and the option's value outlives the call; its
+    // size is the one that is told.
+    let result =
+        unsafe { libc::setsockopt(fd, level, option, value.cast(), socklen::<libc::group_source_req>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn storage(ip: Ipv6Addr) -> libc::sockaddr_storage {
+    let name = Name::new(SocketAddrV6::new(ip, 0, 0, 0).into());
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
+    // SAFETY: a name is smaller than the storage, which is written from its beginning; the two are apart.
+    unsafe {
+        ptr::copy_nonoverlapping(name.0.as_ptr(), (&raw mut storage).cast(), name.0.len());
+    }
+    storage
+}
+
+/// Has what is broadcast to 255.255.255.255 leave through this interface (`ip(7)`, `IP_UNICAST_IF`).
+pub(crate) fn broadcast_through(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_IP, libc::IP_UNICAST_IF, index.to_be().cast_signed())
 }
 
 fn set_option(fd: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
@@ -148,7 +185,7 @@ pub(crate) struct Arrival {
     /// It has a sender, as even an empty datagram has.
     pub(crate) sent: bool,
     /// Who that is, if it was asked for.
-    pub(crate) sender: Option<IpAddr>,
+    pub(crate) sender: Option<SocketAddr>,
 }
 
 /// Room for what accompanies a received message: the segment size and the drops, with their headers.
@@ -166,16 +203,41 @@ struct Name([u8; size_of::<libc::sockaddr_in6>()]);
 impl Name {
     const NONE: Self = Self([0; size_of::<libc::sockaddr_in6>()]);
 
-    fn ip(&self) -> Option<IpAddr> {
+    /// The address as the system lays it out.
+    fn new(address: SocketAddr) -> Self {
+        let mut name = Self::NONE;
+        let bytes = &mut name.0;
+        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        put(offset_of!(libc::sockaddr_in, sin_port), &address.port().to_be_bytes());
+        let family = match address {
+            SocketAddr::V4(v4) => {
+                put(offset_of!(libc::sockaddr_in, sin_addr), &v4.ip().octets());
+                libc::AF_INET
+            }
+            SocketAddr::V6(v6) => {
+                put(offset_of!(libc::sockaddr_in6, sin6_addr), &v6.ip().octets());
+                put(offset_of!(libc::sockaddr_in6, sin6_scope_id), &v6.scope_id().to_ne_bytes());
+                libc::AF_INET6
+            }
+        };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 2 or 10
+        put(0, &(family as libc::sa_family_t).to_ne_bytes());
+        name
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
         let family = libc::sa_family_t::from_ne_bytes(*self.0.first_chunk()?);
+        let from = |at: usize| &self.0[at..];
+        let port = u16::from_be_bytes(*from(offset_of!(libc::sockaddr_in, sin_port)).first_chunk()?);
         match c_int::from(family) {
             libc::AF_INET => {
-                let at = offset_of!(libc::sockaddr_in, sin_addr);
-                self.0[at..].first_chunk::<4>().map(|bytes| IpAddr::from(*bytes))
+                let ip = from(offset_of!(libc::sockaddr_in, sin_addr)).first_chunk::<4>()?;
+                Some(SocketAddr::from((*ip, port)))
             }
             libc::AF_INET6 => {
-                let at = offset_of!(libc::sockaddr_in6, sin6_addr);
-                self.0[at..].first_chunk::<16>().map(|bytes| IpAddr::from(*bytes))
+                let ip = from(offset_of!(libc::sockaddr_in6, sin6_addr)).first_chunk::<16>()?;
+                let scope = from(offset_of!(libc::sockaddr_in6, sin6_scope_id)).first_chunk()?;
+                Some(SocketAddrV6::new((*ip).into(), port, 0, u32::from_ne_bytes(*scope)).into())
             }
             _ => None,
         }
@@ -261,7 +323,7 @@ impl Incoming {
         let sent = index > 0 || header.msg_namelen > 0;
         let mut arrival = Arrival { len, segment: 0, dropped: None, sent, sender: None };
         if self.with_senders && sent {
-            arrival.sender = self.names.get(index).and_then(Name::ip);
+            arrival.sender = self.names.get(index).and_then(Name::address);
         }
         each_control(header, |level, kind, payload| match (level, kind) {
             (libc::IPPROTO_UDP, libc::UDP_GRO) => arrival.segment = payload as usize,
@@ -370,11 +432,12 @@ impl<'p> Messages<'_, 'p> {
         }));
     }
 
-    /// Sends them on a connected socket (`sendmmsg(2)`). Returns how many were sent, which is at least
+    /// Sends them (`sendmmsg(2)`) to this address, or to what the socket is connected to. Returns how many were sent, which is at least
     /// one; if not all were, the reason is lost. An error came up at the first, of which it may tell, or
     /// of a datagram that had gone out earlier.
     #[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
-    pub(crate) fn send(self, socket: &UdpSocket) -> io::Result<usize> {
+    pub(crate) fn send(self, socket: &UdpSocket, to: Option<SocketAddr>) -> io::Result<usize> {
+        let mut name = to.map(Name::new);
         let Outgoing { headers, vectors, controls } = self.out;
         let mut parts = vectors.as_mut_slice();
         for (header, control) in headers.iter_mut().zip(controls) {
@@ -382,14 +445,23 @@ impl<'p> Messages<'_, 'p> {
             let (of_this, rest) = parts.split_at_mut(header.msg_iovlen as usize);
             header.msg_iov = of_this.as_mut_ptr();
             parts = rest;
+            if let Some(name) = &mut name {
+                header.msg_name = (&raw mut name.0).cast();
+                header.msg_namelen = if to.is_some_and(|to| to.is_ipv4()) {
+                    socklen::<libc::sockaddr_in>()
+                } else {
+                    socklen::<libc::sockaddr_in6>()
+                };
+            }
             if let Some(control) = control {
                 header.msg_control = ptr::from_mut(control).cast();
                 header.msg_controllen = size_of::<Segmented>() as _;
             }
         }
         // SAFETY: the descriptor is open; there are as many headers as told, each with vectors of its own
-        // to payloads that are borrowed as long as `self` lives, and perhaps a control message, all in
-        // place for the call, which writes only to the headers.
+        // to payloads that are borrowed as long as `self` lives, and perhaps a control message and the one
+        // name, of which as much is told as its family has, all in place for the call, which writes only to the
+        // headers.
         let sent = unsafe {
             let count = c_uint::try_from(headers.len()).unwrap_or(0);
             libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, 0)

@@ -26,7 +26,7 @@ pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 pub use compat::{proxy_tls_udp, tls_connection};
 use mproxy_core::{
     Direction, Endpoint, Plain, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, Transport,
-    UdpSink, UdpSource, UdpTarget, boxed, refuse_loops,
+    UdpSink, UdpSource, UdpTarget, boxed, open_all, refuse_loops,
 };
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
 
@@ -129,7 +129,7 @@ impl Forward {
         let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
         let tcp_servers = Endpoint::resolve_all(&tcp_servers, &self.options)?;
         let tls_servers = Endpoint::resolve_all(&tls_servers, &self.options)?;
-        let targets = Endpoint::resolve_all(&targets, &self.options)?;
+        let targets = Endpoint::resolve_targets(&targets, &self.options)?;
         for server in tcp_servers.iter().chain(&tls_servers) {
             server.require_unicast()?;
         }
@@ -152,17 +152,20 @@ impl Forward {
             udp.extend(UdpSource::open(listener, &self.options, &meter, &stop)?);
         }
         let mut outputs = Outputs { targets: Vec::new(), stdout: None };
-        for target in targets {
-            let meter = registry.endpoint(&target, Direction::Out);
-            outputs.targets.push(UdpTarget::new(target, &self.options, meter));
+        for target in &targets {
+            let meter = registry.endpoint(target, Direction::Out);
+            let target = UdpTarget::new(target, &self.options, meter);
+            program.sends_to(&target);
+            outputs.targets.push(target);
         }
+        program.avoids(&listeners);
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
             outputs.stdout =
                 Some(Stdout::open(self.options.chosen_framing(), self.targets.is_empty(), meter)?);
         }
         for source in udp {
-            let address = source.socket().local_addr();
+            let address = source.local_addr();
             let name = address.as_ref().map_or_else(|_| "udp".to_owned(), ToString::to_string);
             program.receives_with(&source);
             let sinks = outputs.open();
@@ -189,7 +192,7 @@ struct Outputs {
 
 impl Outputs {
     fn open(&self) -> Vec<UdpSink> {
-        self.targets.iter().map(UdpTarget::open).collect()
+        open_all(&self.targets)
     }
 
     fn boxed(&self, targets: Vec<UdpSink>, stop: &Stop) -> Sinks {

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::command::{Args, Command};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help};
+use mproxy_core::command::{Args, Command, raise_descriptor_limit};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help, transparency_help};
 use mproxy_forward::Forward;
 
 #[cfg(feature = "tls")]
@@ -54,6 +54,7 @@ OPTIONS:
         options_help!(),
         datagram_size_help!(),
         listeners_help!(),
+        transparency_help!(),
         flags_help!(),
         "
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920,
@@ -70,12 +71,14 @@ EXAMPLES:
 };
 
 fn main() -> ExitCode {
+    raise_descriptor_limit();
     COMMAND.run(start)
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let options = args.stream_options()?;
-    let mut forward = Forward::new().options(args.listeners(options)?);
+    let options = args.listeners(options)?;
+    let mut forward = Forward::new();
     for endpoint in args.texts("--udp-listen-addr")? {
         forward = forward.udp_listen(endpoint);
     }
@@ -93,7 +96,8 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     for endpoint in args.texts("--udp-downstream-addr")? {
         forward = forward.target(endpoint);
     }
-    forward = forward.tee(args.flag("--tee", "-t"));
+    let options = args.transparency(options)?;
+    forward = forward.options(args.loops(options)).tee(args.flag("--tee", "-t"));
     args.finish()?;
     forward.spawn()
 }

@@ -3,71 +3,88 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use mproxy_core::{
-    Allow, Direction, Endpoint, Error, Meter, Options, Registry, Resolved, Role, Stop, UdpSink, UdpSource,
-    UdpTarget, reserve_group,
+    Direction, Endpoint, Error, Meter, Options, Program, Resolved, Role, Routes, Stop, UdpSink, UdpSource,
+    UdpTarget, open_all, reserve_group,
 };
 
-/// A group with the options that it is sent to and joined with, and further groups that get the same.
+use crate::Reverse;
+use crate::plan::{Kind, Plan};
+
+/// A group that every input is sent to and every output has joined, and what else the inputs are sent to.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    group: Resolved,
+    routes: Routes,
     targets: Vec<UdpTarget>,
     received: Meter,
     /// Where it is counted what others send to the group, and may not.
     denials: Meter,
-    /// The networks that may send to the group: this proxy too. None if everyone may.
-    allow: Allow,
+    /// This proxy sends to the group too.
+    has_inputs: bool,
     /// Keeps a private group's port from all others.
-    _reserved: Option<UdpSocket>,
+    reserved: Option<UdpSocket>,
 }
 
 impl Channel {
     /// The channel through the first of the groups, or a private one.
-    pub(crate) fn open(
-        groups: &[Resolved],
-        options: &Options,
-        registry: &Registry,
-        has_inputs: bool,
-    ) -> Result<Self, Error> {
+    pub(crate) fn open(reverse: &Reverse, plan: &Plan, program: &mut Program) -> Result<Self, Error> {
+        let (groups, registry) = (plan.of(Kind::Channel), program.registry().clone());
         let (group, options, reserved) = match groups.first() {
-            Some(group) => (group.clone(), options.clone(), None),
+            Some(group) => (group.clone(), reverse.options.clone(), None),
             None => private()?,
         };
-        let mut targets =
-            vec![UdpTarget::new(group.clone(), &options, registry.endpoint(&group, Direction::Channel))];
-        for further in groups.iter().skip(1) {
-            let meter = registry.endpoint(further, Direction::Out);
-            targets.push(UdpTarget::new(further.clone(), &options, meter));
+        let channel = UdpTarget::new(&group, &options, registry.endpoint(&group, Direction::Channel));
+        let routes = channel.routes().clone();
+        let mut further = groups.iter().skip(1).collect::<Vec<_>>();
+        if reserved.is_some() {
+            // Nobody else sends to a private group: what comes in can go out at once.
+            further.extend(plan.of(Kind::UdpOutput));
         }
+        let mut targets = Vec::new();
+        if reserved.is_none() || reverse.has(&[Kind::TcpOutput, Kind::TlsOutput]) || reverse.tee {
+            if reserved.is_none() {
+                program.sends_to(&channel);
+            }
+            targets.push(channel);
+        }
+        for target in further {
+            let meter = registry.endpoint(target, Direction::Out);
+            let target = UdpTarget::new(target, &reverse.options, meter);
+            program.sends_to(&target);
+            targets.push(target);
+        }
+        program.avoids(plan.of(Kind::UdpListen));
         // Without inputs of its own, what the proxy receives comes from the group.
+        let has_inputs = reverse.has_inputs();
         let (received, denials) = if has_inputs {
             (unlisted(&group), registry.endpoint(&group, Direction::Channel))
         } else {
             let input = registry.endpoint(&group, Direction::In);
             (input.clone(), input)
         };
-        let mut allow = options.allowed().clone();
-        if has_inputs
-            && !allow.is_empty()
-            && let Some(own) = targets[0].open().local_addr()
-        {
-            // What the inputs send to the group comes from here.
-            allow.add(&own.ip().to_string());
-        }
-        Ok(Self { group, targets, received, denials, allow, _reserved: reserved })
+        Ok(Self { routes, targets, received, denials, has_inputs, reserved })
+    }
+
+    /// Whether only this proxy uses the group.
+    pub(crate) fn is_private(&self) -> bool {
+        self.reserved.is_some()
     }
 
     /// Sinks for one more input.
     pub(crate) fn sinks(&self) -> Vec<UdpSink> {
-        self.targets.iter().map(UdpTarget::open).collect()
+        open_all(&self.targets)
     }
 
     /// A source for one more output, with a membership of its own.
     pub(crate) fn source(&self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
-        let options = options.clone().allow_only(self.allow.clone());
-        let mut sources = UdpSource::open(&self.group, &options, &self.received, stop)?;
-        let source = sources.pop().map(|source| source.with_denials(&self.denials));
-        source.ok_or_else(|| Error::io("listen on", &self.group, std::io::ErrorKind::AddrNotAvailable.into()))
+        let mut allow = options.allowed().clone();
+        if self.has_inputs && !allow.is_empty() {
+            // What the inputs send to the group comes from here.
+            for own in open_all(&self.targets[..1]).iter().flat_map(UdpSink::local_ips) {
+                allow.add(&own.to_string());
+            }
+        }
+        let options = options.clone().allow_only(allow);
+        Ok(UdpSource::join(&self.routes, &options, &self.received, stop)?.with_denials(&self.denials))
     }
 }
 
@@ -83,5 +100,5 @@ fn private() -> Result<(Resolved, Options, Option<UdpSocket>), Error> {
 
 /// A meter that no statistics show: what passes the channel is counted where it comes in and goes out.
 fn unlisted(name: &Resolved) -> Meter {
-    Registry::default().endpoint(name, Direction::Channel)
+    mproxy_core::Registry::default().endpoint(name, Direction::Channel)
 }

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command, raise_descriptor_limit};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help};
+use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help, transparency_help};
 use mproxy_reverse::Reverse;
 
 #[cfg(feature = "tls")]
@@ -63,6 +63,7 @@ OPTIONS:
         options_help!(),
         datagram_size_help!(),
         listeners_help!(),
+        transparency_help!(),
         flags_help!(),
         "
 Without --multicast-addr the channel is private to this process: a group drawn at
@@ -90,7 +91,8 @@ type Add = fn(Reverse, String) -> Reverse;
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let options = args.stream_options()?;
-    let mut reverse = Reverse::new().options(args.listeners(options)?);
+    let options = args.listeners(options)?;
+    let mut reverse = Reverse::new();
     let lists: [(_, Add); 7] = [
         ("--udp-listen-addr", |reverse, endpoint| reverse.udp_listen(endpoint)),
         ("--tcp-listen-addr", |reverse, endpoint| reverse.tcp_listen(endpoint)),
@@ -107,7 +109,8 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     if let Some(clients) = args.number("--max-clients", 1, 1_000_000)? {
         reverse = reverse.max_clients(clients);
     }
-    reverse = reverse.tee(args.flag("--tee", "-t"));
+    let options = args.transparency(options)?;
+    reverse = reverse.options(args.loops(options)).tee(args.flag("--tee", "-t"));
     args.finish()?;
     reverse.spawn()
 }

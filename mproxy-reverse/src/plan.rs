@@ -60,6 +60,11 @@ impl Plan {
                 "several groups (--multicast-addr) need an input to send to them; to gather groups, listen to them",
             ));
         }
+        if inputs && outputs && groups > 0 && !reverse.options.hears_itself() {
+            return Err(Error::usage(
+                "outputs get what comes in by way of the group, which this host is not to hear (--no-loop)",
+            ));
+        }
         if reverse.max_clients == Some(0) {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
@@ -70,9 +75,15 @@ impl Plan {
         }
         reverse.options.check()?;
         let mut plan = Self(Default::default());
+        let mut outputs = Vec::new();
         for (kind, endpoint) in parsed {
-            plan.0[kind as usize].push(endpoint.resolve(&reverse.options)?);
+            if kind == UdpOutput {
+                outputs.push(endpoint);
+            } else {
+                plan.0[kind as usize].push(endpoint.resolve(&reverse.options)?);
+            }
         }
+        plan.0[UdpOutput as usize] = Endpoint::resolve_targets(&outputs, &reverse.options)?;
         for kind in [TcpListen, TlsListen, TcpOutput, TlsOutput] {
             plan.of(kind).iter().try_for_each(Resolved::require_unicast)?;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mproxy_core::{
     ClientSink, Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks,
     Source, Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp,
-    relay,
+    open_all, relay,
 };
 
 use crate::Reverse;
@@ -47,9 +47,7 @@ impl<'a> Proxy<'a> {
         let inputs = program.stop().clone();
         let outputs = if reverse.has_inputs() { Stop::new()? } else { inputs.clone() };
         let last_input = reverse.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
-        let channel =
-            Channel::open(plan.of(Kind::Channel), &reverse.options, &registry, reverse.has_inputs())?;
-        let channel = Arc::new(channel);
+        let channel = Arc::new(Channel::open(reverse, plan, &mut program)?);
         Ok(Self { reverse, program, registry, channel, tls, inputs, outputs, last_input })
     }
 
@@ -76,7 +74,7 @@ impl<'a> Proxy<'a> {
             _ => Arc::new(Plain),
         };
         for endpoint in plan.of(kind) {
-            let listeners = listen_tcp(endpoint)?;
+            let listeners = listen_tcp(endpoint, &self.reverse.options)?;
             for listener in &listeners {
                 self.program.listens_on(listener.local_addr());
             }
@@ -85,17 +83,19 @@ impl<'a> Proxy<'a> {
         Ok(())
     }
 
-    /// One thread for all targets.
-    pub(crate) fn start_udp_output(&self, targets: &[Resolved]) -> Result<(), Error> {
-        if targets.is_empty() {
+    /// One thread for all targets, unless the inputs send to them.
+    pub(crate) fn start_udp_output(&mut self, targets: &[Resolved]) -> Result<(), Error> {
+        if targets.is_empty() || self.channel.is_private() {
             return Ok(());
         }
-        let mut sinks = Vec::new();
+        let mut all = Vec::new();
         for target in targets {
             let meter = self.registry.endpoint(target, Direction::Out);
-            sinks.push(UdpTarget::new(target.clone(), &self.reverse.options, meter).open());
+            let target = UdpTarget::new(target, &self.reverse.options, meter);
+            self.program.sends_to(&target);
+            all.push(target);
         }
-        self.start_output("udp output", boxed(sinks))
+        self.start_output("udp output", boxed(open_all(&all)))
     }
 
     /// Standard output is one more reader of the channel, so that it holds up nobody else.

@@ -103,7 +103,7 @@ impl Server {
         for listener in &resolved {
             let meter = registry.endpoint(listener, Direction::In);
             for source in UdpSource::open(listener, &options, &meter, &stop)? {
-                let bound = source.socket().local_addr();
+                let bound = source.local_addr();
                 // The port that the system chose, so that a file can be named after it.
                 let port = bound.as_ref().map_or(listener.endpoint.port(), std::net::SocketAddr::port);
                 program.receives_with(&source);

@@ -48,14 +48,15 @@ fn main() -> ExitCode {
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let options = args.options()?;
-    let mut server = Server::new().options(args.listeners(options)?);
+    let options = args.listeners(options)?;
+    let mut server = Server::new();
     if let Some(path) = args.os_text("--path")? {
         server = server.path(path);
     }
     for endpoint in args.texts("--listen-addr")? {
         server = server.listen(endpoint);
     }
-    server = server.tee(args.flag("--tee", "-t"));
+    server = server.options(args.loops(options)).tee(args.flag("--tee", "-t"));
     args.finish()?;
     server.spawn()
 }

@@ -106,7 +106,12 @@ fn options_that_are_unknown_malformed_or_lack_a_value_are_refused_by_all_program
         ("--interface no-such-interface", "no-such-interface"),
         ("--interface 987654", "987654"),
         ("--interface 203.0.113.77", "203.0.113.77"),
-        ("--interface 127.0.0.1 --interface 127.0.0.1", "--interface"),
+        ("--interface no-such-interface --interface 987654", "no-such-interface"),
+        ("--ttl 0 --no-loop", "reaches nobody"),
+        ("--dscp 64", "--dscp"),
+        ("--dscp EF", "--dscp"),
+        ("--resolve-interval -1", "--resolve-interval"),
+        ("--resolve-interval 1.5", "--resolve-interval"),
     ]);
 }
 
@@ -192,8 +197,8 @@ fn the_servers_wrong_uses_are_refused() {
         ("server", "--path FILE --listen-addr 239.1.2.3%no-such-zone:PORT", "239.1.2.3,no-such-zone"),
         ("server", "--path FILE --listen-addr 127.0.0.1%no-such-zone:PORT", "127.0.0.1%no-such-zone"),
         ("server", "--path FILE --listen-addr [fe80::1%no-such-zone]:PORT", "fe80::1,no-such-zone"),
-        ("server", "--path FILE --listen-addr [::1]@[ff3e::1]:PORT", "[::1]@[ff3e::1]:PORT,IPv6"),
-        ("server", "--path FILE --listen-addr ::1@[ff3e::1]:PORT", "::1@[ff3e::1]:PORT,IPv6"),
+        ("server", "--path FILE --listen-addr [::1]@239.1.2.3:PORT", "[::1]@239.1.2.3:PORT,IP version"),
+        ("server", "--path FILE --listen-addr 127.0.0.1@[ff3e::1]:PORT", "127.0.0.1@[ff3e::1]:PORT,IP version"),
         ("server", "--path FILE --listen-addr 127.0.0.1@127.0.0.1:PORT", "127.0.0.1@127.0.0.1:PORT"),
         ("server", "--path FILE --listen-addr somebody@232.1.1.1:PORT", "somebody@232.1.1.1:PORT"),
         ("server", "--path FILE --listen-addr 127.0.0.1:PORT --rate 1M", "--rate"),
@@ -225,7 +230,7 @@ fn the_forwards_wrong_uses_are_refused() {
         ("forward", "--tee --tcp-connect-addr [ff02::114]:PORT", "[ff02::114]:PORT,multicast,TCP"),
         ("forward", "--tee --tcp-connect-addr 127.0.0.1:PORT --tcp-connect-addr 239.1.2.3:1", "239.1.2.3:1"),
         ("forward", "--tee --udp-listen-addr 239.1.2.3%no-such-zone:PORT", "239.1.2.3,no-such-zone"),
-        ("forward", "--tee --udp-listen-addr ::1@[ff3e::1]:PORT", "::1@[ff3e::1]:PORT,IPv6"),
+        ("forward", "--tee --udp-listen-addr 127.0.0.1@[ff3e::1]:PORT", "127.0.0.1@[ff3e::1]:PORT,IP version"),
         (
             "forward",
             "--udp-listen-addr 127.0.0.1:PORT --udp-downstream-addr 10.0.0.1@232.1.1.1:1",
@@ -334,7 +339,7 @@ fn the_reverse_proxys_wrong_uses_are_refused() {
         ),
         ("reverse", "--tee --multicast-addr 239.1.2.3%no-such-zone:PORT", "239.1.2.3,no-such-zone"),
         ("reverse", "--tee --multicast-addr 127.0.0.1@232.1.1.1:PORT", "127.0.0.1@232.1.1.1:PORT"),
-        ("reverse", "--tee --udp-listen-addr [::1]@[ff3e::1]:PORT", "[::1]@[ff3e::1]:PORT,IPv6"),
+        ("reverse", "--tee --udp-listen-addr [::1]@239.1.2.3:PORT", "[::1]@239.1.2.3:PORT,IP version"),
         ("reverse", "--tee --tcp-listen-addr 239.1.2.3:PORT", "239.1.2.3:PORT,multicast,TCP"),
         ("reverse", "--tee --tcp-listen-addr [ff02::114]:PORT", "[ff02::114]:PORT,multicast,TCP"),
         ("reverse", "--udp-listen-addr 127.0.0.1:PORT --tcp-output-addr 239.1.2.3:1", "239.1.2.3:1,TCP"),
@@ -408,7 +413,7 @@ fn a_name_that_does_not_resolve_is_named() {
     let no = "name.invalid:9920";
     let words = ["resolve", no];
     fails("client", &["--path", "-", "--server-addr", no], &words);
-    fails("client", &["--path", "-", "--server-addr", "127.0.0.1:9", "--server-addr", no], &words);
+    fails("client", &["--path", "-", "--server-addr", "other.invalid:9", "--server-addr", no], &words);
     fails("server", &["--path", "-", "--listen-addr", no], &words);
     fails("forward", &["--udp-listen-addr", no, "--tee"], &words);
     fails("forward", &["--udp-listen-addr", "127.0.0.1:0", "--udp-downstream-addr", no], &words);

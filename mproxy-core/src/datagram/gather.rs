@@ -36,8 +36,8 @@ pub(crate) struct Group {
     pub(crate) end: Place,
 }
 
-/// The datagrams at a place that can go together: as many of one size as follow each other, and a shorter
-/// one, which ends them. Their parts of the area, in order, go to `take`. None at the end of the batch.
+/// The datagrams at a place that can go together: as many of one size, and of one sender, as follow each
+/// other, and a shorter one, which ends them. Their parts of the area, in order, go to `take`. None at the end of the batch.
 pub(crate) fn gather<'a>(
     batch: &'a Batch,
     from: Place,
@@ -50,6 +50,7 @@ pub(crate) fn gather<'a>(
     let most = if alone { 1 } else { limits.segments.min(MAX_DATAGRAM / segment) };
     let mut group = Group { segment, datagrams: 0, end: from };
     while group.datagrams < most
+        && batch.goes_on(from, group.end)
         && let Some((payload, of_run)) = batch.rest(group.end)
     {
         let next = of_run.min(payload.len());

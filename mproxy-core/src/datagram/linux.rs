@@ -2,7 +2,7 @@
 //! `sendmmsg` with segmentation offload. Batched calls alone gain next to nothing; offload does.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -33,19 +33,20 @@ pub(crate) struct Receiver {
     heavy: bool,
     dropped: u32,
     allow: Allow,
+    with_senders: bool,
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow.
-    pub(crate) fn new(socket: &UdpSocket, allow: Allow) -> Self {
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
+    pub(crate) fn new(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
         receive_coalesced(socket);
-        Self::single(allow)
+        Self::single(allow, with_senders)
     }
 
     /// As a kernel without generic receive offload has it.
-    pub(super) fn single(allow: Allow) -> Self {
-        let incoming = Incoming::new(!allow.is_empty());
-        Self { incoming, offered: 1, heavy: false, dropped: 0, allow }
+    pub(super) fn single(allow: Allow, with_senders: bool) -> Self {
+        let incoming = Incoming::new(with_senders || !allow.is_empty());
+        Self { incoming, offered: 1, heavy: false, dropped: 0, allow, with_senders }
     }
 
     /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
@@ -58,9 +59,12 @@ impl Receiver {
         let mut dropped = self.dropped;
         let (mut longest, mut denied) = (0, 0);
         for arrival in (0..received).map(|index| self.incoming.arrival(index)) {
-            let permitted = arrival.sender.is_none_or(|sender| self.allow.permits(sender));
+            let permitted = arrival.sender.is_none_or(|sender| self.allow.permits(sender.ip()));
             if arrival.sent && permitted {
                 batch.push_slot(arrival.len, arrival.segment);
+                if let Some(sender) = arrival.sender.filter(|_| self.with_senders) {
+                    batch.sent_by(sender);
+                }
             } else {
                 // The slot is used all the same.
                 batch.skip(SLOT);
@@ -88,10 +92,9 @@ fn worthwhile(len: usize) -> usize {
     SENDS.min(SLOTS / per_send) * per_send
 }
 
-/// Sends batches to what its socket is connected to.
+/// Sends batches.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    socket: UdpSocket,
     outgoing: Outgoing,
     pub(super) limits: Limits,
     /// What the kernel offers, and when the limits became less than that.
@@ -103,36 +106,40 @@ pub(crate) struct Sender {
 const DO_WITHOUT: Duration = Duration::from_secs(10);
 
 impl Sender {
-    /// Takes a connected socket.
-    pub(crate) fn new(socket: UdpSocket) -> Self {
-        let limits = if can_send_segmented(&socket) { Limits::OFFLOAD } else { Limits::SINGLE };
-        Self { socket, outgoing: Outgoing::default(), limits, able: limits, limited: None }
+    /// For sockets that can do what this one can.
+    pub(crate) fn new(socket: &UdpSocket) -> Self {
+        let limits = if can_send_segmented(socket) { Limits::OFFLOAD } else { Limits::SINGLE };
+        Self { outgoing: Outgoing::default(), limits, able: limits, limited: None }
     }
 
     /// As a kernel without segmentation offload has it.
     #[cfg(test)]
-    pub(crate) fn without_offload(socket: UdpSocket) -> Self {
+    pub(crate) fn without_offload(socket: &UdpSocket) -> Self {
         Self { limits: Limits::SINGLE, ..Self::new(socket) }
     }
 
-    /// The socket.
-    pub(crate) fn socket(&self) -> &UdpSocket {
-        &self.socket
-    }
-
-    /// Sends the batch from the place on, and moves the place behind what was sent. After an error it is
-    /// where [`skip`](Self::skip) passes over what the error concerns, if it is not about a datagram that
-    /// had gone out earlier.
-    pub(crate) fn send(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+    /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
+    /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
+    /// [`skip`](Self::skip) passes over what the error concerns, if it is not about a datagram that had gone
+    /// out earlier.
+    pub(crate) fn send(
+        &mut self,
+        socket: &UdpSocket,
+        to: Option<SocketAddr>,
+        batch: &Batch,
+        at: &mut Place,
+    ) -> io::Result<()> {
+        let from = *at;
         if self.limited.is_some_and(|since| since.elapsed() > DO_WITHOUT) {
             (self.limits, self.limited) = (self.able, None);
         }
         // Where the offload seems to have failed.
         let mut doubted = None;
-        while batch.rest(*at).is_some() {
+        while batch.goes_on(from, *at) {
             let mut messages = self.outgoing.messages();
             let (mut end, mut count, mut segments) = (*at, 0, 0);
             while messages.have_room()
+                && batch.goes_on(from, end)
                 && let Some(group) = gather(batch, end, self.limits, &mut |part| messages.add(part))
             {
                 let together = group.datagrams > 1;
@@ -143,7 +150,7 @@ impl Sender {
                 end = group.end;
                 count += 1;
             }
-            match messages.send(&self.socket) {
+            match messages.send(socket, to) {
                 Ok(sent) if sent == count => *at = end,
                 Ok(sent) => {
                     for _ in 0..sent {
@@ -151,13 +158,13 @@ impl Sender {
                     }
                     // What stopped it is known only if it was reported of an earlier one; all else comes
                     // up again.
-                    if let Some(error) = take_reported(&self.socket) {
+                    if let Some(error) = take_reported(socket) {
                         return Err(error);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    take_reported(&self.socket);
+                    take_reported(socket);
                     if segments == 0 || !is_of_offload(&error) {
                         return Err(error);
                     }

@@ -1,7 +1,7 @@
 //! One datagram at a time, with nothing but the standard library.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 use super::Missed;
 use crate::Allow;
@@ -14,12 +14,13 @@ pub(crate) const SLOTS: usize = 1;
 #[derive(Debug)]
 pub(crate) struct Receiver {
     allow: Allow,
+    with_senders: bool,
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow.
-    pub(crate) fn new(_socket: &UdpSocket, allow: Allow) -> Self {
-        Self { allow }
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
+    pub(crate) fn new(_socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+        Self { allow, with_senders }
     }
 
     /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch if its
@@ -28,34 +29,45 @@ impl Receiver {
         let (len, sender) = socket.recv_from(batch.spare())?;
         if self.allow.permits(sender.ip()) {
             batch.push(len);
+            if self.with_senders {
+                batch.sent_by(sender);
+            }
             return Ok(Missed::default());
         }
         Ok(Missed { dropped: 0, denied: 1 })
     }
 }
 
-/// Sends batches to what its socket is connected to.
+/// Sends batches.
 #[derive(Debug)]
-pub(crate) struct Sender {
-    socket: UdpSocket,
-}
+pub(crate) struct Sender;
 
 impl Sender {
-    /// Takes a connected socket.
-    pub(crate) fn new(socket: UdpSocket) -> Self {
-        Self { socket }
+    /// For sockets that can do what this one can.
+    pub(crate) fn new(_socket: &UdpSocket) -> Self {
+        Self
     }
 
-    /// The socket.
-    pub(crate) fn socket(&self) -> &UdpSocket {
-        &self.socket
-    }
-
-    /// Sends the batch from the place on, and moves the place behind what was sent. After an error it is
-    /// where [`skip`](Self::skip) passes over what the error concerns.
-    pub(crate) fn send(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
-        while let Some(datagram) = batch.datagram(*at) {
-            match self.socket.send(datagram) {
+    /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
+    /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
+    /// [`skip`](Self::skip) passes over what the error concerns.
+    #[allow(clippy::unused_self)] // the interface of linux.rs
+    pub(crate) fn send(
+        &mut self,
+        socket: &UdpSocket,
+        to: Option<SocketAddr>,
+        batch: &Batch,
+        at: &mut Place,
+    ) -> io::Result<()> {
+        let from = *at;
+        while batch.goes_on(from, *at)
+            && let Some(datagram) = batch.datagram(*at)
+        {
+            let sent = match to {
+                Some(to) => socket.send_to(datagram, to),
+                None => socket.send(datagram),
+            };
+            match sent {
                 Ok(_) => *at = batch.after(*at, datagram.len()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -19,42 +19,56 @@ type OpenSender = fn(UdpSocket) -> Send;
 
 const RECEIVERS: &[(&str, OpenReceiver)] = &[
     ("portable", |socket, allow| {
-        let mut receiver = portable::Receiver::new(socket, allow);
+        let mut receiver = portable::Receiver::new(socket, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux", |socket, allow| {
-        let mut receiver = super::linux::Receiver::new(socket, allow);
+        let mut receiver = super::linux::Receiver::new(socket, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GRO", |_, allow| {
-        let mut receiver = super::linux::Receiver::single(allow);
+        let mut receiver = super::linux::Receiver::single(allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
 ];
 
 const SENDERS: &[(&str, OpenSender)] = &[
     ("portable", |socket| {
-        let mut sender = portable::Sender::new(socket);
-        Box::new(move |batch, at| sender.send(batch, at))
+        let mut sender = portable::Sender::new(&socket);
+        Box::new(move |batch, at| each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at)))
     }),
     #[cfg(target_os = "linux")]
     ("Linux", |socket| {
-        let mut sender = super::linux::Sender::new(socket);
+        let mut sender = super::linux::Sender::new(&socket);
         let limits = sender.limits;
         Box::new(move |batch, at| {
-            let result = sender.send(batch, at);
+            let result = each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at));
             assert_eq!(sender.limits, limits, "on loopback no offload fails");
             result
         })
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GSO", |socket| {
-        let mut sender = super::linux::Sender::without_offload(socket);
-        Box::new(move |batch, at| sender.send(batch, at))
+        let mut sender = super::linux::Sender::without_offload(&socket);
+        Box::new(move |batch, at| each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at)))
     }),
 ];
+
+/// Sends what each sender has sent, one after another.
+fn each_of_one(
+    batch: &Batch,
+    at: &mut Place,
+    send: &mut dyn FnMut(&mut Place) -> io::Result<()>,
+) -> io::Result<()> {
+    while batch.rest(*at).is_some() {
+        let from = *at;
+        send(at)?;
+        assert!(*at != from && (batch.rest(*at).is_none() || batch.sender(*at) != batch.sender(from)));
+    }
+    Ok(())
+}
 
 /// For each pair of implementations: their names, a listening socket with its receiver, and senders to it.
 fn each_pair(senders: usize, mut test: impl FnMut(&str, &UdpSocket, Receive, Vec<Send>)) {
@@ -202,18 +216,32 @@ fn what_was_received_is_sent_on_as_it_was() {
 #[test]
 fn what_different_senders_send_is_never_mixed() {
     each_pair(3, |pair, listener, mut receive, mut senders| {
+        let mut addresses = std::collections::HashMap::new();
         for seed in 2000..2050 {
             let mut rng = Rng::with_seed(seed);
-            let mut all = Vec::new();
+            let (mut all, mut from) = (Vec::new(), Vec::new());
             // The same lengths from each, so that only the sender tells them apart.
             let len = rng.usize(..600);
             for _ in 0..12 {
                 let datagrams = vec![vec![rng.u8(..); len]; rng.usize(1..10)];
                 let sender = rng.usize(..senders.len());
                 senders[sender](&batch_of(&datagrams, rng.bool()), &mut Place::default()).unwrap();
+                from.extend(vec![sender; datagrams.len()]);
                 all.extend(datagrams);
             }
-            let received = receive_all(listener, &mut receive, all.len(), pair);
+            let (mut batch, mut received) = (Batch::with_capacity(super::SLOTS.max(64) * SLOT), Vec::new());
+            while received.len() < all.len() {
+                batch.clear();
+                receive(listener, &mut batch).unwrap();
+                let mut at = Place::default();
+                while let Some(datagram) = batch.datagram(at) {
+                    received.push(datagram.to_vec());
+                    let sender = from[received.len() - 1];
+                    let told = *addresses.entry(sender).or_insert(batch.sender(at));
+                    assert!(told.is_some() && told == batch.sender(at), "{pair}, seed {seed}");
+                    at = batch.after(at, datagram.len());
+                }
+            }
             assert!(received == all, "{pair}, seed {seed}");
         }
     });
@@ -272,7 +300,7 @@ fn what_is_not_allowed_is_counted_and_left_out_however_it_comes() {
 fn drops_are_told_once() {
     let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(0).unwrap();
-    let mut receiver = super::linux::Receiver::new(&listener, Allow::default());
+    let mut receiver = super::linux::Receiver::new(&listener, Allow::default(), false);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listener.local_addr().unwrap()).unwrap();
     let mut batch = Batch::with_capacity(64 * SLOT);

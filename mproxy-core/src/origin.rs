@@ -1,0 +1,124 @@
+//! Sockets that send as others do: with the address and port of whoever has sent the datagram here.
+//!
+//! They are bound, but not connected: to a connected one the system would deliver the replies that only pass
+//! through this host on their way to the sender (early demultiplexing), and drop them.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+use lru::LruCache;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::interface::Interface;
+use crate::socket::{report_errors, send_through, set_up_sender};
+use crate::sys::broadcast_through;
+use crate::{Error, Options};
+
+/// One socket for each sender, of so many who were heard last. It belongs to one thread.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    sockets: LruCache<SocketAddr, Origin>,
+    options: Options,
+}
+
+#[derive(Debug)]
+struct Origin {
+    socket: UdpSocket,
+    /// The interface that was chosen last for groups, ...
+    multicast: u32,
+    /// ... and the one for all else, 0 if the system is to choose.
+    other: u32,
+}
+
+impl Origins {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self { sockets: LruCache::unbounded(), options: options.clone() }
+    }
+
+    /// The socket to send as the sender with, to this address through this interface.
+    pub(crate) fn socket(
+        &mut self,
+        sender: SocketAddr,
+        to: SocketAddr,
+        interface: Option<&Interface>,
+    ) -> io::Result<&UdpSocket> {
+        if !self.sockets.contains(&sender) {
+            if sender.is_ipv4() != to.is_ipv4() {
+                return Err(io::Error::other("the target has the other IP version"));
+            }
+            while self.sockets.len() >= self.options.max_sources {
+                self.sockets.pop_lru();
+            }
+            let origin = loop {
+                match open(sender, &self.options) {
+                    // What the process may have is less than what was asked for.
+                    Err(error) if is_full(&error) && self.sockets.pop_lru().is_some() => {}
+                    opened => break opened?,
+                }
+            };
+            self.sockets.push(sender, origin);
+        }
+        let Some(origin) = self.sockets.get_mut(&sender) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let index = interface.map_or(0, |interface| interface.index);
+        if to.ip().is_multicast() {
+            if let Some(interface) = interface
+                && std::mem::replace(&mut origin.multicast, index) != index
+            {
+                send_through(&SockRef::from(&origin.socket), to, interface)?;
+            }
+        } else if to.is_ipv4() && std::mem::replace(&mut origin.other, index) != index {
+            broadcast_through(origin.socket.as_fd(), index)?;
+        }
+        Ok(&origin.socket)
+    }
+}
+
+fn open(sender: SocketAddr, options: &Options) -> io::Result<Origin> {
+    if sender.port() == 0 {
+        return Err(io::Error::other("no port can be 0"));
+    }
+    let socket = transparent(sender)?;
+    // Targets of other threads may have the same senders, and a listener may have their port.
+    socket.set_reuse_port(true)?;
+    socket.bind(&sender.into())?;
+    set_up_sender(&socket, sender, options)?;
+    let socket = UdpSocket::from(socket);
+    report_errors(&socket, sender)?;
+    Ok(Origin { socket, multicast: 0, other: 0 })
+}
+
+/// A socket that may be bound to an address of another host (`ip(7)`, `IP_TRANSPARENT`).
+fn transparent(family: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(family), Type::DGRAM, Some(Protocol::UDP))?;
+    if family.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Whether this process may send as others do.
+///
+/// # Errors
+/// If it may not, with the command that changes that.
+pub(crate) fn check() -> Result<(), Error> {
+    let Err(error) = transparent(SocketAddr::from(([0, 0, 0, 0], 0))) else { return Ok(()) };
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return Err(Error::io("open", "a transparent socket", error));
+    }
+    let program = std::env::current_exe().unwrap_or_else(|_| "PROGRAM".into());
+    let reason = format!(
+        "the capability CAP_NET_ADMIN is missing; this grants it: sudo setcap cap_net_admin+ep {}",
+        program.display()
+    );
+    Err(Error::io("open", "a transparent socket", io::Error::new(error.kind(), reason)))
+}

@@ -1,0 +1,32 @@
+//! Only Linux lets a socket send as another host does: here none is ever made.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+
+use crate::interface::Interface;
+use crate::{Error, Options};
+
+#[derive(Debug)]
+pub(crate) struct Origins;
+
+impl Origins {
+    pub(crate) fn new(_: &Options) -> Self {
+        Self
+    }
+
+    #[allow(clippy::unused_self)] // the interface of origin.rs
+    pub(crate) fn socket(
+        &mut self,
+        _: SocketAddr,
+        _: SocketAddr,
+        _: Option<&Interface>,
+    ) -> io::Result<&UdpSocket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// # Errors
+/// Always: wrong use.
+pub(crate) fn check() -> Result<(), Error> {
+    Err(Error::usage("only Linux lets datagrams leave with the address of their sender (--transparent)"))
+}

@@ -1,0 +1,332 @@
+//! UDP listeners.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use socket2::SockRef;
+
+use crate::datagram::{Missed, Receiver, SLOTS};
+use crate::report;
+use crate::routes::{LOOK, Route, Routes};
+use crate::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
+use crate::stats::{Counters, Meter};
+use crate::stop::POLL_INTERVAL;
+use crate::wait::wait;
+use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Source, Stop};
+
+/// Receive errors without a datagram in between after which a listener gives up.
+const MAX_ERRORS: u32 = 1000;
+
+/// A UDP listener on one address; at a group, on each of its interfaces.
+#[derive(Debug)]
+pub struct UdpSource {
+    /// One, but at a group one for each interface that can be used.
+    entries: Vec<Entry>,
+    /// The one to look at first.
+    next: usize,
+    group: Option<Group>,
+    endpoint: String,
+    /// Others may share its address, and come after it.
+    first: bool,
+    /// Somebody else waits for it.
+    polled: bool,
+    stop: Stop,
+    draining: bool,
+    errors: u32,
+    /// Datagrams that found no room in the receive buffer.
+    overflow: report::Seldom,
+    /// Datagrams from elsewhere than allowed.
+    foreign: report::Seldom,
+    counters: Arc<Counters>,
+    /// Where to count what is not allowed.
+    denials: Arc<Counters>,
+}
+
+/// A socket, and what it is for.
+#[derive(Debug)]
+struct Entry {
+    socket: Arc<UdpSocket>,
+    receiver: Receiver,
+    route: Option<Arc<Route>>,
+}
+
+/// What the interfaces of a group take.
+#[derive(Debug)]
+struct Group {
+    routes: Routes,
+    version: usize,
+    options: Options,
+    /// When to join again what could not be joined.
+    retry_at: Option<Instant>,
+}
+
+impl UdpSource {
+    /// Opens a listener on each address of the endpoint, one for each thread that is to receive there.
+    ///
+    /// # Errors
+    /// If one cannot be opened; see [`listen_udp`](crate::listen_udp).
+    pub fn open(
+        endpoint: &Resolved,
+        options: &Options,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Result<Vec<Self>, Error> {
+        let (mut sources, mut last) = (Vec::new(), None);
+        for group in groups(endpoint) {
+            sources.push(Self::join(&Routes::new(&group), options, meter, stop)?);
+        }
+        if sources.len() == endpoint.addresses.len() {
+            return Ok(sources);
+        }
+        for socket in listen_unicast(endpoint, options)? {
+            let mut source = Self::new(endpoint, None, meter, stop);
+            let address = socket.local_addr().ok();
+            source.first = last != address;
+            last = address;
+            source.enter(socket, None, options, POLL_INTERVAL).map_err(|e| source.cannot_listen(e))?;
+            sources.push(source);
+        }
+        Ok(sources)
+    }
+
+    /// Joins a group on those of its interfaces that can be used, and on the others when they can be.
+    ///
+    /// # Errors
+    /// If it cannot be joined on one, or there is none to wait for.
+    pub fn join(routes: &Routes, options: &Options, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
+        let group = Group { routes: routes.clone(), version: 0, options: options.clone(), retry_at: None };
+        let mut source = Self::new(routes.resolved(), Some(group), meter, stop);
+        if routes.lack_an_interface() {
+            return Err(source.cannot_listen(no_interface()));
+        }
+        source.take_over().map_err(|error| source.cannot_listen(error))?;
+        Ok(source)
+    }
+
+    fn new(endpoint: &Resolved, group: Option<Group>, meter: &Meter, stop: &Stop) -> Self {
+        let counters = meter.counters();
+        Self {
+            entries: Vec::new(),
+            next: 0,
+            group,
+            endpoint: endpoint.to_string(),
+            first: true,
+            polled: false,
+            stop: stop.clone(),
+            draining: false,
+            errors: 0,
+            overflow: report::Seldom::default(),
+            foreign: report::Seldom::default(),
+            denials: counters.clone(),
+            counters,
+        }
+    }
+
+    fn cannot_listen(&self, error: io::Error) -> Error {
+        Error::io("listen on", &self.endpoint, error)
+    }
+
+    fn enter(
+        &mut self,
+        socket: UdpSocket,
+        route: Option<Arc<Route>>,
+        options: &Options,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        socket.set_read_timeout(timeout)?;
+        if self.polled {
+            socket.set_nonblocking(true)?;
+        }
+        let receiver = Receiver::new(&socket, options.allow.clone(), options.transparent);
+        let socket = Arc::new(socket);
+        self.stop.watch(&socket);
+        self.entries.push(Entry { socket, receiver, route });
+        Ok(())
+    }
+
+    /// Joins the group on interfaces that have come, and leaves it on those that have gone.
+    fn take_over(&mut self) -> io::Result<()> {
+        let Some(group) = &mut self.group else { return Ok(()) };
+        let (version, routes) = group.routes.current();
+        let index = |route: &Route| route.interface.as_ref().map(|interface| interface.index);
+        let is_one = |entry: &Entry| {
+            let own = entry.route.as_ref().map(|route| index(route));
+            routes.iter().any(|route| own == Some(index(route)))
+        };
+        self.entries.retain(is_one);
+        let options = group.options.clone();
+        let resolved = group.routes.resolved().clone();
+        let timeout = POLL_INTERVAL.map_or(LOOK, |interval| interval.min(LOOK));
+        for route in routes {
+            let joined =
+                |entry: &Entry| entry.route.as_ref().is_some_and(|known| index(known) == index(&route));
+            if !self.entries.iter().any(joined) {
+                let socket = join_group(&resolved, &route, &options)?;
+                self.enter(socket, Some(route), &options, Some(timeout))?;
+            }
+        }
+        // Several are waited for together.
+        for entry in &self.entries {
+            let alone = self.entries.len() == 1 && !self.polled && !self.draining;
+            entry.socket.set_nonblocking(!alone)?;
+        }
+        if let Some(group) = &mut self.group {
+            (group.version, group.retry_at) = (version, None);
+        }
+        Ok(())
+    }
+
+    /// Takes over what has changed.
+    fn look(&mut self) {
+        let Some(group) = &mut self.group else { return };
+        let due = group.retry_at.is_none_or(|at| Instant::now() >= at);
+        if !group.routes.have_changed(group.version) || !due {
+            return;
+        }
+        group.retry_at = Some(Instant::now() + LOOK);
+        if let Err(error) = self.take_over() {
+            report::warn(format_args!("{}; trying again", self.cannot_listen(error)));
+        }
+    }
+
+    /// Counts what is not allowed there, rather than where all else is counted.
+    #[must_use]
+    pub fn with_denials(mut self, meter: &Meter) -> Self {
+        self.denials = meter.counters();
+        self
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// If the system does not tell it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match (self.entries.first(), &self.group) {
+            (Some(entry), _) => entry.socket.local_addr(),
+            (None, Some(group)) => group.routes.resolved().addresses.first().copied().ok_or_else(no_interface),
+            (None, None) => Err(no_interface()),
+        }
+    }
+
+    /// The interfaces that come and go; none but of a group.
+    pub(crate) fn routes(&self) -> Option<&Routes> {
+        self.group.as_ref().map(|group| &group.routes)
+    }
+
+    pub(crate) fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// From now on somebody else waits, for what [`poll`](Self::poll) tells: a receive does not.
+    pub(crate) fn poll_from_outside(&mut self) -> io::Result<()> {
+        self.polled = true;
+        self.entries.iter().try_for_each(|entry| entry.socket.set_nonblocking(true))
+    }
+
+    /// What to wait for before a receive.
+    pub(crate) fn poll(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.entries.iter().map(|entry| PollFd::new(&*entry.socket, PollFlags::IN))
+    }
+
+    /// How long to wait for that at most.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        /// Without a socket nothing tells of a stop.
+        const UNWATCHED: Duration = Duration::from_millis(200);
+        match &self.group {
+            _ if self.entries.is_empty() => Some(UNWATCHED),
+            Some(_) => Some(LOOK),
+            None => POLL_INTERVAL,
+        }
+    }
+
+    #[cold]
+    fn missed(&mut self, missed: Missed) {
+        self.counters.dropped(missed.dropped);
+        self.denials.denied(missed.denied);
+        if missed.dropped > 0 && self.overflow.now() {
+            report::warn(format_args!(
+                "{}: data comes faster than it is taken: the system has dropped some",
+                self.endpoint
+            ));
+        }
+        if missed.denied > 0 && self.foreign.now() {
+            report::info(format_args!("{}: dropped what came from elsewhere than allowed", self.endpoint));
+        }
+    }
+
+    /// Waits until one of several sockets has something, or for a while.
+    fn wait(&self) -> io::Result<()> {
+        let mut fds: Vec<PollFd<'_>> = self.poll().collect();
+        wait(&mut fds, self.patience(), &self.stop).map(drop)
+    }
+
+    fn take(&mut self, batch: &mut Batch) -> io::Result<Missed> {
+        let count = self.entries.len();
+        for turn in 0..count {
+            let index = (self.next + turn) % count;
+            let entry = &mut self.entries[index];
+            match entry.receiver.receive(&entry.socket, batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => {
+                    // The others come first then.
+                    self.next = index + 1;
+                    return result;
+                }
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Source for UdpSource {
+    fn capacity(&self) -> usize {
+        SLOTS * SLOT
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        self.look();
+        match self.take(batch) {
+            Ok(missed) => {
+                if missed != Missed::default() {
+                    self.missed(missed);
+                }
+                self.errors = 0;
+                self.counters.passed(batch.count(), batch.bytes());
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if self.draining => return Ok(Flow::End),
+                io::ErrorKind::WouldBlock if !self.polled && self.entries.len() != 1 => {
+                    self.wait().map_err(|error| Error::io("wait for", &self.endpoint, error))?;
+                }
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
+                // What ICMP or the interface reports passes, and must not end a listener.
+                _ if self.errors < MAX_ERRORS => {
+                    self.errors += 1;
+                    self.counters.failed(1);
+                    if self.errors == 1 {
+                        report::warn(format_args!("{}: receiving: {error}", self.endpoint));
+                    }
+                    self.stop.sleep(Duration::from_millis(10));
+                }
+                _ => return Err(Error::io("receive on", &self.endpoint, error)),
+            },
+        }
+        Ok(Flow::More)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.draining = true;
+        let mut closed = true;
+        for entry in &self.entries {
+            if let Err(error) = entry.socket.set_nonblocking(true) {
+                report::warn(format_args!("{}: {error}", self.endpoint));
+            }
+            closed &= close_entry(&SockRef::from(&*entry.socket)).is_ok();
+        }
+        closed
+    }
+}
+

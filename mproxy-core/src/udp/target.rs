@@ -1,0 +1,116 @@
+//! UDP targets, as all threads know them and as each sends to them.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use super::way::Way;
+use crate::origin::Origins;
+use crate::routes::{NO_INTERFACE, Routes};
+use crate::stats::{Counters, Meter};
+use crate::{Batch, Error, Options, Resolved, Sink, report};
+
+/// A UDP target as all threads of a program know it; each [opens](open_all) sinks of its own.
+#[derive(Debug, Clone)]
+pub struct UdpTarget {
+    routes: Routes,
+    options: Options,
+    meter: Meter,
+}
+
+impl UdpTarget {
+    /// Takes the target; nothing is opened yet.
+    #[must_use]
+    pub fn new(resolved: &Resolved, options: &Options, meter: Meter) -> Self {
+        let routes = Routes::new(resolved);
+        if routes.lack_an_interface() {
+            report::warn(format_args!("cannot send to {resolved}: {NO_INTERFACE}; going on when there is one"));
+        }
+        Self { routes, options: options.clone(), meter }
+    }
+
+    /// The ways to it, which change.
+    #[must_use]
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+}
+
+/// Opens a sink to each of the targets, for one thread. A target that cannot be reached now may be later, so
+/// this never fails.
+#[must_use]
+pub fn open_all(targets: &[UdpTarget]) -> Vec<UdpSink> {
+    let transparent = targets.iter().find(|target| target.options.transparent);
+    let origins = transparent.map(|target| Arc::new(Mutex::new(Origins::new(&target.options))));
+    targets.iter().map(|target| UdpSink::open(target, origins.as_ref())).collect()
+}
+
+/// Sends to one UDP target; to a group through each of its interfaces.
+#[derive(Debug)]
+pub struct UdpSink {
+    target: UdpTarget,
+    version: usize,
+    ways: Vec<Way>,
+    counters: Arc<Counters>,
+    /// Where this thread's sinks have the sockets that send as others do.
+    origins: Option<Arc<Mutex<Origins>>>,
+}
+
+impl UdpSink {
+    fn open(target: &UdpTarget, origins: Option<&Arc<Mutex<Origins>>>) -> Self {
+        let counters = target.meter.counters();
+        let origins = origins.filter(|_| target.options.transparent).cloned();
+        let mut sink = Self { target: target.clone(), version: 0, ways: Vec::new(), counters, origins };
+        sink.take_over();
+        sink
+    }
+
+    /// Goes on with the ways that there are now; those that are still there go on as they are.
+    fn take_over(&mut self) {
+        let (version, routes) = self.target.routes.current();
+        self.version = version;
+        let mut before = std::mem::take(&mut self.ways);
+        for route in routes {
+            let known = before.iter().position(|way| way.serves(&route));
+            let way = match known {
+                Some(index) => {
+                    let mut way = before.swap_remove(index);
+                    way.follow(route);
+                    way
+                }
+                None => Way::open(&self.target, route, self.counters.clone(), self.origins.clone()),
+            };
+            self.ways.push(way);
+        }
+    }
+
+    /// The largest payload that reaches the target without IP fragmentation, where that is known.
+    #[must_use]
+    pub fn path_payload(&self) -> Option<usize> {
+        self.ways.iter().filter_map(Way::path_payload).min()
+    }
+
+    /// The addresses that it sends from, as far as it could be opened.
+    #[must_use]
+    pub fn local_ips(&self) -> Vec<IpAddr> {
+        self.ways.iter().filter_map(Way::local_ip).collect()
+    }
+}
+
+impl Sink for UdpSink {
+    fn send(&mut self, batch: &Batch) -> Result<(), Error> {
+        if self.target.routes.have_changed(self.version) {
+            self.take_over();
+        }
+        for way in &mut self.ways {
+            way.send(batch);
+        }
+        if self.ways.is_empty() {
+            self.counters.failed(batch.count());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,320 @@
+//! One way to a UDP target: the first of its addresses that can be used, or a group through one interface.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::target::UdpTarget;
+use crate::batch::Place;
+use crate::datagram::Sender;
+use crate::health::Health;
+use crate::origin::Origins;
+use crate::routes::Route;
+use crate::socket::{connect_udp, path_payload, tell_target};
+use crate::stats::Counters;
+use crate::{Batch, Options, Resolved, report};
+
+/// How long to leave a target alone of which no address could be used.
+const RETRY: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub(super) struct Way {
+    target: Resolved,
+    options: Options,
+    route: Arc<Route>,
+    counters: Arc<Counters>,
+    origins: Option<Arc<Mutex<Origins>>>,
+    /// The address in use.
+    current: usize,
+    opened: Option<(UdpSocket, Sender)>,
+    /// The address that was told last.
+    told: Option<SocketAddr>,
+    /// Datagrams that no path can carry.
+    too_long: report::Seldom,
+    /// Datagrams that cannot leave as from their senders.
+    not_as: report::Seldom,
+    /// The address did not refuse the first datagram.
+    proven: bool,
+    /// When to try again, if no address could be used.
+    retry_at: Option<Instant>,
+    failing: bool,
+}
+
+impl Way {
+    pub(super) fn open(
+        target: &UdpTarget,
+        route: Arc<Route>,
+        counters: Arc<Counters>,
+        origins: Option<Arc<Mutex<Origins>>>,
+    ) -> Self {
+        let mut way = Self {
+            target: target.routes().resolved().clone(),
+            options: target.options().clone(),
+            route,
+            counters,
+            origins,
+            current: 0,
+            opened: None,
+            told: None,
+            too_long: report::Seldom::default(),
+            not_as: report::Seldom::default(),
+            proven: false,
+            retry_at: None,
+            failing: false,
+        };
+        let mut last_error = None;
+        for _ in 0..way.route.addresses.len() {
+            match way.opened() {
+                Ok(_) => return way,
+                Err(error) => last_error = Some(error),
+            }
+            way.leave_address();
+        }
+        if let Some(error) = last_error {
+            way.failed(&error);
+        }
+        way
+    }
+
+    /// Whether this is the way that the route describes, perhaps with other addresses by now.
+    pub(super) fn serves(&self, route: &Arc<Route>) -> bool {
+        Arc::ptr_eq(&self.route, route) || self.route.interface.is_none() && route.interface.is_none()
+    }
+
+    /// Goes on with the addresses of the route: with the one in use, if it is still among them.
+    pub(super) fn follow(&mut self, route: Arc<Route>) {
+        if Arc::ptr_eq(&self.route, &route) {
+            return;
+        }
+        let used = self.address();
+        self.route = route;
+        let still = self.route.addresses.iter().position(|address| Some(*address) == used);
+        self.current = still.unwrap_or(0);
+        if still.is_none() {
+            (self.opened, self.retry_at, self.proven) = (None, None, false);
+        }
+    }
+
+    pub(super) fn path_payload(&self) -> Option<usize> {
+        path_payload(&self.opened.as_ref()?.0)
+    }
+
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        Some(self.opened.as_ref()?.0.local_addr().ok()?.ip())
+    }
+
+    pub(super) fn send(&mut self, batch: &Batch) {
+        let mut at = Place::default();
+        if self.retry_at.is_none_or(|at| Instant::now() >= at) {
+            self.retry_at = None;
+            self.send_from(batch, &mut at);
+        }
+        if self.retry_at.is_some() {
+            self.counters.failed(batch.count() - batch.before(at).0);
+        }
+        if self.failing {
+            self.failing = !self.health(Health::passed);
+        }
+    }
+
+    /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
+    fn send_from(&mut self, batch: &Batch, at: &mut Place) {
+        while batch.rest(*at).is_some() && self.retry_at.is_none() {
+            match self.prepare(batch.sender(*at)) {
+                Ok(()) => self.send_of_one(batch, at),
+                Err((sender, error)) => {
+                    if self.not_as.now() {
+                        let target = &self.target;
+                        report::warn(format_args!("cannot send to {target} as {sender}: {error}; dropped"));
+                    }
+                    let from = *at;
+                    while batch.goes_on(from, *at) {
+                        self.pass_over(batch, at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes sure that there is a socket to send as the sender with, if that is to be.
+    fn prepare(&mut self, sender: Option<SocketAddr>) -> Result<(), (SocketAddr, io::Error)> {
+        let (Some(origins), Some(sender), Some(to)) = (&self.origins, sender, self.address()) else {
+            return Ok(());
+        };
+        let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = origins.socket(sender, to, self.route.interface.as_ref());
+        socket.map(drop).map_err(|error| (sender, error))
+    }
+
+    /// Sends what goes at once, and moves the place behind it.
+    fn advance(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+        let doubtful = self.has_others() && !self.proven;
+        let (origins, route, to) = (self.origins.clone(), self.route.clone(), self.address());
+        let (socket, sender) = self.opened()?;
+        if let (Some(origins), Some(origin), Some(to)) = (origins, batch.sender(*at), to) {
+            let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
+            let socket = origins.socket(origin, to, route.interface.as_ref())?;
+            return sender.send(socket, Some(to), batch, at);
+        }
+        let proven = match batch.datagram(*at) {
+            Some(first) if doubtful => {
+                socket.send(first)?;
+                // On this host a refusal is known at once, and another address may not refuse.
+                if let Some(refused) = socket.take_error()? {
+                    return Err(refused);
+                }
+                *at = batch.after(*at, first.len());
+                true
+            }
+            _ => false,
+        };
+        let result = sender.send(socket, None, batch, at);
+        self.proven |= proven;
+        result
+    }
+
+    /// Sends as far as the datagrams have the same sender, as [`send_from`](Self::send_from) does.
+    fn send_of_one(&mut self, batch: &Batch, at: &mut Place) {
+        let mut addresses_left = self.route.addresses.len();
+        // An error that may have been reported of a datagram that had gone out, and where it came up.
+        let mut doubt: Option<(Place, io::Error)> = None;
+        let from = *at;
+        while batch.goes_on(from, *at) || doubt.is_some() {
+            let result = self.advance_counted(batch, at);
+            let mut again = false;
+            if let Some((place, error)) = doubt.take() {
+                again = place == *at && result.is_err();
+                if !again {
+                    self.failed(&error);
+                    self.counters.failed(1);
+                }
+            }
+            let Err(error) = result else { return };
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            if !again && self.may_be_of_another(&error) {
+                doubt = Some((*at, error));
+            } else if self.is_unusable(&error) {
+                self.leave_address();
+                addresses_left -= 1;
+                if addresses_left == 0 {
+                    self.failed(&error);
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    return;
+                }
+            } else if is(&error, Errno::MSGSIZE) {
+                let len = self.pass_over(batch, at);
+                if self.too_long.now() {
+                    let target = &self.target;
+                    report::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
+                }
+            } else {
+                self.failed(&error);
+                if concerns_this(&error) {
+                    let skipped = self.opened.as_ref().map_or(0, |(_, sender)| sender.skip(batch, at));
+                    self.counters.failed(skipped);
+                } else {
+                    self.pass_over(batch, at);
+                }
+            }
+        }
+    }
+
+    /// Whether the error may have been reported of an earlier datagram, so that this one was not tried.
+    fn may_be_of_another(&self, error: &io::Error) -> bool {
+        self.opened.is_some() && !concerns_this(error) && !(self.has_others() && is_refused(error))
+    }
+
+    fn advance_counted(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+        let (datagrams, bytes) = batch.before(*at);
+        let result = self.advance(batch, at);
+        let (datagrams_now, bytes_now) = batch.before(*at);
+        self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
+        result
+    }
+
+    /// Leaves out one datagram. Returns its length.
+    fn pass_over(&mut self, batch: &Batch, at: &mut Place) -> usize {
+        let len = batch.datagram(*at).map_or(0, <[u8]>::len);
+        *at = batch.after(*at, len);
+        self.counters.failed(1);
+        len
+    }
+
+    /// The socket and what sends with it, opened if it is not.
+    fn opened(&mut self) -> io::Result<&mut (UdpSocket, Sender)> {
+        let opened = if let Some(opened) = self.opened.take() {
+            opened
+        } else {
+            self.proven = false;
+            let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let socket = connect_udp(&self.route, address, &self.options)?;
+            if self.told.replace(address) != Some(address) {
+                tell_target(&self.target, &self.route, address, &self.options);
+            }
+            let sender = Sender::new(&socket);
+            (socket, sender)
+        };
+        Ok(self.opened.insert(opened))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.route.addresses.get(self.current).copied()
+    }
+
+    /// Closes the socket, so that the next send opens the next address; the same, if it is the only one.
+    fn leave_address(&mut self) {
+        self.opened = None;
+        self.current = (self.current + 1) % self.route.addresses.len().max(1);
+    }
+
+    fn has_others(&self) -> bool {
+        self.route.addresses.len() > 1
+    }
+
+    /// Whether the route, this host's own address or the target's stand against every datagram, so that
+    /// another address or a new socket may do better.
+    fn is_unusable(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{
+            AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, NotFound,
+            Unsupported,
+        };
+        let lasting = matches!(
+            error.kind(),
+            AddrNotAvailable
+                | HostUnreachable
+                | InvalidInput
+                | NetworkDown
+                | NetworkUnreachable
+                | NotFound
+                | Unsupported
+        );
+        self.opened.is_none() || lasting || self.has_others() && is_refused(error)
+    }
+
+    fn health<T>(&self, report: impl FnOnce(&mut Health) -> T) -> T {
+        report(&mut self.route.health.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.failing = true;
+        self.health(|health| health.failed(error));
+    }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// A full queue and a filter refuse the datagram at hand; all else may tell of an earlier one.
+fn concerns_this(error: &io::Error) -> bool {
+    is(error, Errno::NOBUFS) || error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+}
