@@ -35,9 +35,10 @@ impl Interface {
         find_in(&list_all()?, text).ok_or_else(|| unknown(text))
     }
 
-    /// Whether it is up and has a link.
+    /// Whether it is up and has a link, which Linux tells a second late.
     fn is_up(&self) -> bool {
-        self.flags.contains(InterfaceFlags::UP | InterfaceFlags::RUNNING)
+        let running = || self.flags.contains(InterfaceFlags::RUNNING);
+        self.flags.contains(InterfaceFlags::UP) && (running() || rule::has_carrier(&self.name))
     }
 
     /// Whether it is up with an address of that family.
@@ -57,7 +58,7 @@ impl Interface {
         self.flags.contains(needed) || self.is_loopback() && address.is_ipv4() && address.is_multicast()
     }
 
-    fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         self.flags.contains(InterfaceFlags::LOOPBACK)
     }
 
@@ -152,9 +153,9 @@ impl Choice {
         Ok(chosen)
     }
 
-    /// Whether these can be more than one.
-    pub(crate) fn may_be_several(&self) -> bool {
-        self.0.len() > 1 || self.0.iter().any(|text| text == ALL)
+    /// Whether it is one interface that was named.
+    pub(crate) fn is_one(&self) -> bool {
+        matches!(&self.0[..], [name] if name != ALL)
     }
 
     /// The indices of the interfaces that a group may ever go through, up or not.

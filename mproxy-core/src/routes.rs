@@ -104,9 +104,12 @@ impl Routes {
         !state.addresses.is_empty() && state.routes.is_empty() && state.dead.is_empty()
     }
 
-    /// Whether the interfaces can change.
-    pub(crate) fn has_interfaces(&self) -> bool {
-        self.0.lock().addresses.first().is_some_and(|address| has_interface(address.ip()))
+    /// Whether the interfaces can change. The loopback interface alone always stays.
+    pub(crate) fn can_change(&self) -> bool {
+        let state = self.0.lock();
+        let of_loopback = |route: &Arc<Route>| route.interface.as_ref().is_some_and(Interface::is_loopback);
+        state.addresses.first().is_some_and(|address| has_interface(address.ip()))
+            && !(self.0.resolved.choice.is_one() && state.routes.iter().any(of_loopback))
     }
 }
 
@@ -127,9 +130,9 @@ impl Shared {
                 // If the interfaces cannot be listed now, they can be later.
                 let Ok(found) = resolved.choice.choose(*first, before) else { return };
                 chosen = found;
+                let several = chosen.usable.len() + chosen.dead.len() > 1;
                 for interface in chosen.usable {
-                    let several = resolved.choice.may_be_several();
-                    let name = if several { format!("{name} on {interface}") } else { name.clone() };
+                        let name = if several { format!("{name} on {interface}") } else { name.clone() };
                     routes.push(Route::through(name, *first, interface));
                 }
             }
@@ -230,7 +233,7 @@ impl Watch {
 
     /// Adds a listener.
     pub(crate) fn listener(&mut self, routes: &Routes) {
-        if routes.has_interfaces() || routes.resolved().endpoint.is_name() {
+        if routes.can_change() || routes.resolved().endpoint.is_name() {
             self.placed.push(Arc::downgrade(&routes.0));
         }
     }

@@ -1,6 +1,7 @@
 //! The rule by which an interface is picked for a group when the user chose none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::{Path, PathBuf};
 
 use getifaddrs::InterfaceFlags;
 
@@ -43,9 +44,19 @@ fn leads_to_hardware(all: &[Listed], name: &str, depth: u8) -> bool {
             })
 }
 
-/// Whether Linux shows that of an interface (`sysfs(5)`, /sys/class/net).
+/// Whether Linux says that the interface has a link.
+pub(super) fn has_carrier(name: &str) -> bool {
+    cfg!(target_os = "linux") && std::fs::read(shown(name, "carrier")).is_ok_and(|told| told.starts_with(b"1"))
+}
+
+/// Whether Linux shows that of an interface.
 fn has(name: &str, what: &str) -> bool {
-    cfg!(target_os = "linux") && std::path::Path::new("/sys/class/net").join(name).join(what).exists()
+    cfg!(target_os = "linux") && shown(name, what).exists()
+}
+
+/// Where Linux shows what is to be known of an interface (`sysfs(5)`).
+fn shown(name: &str, what: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(name).join(what)
 }
 
 /// The interface of the narrowest route within the multicast range that covers the group: what somebody has

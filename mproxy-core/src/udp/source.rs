@@ -159,13 +159,13 @@ impl UdpSource {
         self.entries.retain(is_one);
         let options = group.options.clone();
         let resolved = group.routes.resolved().clone();
-        let timeout = POLL_INTERVAL.map_or(LOOK, |interval| interval.min(LOOK));
+        let timeout = POLL_INTERVAL.or(group.routes.can_change().then_some(LOOK));
         for route in routes {
             let joined =
                 |entry: &Entry| entry.route.as_ref().is_some_and(|known| index(known) == index(&route));
             if !self.entries.iter().any(joined) {
                 let socket = join_group(&resolved, &route, &options)?;
-                self.enter(socket, Some(route), &options, Some(timeout))?;
+                self.enter(socket, Some(route), &options, timeout)?;
             }
         }
         // Several are waited for together.
@@ -237,8 +237,8 @@ impl UdpSource {
         const UNWATCHED: Duration = Duration::from_millis(200);
         match &self.group {
             _ if self.entries.is_empty() => Some(UNWATCHED),
-            Some(_) => Some(LOOK),
-            None => POLL_INTERVAL,
+            Some(group) if group.routes.can_change() => Some(LOOK),
+            _ => POLL_INTERVAL,
         }
     }
 
