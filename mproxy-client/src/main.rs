@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn start(mut args: Args) -> Result<Handle, Error> {
     let path = args.os_text("--path")?;
-    let options = args.stream_options()?;
+    let mut options = args.stream_options()?;
     let mut client = Client::new(path.clone().unwrap_or_default());
     for endpoint in args.texts("--server-addr")? {
         client = client.target(endpoint);
@@ -55,7 +55,8 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     if let Some(rate) = args.scaled("--rate", 1000, u64::MAX)? {
         client = client.rate(rate);
     }
-    client = client.options(args.loops(options)).tee(args.flag("--tee", "-t"));
+    args.loops(&mut options);
+    client = client.options(options).tee(args.flag("--tee", "-t"));
     args.finish()?;
     if path.is_none() {
         return Err(Error::usage("--path is missing (--path - sends standard input)"));

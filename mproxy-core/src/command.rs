@@ -260,24 +260,23 @@ impl Args {
     pub fn options(&mut self) -> Result<Options, Error> {
         let mut options = Options::new();
         for name in self.texts("--interface")? {
-            options = options.interface(name);
+            options.interfaces.add(name);
         }
         if let Some(ttl) = self.number("--ttl", 0, u8::MAX.into())? {
-            options = options.ttl(u8::try_from(ttl).unwrap_or(u8::MAX));
+            options.ttl = u8::try_from(ttl).unwrap_or(u8::MAX);
         }
         if let Some(dscp) = self.number("--dscp", 0, 63)? {
-            options = options.dscp(u8::try_from(dscp).unwrap_or(u8::MAX));
+            options.dscp = u8::try_from(dscp).unwrap_or(u8::MAX);
         }
         if let Some(seconds) = self.number("--resolve-interval", 0, 1_000_000)? {
-            options = options.resolve_interval(Duration::from_secs(seconds as u64));
+            options.resolve_interval = Duration::from_secs(seconds as u64);
         }
         // The system takes the size as a C int.
         if let Some(bytes) = self.scaled("--recv-buffer", 1024, 0x7fff_ffff)? {
-            options = options.recv_buffer(usize::try_from(bytes).unwrap_or(usize::MAX));
+            options.recv_buffer = usize::try_from(bytes).ok();
         }
         if let Some(text) = self.text("--framing")? {
-            let framing = text.parse().map_err(|error| Error::usage(format!("--framing: {error}")))?;
-            options = options.framing(framing);
+            options.framing = text.parse().map_err(|error| Error::usage(format!("--framing: {error}")))?;
         }
         Ok(options)
     }
@@ -287,44 +286,40 @@ impl Args {
     /// # Errors
     /// Wrong use if one is malformed.
     pub fn stream_options(&mut self) -> Result<Options, Error> {
-        let options = self.options()?;
-        Ok(match self.number("--datagram-size", 1, MAX_DATAGRAM)? {
-            Some(size) => options.datagram_size(size),
-            None => options,
-        })
+        let mut options = self.options()?;
+        options.datagram_size = self.number("--datagram-size", 1, MAX_DATAGRAM)?;
+        Ok(options)
     }
 
     /// Takes `--allow` and `--threads`.
     ///
     /// # Errors
     /// Wrong use if one is malformed.
-    pub fn listeners(&mut self, options: Options) -> Result<Options, Error> {
-        let mut options = options;
+    pub fn listeners(&mut self, options: &mut Options) -> Result<(), Error> {
         for network in self.texts("--allow")? {
-            options = options.allow(&network);
+            options.allow.add(&network);
         }
-        Ok(match self.number("--threads", 1, MAX_THREADS)? {
-            Some(threads) => options.threads(threads),
-            None => options,
-        })
+        if let Some(threads) = self.number("--threads", 1, MAX_THREADS)? {
+            options.threads = threads;
+        }
+        Ok(())
     }
 
     /// Takes `--max-sources` and `--transparent`, after all values of others.
     ///
     /// # Errors
     /// Wrong use if one is malformed.
-    pub fn transparency(&mut self, options: Options) -> Result<Options, Error> {
-        let options = match self.number("--max-sources", 1, 1_000_000)? {
-            Some(sources) => options.max_sources(sources),
-            None => options,
-        };
-        Ok(if self.flag("--transparent", "--transparent") { options.transparent() } else { options })
+    pub fn transparency(&mut self, options: &mut Options) -> Result<(), Error> {
+        if let Some(sources) = self.number("--max-sources", 1, 1_000_000)? {
+            options.max_sources = sources;
+        }
+        options.transparent = self.flag("--transparent", "--transparent");
+        Ok(())
     }
 
     /// Takes `--no-loop`, after all values.
-    #[must_use]
-    pub fn loops(&mut self, options: Options) -> Options {
-        if self.flag("--no-loop", "--no-loop") { options.no_loop() } else { options }
+    pub fn loops(&mut self, options: &mut Options) {
+        options.hears_itself = !self.flag("--no-loop", "--no-loop");
     }
 
     /// Takes `--tls-cert`, `--tls-key` and the option for authorities.

@@ -35,10 +35,9 @@ impl Interface {
         find_in(&list_all()?, text).ok_or_else(|| unknown(text))
     }
 
-    /// Whether it is up and has a link, which Linux tells a second late.
+    /// Whether it is up with a link.
     fn is_up(&self) -> bool {
-        let running = || self.flags.contains(InterfaceFlags::RUNNING);
-        self.flags.contains(InterfaceFlags::UP) && (running() || rule::has_carrier(&self.name))
+        self.flags.contains(InterfaceFlags::UP | InterfaceFlags::RUNNING)
     }
 
     /// Whether it is up with an address of that family.
@@ -115,12 +114,17 @@ impl Choice {
     }
 
     /// The interfaces for a group, for broadcast, or for a link-local address. One that the rule picked
-    /// `before` stays as long as it can be used.
+    /// `before` stays as long as it can be used. At first all that are up count as having a link.
     ///
     /// # Errors
     /// If the interfaces cannot be listed.
-    pub(crate) fn choose(&self, address: SocketAddr, before: Option<u32>) -> io::Result<Chosen> {
-        let all = list()?;
+    pub(crate) fn choose(
+        &self,
+        address: SocketAddr,
+        before: Option<u32>,
+        at_first: bool,
+    ) -> io::Result<Chosen> {
+        let all = if at_first { list_at_first()? } else { list()? };
         let address = address.ip();
         let mut chosen = Chosen::default();
         if self.0.is_empty() {
@@ -160,7 +164,7 @@ impl Choice {
 
     /// The indices of the interfaces that a group may ever go through, up or not.
     pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
-        let Ok(all) = list() else { return Vec::new() };
+        let Ok(all) = list_at_first() else { return Vec::new() };
         let picked = || rule::pick(&all, group.ip()).map(|i| i.found.index).into_iter().collect();
         if self.0.is_empty() {
             picked()
@@ -174,6 +178,12 @@ impl Choice {
 
 fn unknown(text: &str) -> Error {
     Error::usage(format!("no network interface has the name, index or address '{text}'"))
+}
+
+/// Whether it is an address of this host.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_own(ip: IpAddr) -> bool {
+    rule::source_to(ip) == Some(ip)
 }
 
 /// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
@@ -210,6 +220,17 @@ fn find_in(all: &[Listed], text: &str) -> Option<Interface> {
 
 fn list_all() -> Result<Vec<Listed>, Error> {
     list().map_err(|error| Error::io("list", "the network interfaces", error))
+}
+
+/// The same, with a link for all that are up: Linux tells of one a second late.
+fn list_at_first() -> io::Result<Vec<Listed>> {
+    let mut all = list()?;
+    for Listed { found, .. } in &mut all {
+        if found.flags.contains(InterfaceFlags::UP) {
+            found.flags |= InterfaceFlags::RUNNING;
+        }
+    }
+    Ok(all)
 }
 
 /// All interfaces, each once.
@@ -266,7 +287,7 @@ mod tests {
         choice.add("1");
         choice.add("no-such-interface");
         choice.check().unwrap();
-        let chosen = choice.choose(group, None).unwrap();
+        let chosen = choice.choose(group, None, false).unwrap();
         assert_eq!(chosen.usable.len(), 1);
         assert_eq!(chosen.dead, ["no-such-interface"]);
         assert!(Choice::of("no-such-interface").check().unwrap_err().is_usage());

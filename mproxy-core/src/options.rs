@@ -28,8 +28,8 @@ pub struct Options {
     pub(crate) recv_buffer: Option<usize>,
     pub(crate) threads: usize,
     pub(crate) allow: Allow,
-    framing: Framing,
-    datagram_size: Option<usize>,
+    pub(crate) framing: Framing,
+    pub(crate) datagram_size: Option<usize>,
 }
 
 impl Default for Options {

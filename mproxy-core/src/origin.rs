@@ -6,20 +6,48 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::interface::Interface;
+use crate::interface::{Interface, is_own};
 use crate::socket::{report_errors, send_through, set_up_sender};
 use crate::sys::broadcast_through;
 use crate::{Error, Options};
 
+/// The sockets of this process that send as this host does, while transparency is asked for: what they send to a
+/// group may come in again, and is sent on as this host does then.
+static OWN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+/// The address of such a socket.
+#[derive(Debug)]
+pub(crate) struct Own(SocketAddr);
+
+impl Own {
+    pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
+        let own = Self(socket.local_addr()?);
+        Self::all().push(own.0);
+        Ok(own)
+    }
+
+    fn all() -> MutexGuard<'static, Vec<SocketAddr>> {
+        OWN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        Self::all().retain(|own| *own != self.0);
+    }
+}
+
 /// One socket for each sender, of so many who were heard last. It belongs to one thread.
 #[derive(Debug)]
 pub(crate) struct Origins {
-    sockets: LruCache<SocketAddr, Origin>,
+    /// None for a socket of this process.
+    sockets: LruCache<SocketAddr, Option<Origin>>,
     options: Options,
 }
 
@@ -37,17 +65,15 @@ impl Origins {
         Self { sockets: LruCache::unbounded(), options: options.clone() }
     }
 
-    /// The socket to send as the sender with, to this address through this interface.
+    /// The socket to send as the sender with, to this address through this interface; none if the sender is
+    /// this process.
     pub(crate) fn socket(
         &mut self,
         sender: SocketAddr,
         to: SocketAddr,
         interface: Option<&Interface>,
-    ) -> io::Result<&UdpSocket> {
+    ) -> io::Result<Option<&UdpSocket>> {
         if !self.sockets.contains(&sender) {
-            if sender.is_ipv4() != to.is_ipv4() {
-                return Err(io::Error::other("the target has the other IP version"));
-            }
             while self.sockets.len() >= self.options.max_sources {
                 self.sockets.pop_lru();
             }
@@ -60,9 +86,10 @@ impl Origins {
             };
             self.sockets.push(sender, origin);
         }
-        let Some(origin) = self.sockets.get_mut(&sender) else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
+        let Some(Some(origin)) = self.sockets.get_mut(&sender) else { return Ok(None) };
+        if sender.is_ipv4() != to.is_ipv4() {
+            return Err(io::Error::other("the target has the other IP version"));
+        }
         let index = interface.map_or(0, |interface| interface.index);
         if to.ip().is_multicast() {
             if let Some(interface) = interface
@@ -73,13 +100,19 @@ impl Origins {
         } else if to.is_ipv4() && std::mem::replace(&mut origin.other, index) != index {
             broadcast_through(origin.socket.as_fd(), index)?;
         }
-        Ok(&origin.socket)
+        Ok(Some(&origin.socket))
     }
 }
 
-fn open(sender: SocketAddr, options: &Options) -> io::Result<Origin> {
+fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<Origin>> {
     if sender.port() == 0 {
         return Err(io::Error::other("no port can be 0"));
+    }
+    if Own::all().contains(&sender) {
+        return Ok(None);
+    }
+    if is_own(sender.ip()) {
+        return Err(io::Error::other("the sender is on this host, and needs its port itself"));
     }
     let socket = transparent(sender)?;
     // Targets of other threads may have the same senders, and a listener may have their port.
@@ -88,7 +121,7 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Origin> {
     set_up_sender(&socket, sender, options)?;
     let socket = UdpSocket::from(socket);
     report_errors(&socket, sender)?;
-    Ok(Origin { socket, multicast: 0, other: 0 })
+    Ok(Some(Origin { socket, multicast: 0, other: 0 }))
 }
 
 /// A socket that may be bound to an address of another host (`ip(7)`, `IP_TRANSPARENT`).

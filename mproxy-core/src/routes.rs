@@ -12,8 +12,9 @@ use crate::health::Health;
 use crate::interface::{Chosen, Interface};
 use crate::{Error, Resolved, Stop, refuse_loops, report, spawn};
 
-/// How often interfaces are looked at, and looked for by those who wait at a group.
-pub(crate) const LOOK: Duration = Duration::from_secs(1);
+/// How often interfaces are looked at, and looked for by those who wait at a group: seldom enough for a link
+/// that is new to be known as such.
+pub(crate) const LOOK: Duration = Duration::from_millis(1500);
 
 /// What is wrong where no interface can be picked.
 pub(crate) const NO_INTERFACE: &str = "no network interface is up with an address of its IP version";
@@ -78,7 +79,7 @@ impl Routes {
         let state = State { unresolved: addresses.is_empty(), addresses, tried, ..State::default() };
         let shared =
             Shared { resolved: resolved.clone(), version: AtomicUsize::new(0), state: Mutex::new(state) };
-        shared.look();
+        shared.look(true);
         Self(Arc::new(shared))
     }
 
@@ -119,7 +120,7 @@ impl Shared {
     }
 
     /// Looks at the interfaces.
-    fn look(&self) {
+    fn look(&self, at_first: bool) {
         let state = &mut *self.lock();
         let (resolved, name) = (&self.resolved, self.resolved.to_string());
         let before = state.routes.first().and_then(|route| route.interface.as_ref()).map(|i| i.index);
@@ -128,7 +129,7 @@ impl Shared {
         match state.addresses.first() {
             Some(first) if has_interface(first.ip()) => {
                 // If the interfaces cannot be listed now, they can be later.
-                let Ok(found) = resolved.choice.choose(*first, before) else { return };
+                let Ok(found) = resolved.choice.choose(*first, before, at_first) else { return };
                 chosen = found;
                 let several = chosen.usable.len() + chosen.dead.len() > 1;
                 for interface in chosen.usable {
@@ -205,7 +206,7 @@ impl Shared {
             }
         }
         drop(state);
-        self.look();
+        self.look(true);
     }
 }
 
@@ -249,7 +250,7 @@ impl Watch {
         let Self { placed, named, listeners, interval } = self;
         if !placed.is_empty() {
             let stop = stop.clone();
-            let look = move || each(&placed, &stop, &mut |routes| routes.look());
+            let look = move || each(&placed, &stop, &mut |routes| routes.look(false));
             spawn("interfaces".to_owned(), Box::new(look))?;
         }
         if !named.is_empty() {
@@ -266,7 +267,7 @@ impl Watch {
     }
 }
 
-/// Does that with all of them every second, until they are all gone.
+/// Does that with all of them now and then, until they are all gone.
 fn each(all: &[Weak<Shared>], stop: &Stop, what: &mut dyn FnMut(&Shared)) {
     while !stop.requested() {
         stop.sleep(LOOK);

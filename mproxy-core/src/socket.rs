@@ -220,11 +220,6 @@ pub(crate) fn connect_udp(route: &Route, address: SocketAddr, options: &Options)
     #[cfg(target_os = "linux")]
     report_errors(&socket, address)?;
     socket.connect(address)?;
-    #[cfg(target_os = "linux")]
-    if options.transparent {
-        // Who receives this may send it on as from here.
-        SockRef::from(&socket).set_reuse_port(true)?;
-    }
     Ok(socket)
 }
 

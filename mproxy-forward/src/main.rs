@@ -76,8 +76,8 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let options = args.stream_options()?;
-    let options = args.listeners(options)?;
+    let mut options = args.stream_options()?;
+    args.listeners(&mut options)?;
     let mut forward = Forward::new();
     for endpoint in args.texts("--udp-listen-addr")? {
         forward = forward.udp_listen(endpoint);
@@ -96,8 +96,9 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     for endpoint in args.texts("--udp-downstream-addr")? {
         forward = forward.target(endpoint);
     }
-    let options = args.transparency(options)?;
-    forward = forward.options(args.loops(options)).tee(args.flag("--tee", "-t"));
+    args.transparency(&mut options)?;
+    args.loops(&mut options);
+    forward = forward.options(options).tee(args.flag("--tee", "-t"));
     args.finish()?;
     forward.spawn()
 }

@@ -26,6 +26,13 @@ pub(crate) struct Entrance {
     pub(crate) serve: Arc<Serve>,
 }
 
+impl Entrance {
+    /// Whether a connection has to be waited for after it was accepted.
+    fn has_handshake(&self) -> bool {
+        cfg!(feature = "tls") && self.transport.has_handshake()
+    }
+}
+
 /// Prepares the service of a connection; what it returns runs until the connection's end.
 pub(crate) type Serve = dyn Fn(Box<dyn Connection>, SocketAddr) -> Result<Task, Error> + Send + Sync;
 
@@ -86,7 +93,7 @@ impl Connections {
                 }
                 return;
             }
-            let handshake = entrance.transport.has_handshake();
+            let handshake = entrance.has_handshake();
             let slot = if handshake {
                 Slot::of(&self.handshakes, MAX_HANDSHAKES)
             } else {
@@ -147,7 +154,7 @@ impl Connections {
                 return None;
             }
         };
-        if transport.has_handshake() {
+        if entrance.has_handshake() {
             let Some(own) = Slot::of(&self.open, self.max) else {
                 self.full(entrance, peer);
                 return None;
@@ -196,7 +203,7 @@ fn run(entrance: &Entrance, peer: SocketAddr, task: Task, slot: Slot, stop: &Sto
             report::warn(format_args!("{what} {peer} dropped: {error}"));
         }
         // Without the goodbye of TLS some of what it sent may be missing.
-        Err(error) if entrance.inward && entrance.transport.has_handshake() => {
+        Err(error) if entrance.inward && entrance.has_handshake() => {
             report::warn(format_args!("{what} {peer} has gone: {error}"));
         }
         Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),

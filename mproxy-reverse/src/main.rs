@@ -90,8 +90,8 @@ fn main() -> ExitCode {
 type Add = fn(Reverse, String) -> Reverse;
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let options = args.stream_options()?;
-    let options = args.listeners(options)?;
+    let mut options = args.stream_options()?;
+    args.listeners(&mut options)?;
     let mut reverse = Reverse::new();
     let lists: [(_, Add); 7] = [
         ("--udp-listen-addr", |reverse, endpoint| reverse.udp_listen(endpoint)),
@@ -109,8 +109,9 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     if let Some(clients) = args.number("--max-clients", 1, 1_000_000)? {
         reverse = reverse.max_clients(clients);
     }
-    let options = args.transparency(options)?;
-    reverse = reverse.options(args.loops(options)).tee(args.flag("--tee", "-t"));
+    args.transparency(&mut options)?;
+    args.loops(&mut options);
+    reverse = reverse.options(options).tee(args.flag("--tee", "-t"));
     args.finish()?;
     reverse.spawn()
 }

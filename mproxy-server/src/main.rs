@@ -47,8 +47,8 @@ fn main() -> ExitCode {
 }
 
 fn start(mut args: Args) -> Result<Handle, Error> {
-    let options = args.options()?;
-    let options = args.listeners(options)?;
+    let mut options = args.options()?;
+    args.listeners(&mut options)?;
     let mut server = Server::new();
     if let Some(path) = args.os_text("--path")? {
         server = server.path(path);
@@ -56,7 +56,8 @@ fn start(mut args: Args) -> Result<Handle, Error> {
     for endpoint in args.texts("--listen-addr")? {
         server = server.listen(endpoint);
     }
-    server = server.options(args.loops(options)).tee(args.flag("--tee", "-t"));
+    args.loops(&mut options);
+    server = server.options(options).tee(args.flag("--tee", "-t"));
     args.finish()?;
     server.spawn()
 }

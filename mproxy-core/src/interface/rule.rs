@@ -1,34 +1,52 @@
 //! The rule by which an interface is picked for a group when the user chose none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use getifaddrs::InterfaceFlags;
 
-use super::Listed;
+use super::{Interface, Listed};
 
-/// The interface that a route for the group itself names; else, of those that are up and carry multicast (or
-/// broadcast), one that is no tunnel and no bridge without hardware, that the default route uses, and that was
-/// there first, in this order; for IPv4 at last loopback.
+/// The interface that the system's routes give to the group, if they do not give it to everything; else, of
+/// those that are up and carry multicast (or broadcast), one that is no tunnel and no bridge without hardware,
+/// that the default route uses, and that was there first, in this order; for IPv4 at last loopback.
 pub(super) fn pick(all: &[Listed], group: IpAddr) -> Option<&Listed> {
-    let able = || all.iter().filter(|i| i.found.is_usable(group) && i.found.carries(group));
-    if let Some(name) = routed_to(group)
-        && let Some(routed) = able().find(|i| i.found.name == name)
-    {
-        return Some(routed);
-    }
-    let default = default_source(group);
-    able().min_by_key(|i| {
-        let by_default = default.is_some_and(|own| i.addresses.contains(&own));
-        (i.found.is_loopback(), is_inward(all, i), !by_default, i.found.index)
+    let default = source_to(match group {
+        // Addresses for documentation (RFC 5737, RFC 3849): no route but the default one leads there.
+        IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
+        IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    });
+    // Every IPv6 interface has a route for all groups, which says nothing.
+    let routed = if group.is_ipv4() { source_to(group).filter(|own| Some(*own) != default) } else { None };
+    let able = all.iter().filter(|i| i.found.is_usable(group) && i.found.carries(group));
+    able.min_by_key(|i| {
+        let is_at = |own: Option<IpAddr>| own.is_some_and(|own| i.addresses.contains(&own));
+        let rank = [
+            !is_at(routed),
+            i.found.is_loopback(),
+            is_inward(all, &i.found),
+            !is_at(default),
+        ];
+        (rank, i.found.index)
     })
+}
+
+/// This host's address on the way there; nothing is sent.
+pub(super) fn source_to(ip: IpAddr) -> Option<IpAddr> {
+    let wildcard: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((wildcard, 0)).ok()?;
+    socket.connect((ip, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// Whether the interface leads into a tunnel, or only to what runs on this host: what VPNs, containers and
 /// virtual machines bring along, whoever has the default route.
-fn is_inward(all: &[Listed], interface: &Listed) -> bool {
-    let name = &interface.found.name;
-    interface.found.flags.contains(InterfaceFlags::POINTTOPOINT)
+fn is_inward(all: &[Listed], interface: &Interface) -> bool {
+    let name = &interface.name;
+    interface.flags.contains(InterfaceFlags::POINTTOPOINT)
         || has(name, "tun_flags")
         || has(name, "bridge") && !leads_to_hardware(all, name, 4)
 }
@@ -44,56 +62,7 @@ fn leads_to_hardware(all: &[Listed], name: &str, depth: u8) -> bool {
             })
 }
 
-/// Whether Linux says that the interface has a link.
-pub(super) fn has_carrier(name: &str) -> bool {
-    cfg!(target_os = "linux") && std::fs::read(shown(name, "carrier")).is_ok_and(|told| told.starts_with(b"1"))
-}
-
-/// Whether Linux shows that of an interface.
+/// Whether Linux shows that of an interface (`sysfs(5)`).
 fn has(name: &str, what: &str) -> bool {
-    cfg!(target_os = "linux") && shown(name, what).exists()
-}
-
-/// Where Linux shows what is to be known of an interface (`sysfs(5)`).
-fn shown(name: &str, what: &str) -> PathBuf {
-    Path::new("/sys/class/net").join(name).join(what)
-}
-
-/// The interface of the narrowest route within the multicast range that covers the group: what somebody has
-/// set up, unlike a default route (`proc(5)`, /proc/net/route). IPv4 on Linux.
-fn routed_to(group: IpAddr) -> Option<String> {
-    let IpAddr::V4(group) = group else { return None };
-    if !cfg!(target_os = "linux") {
-        return None;
-    }
-    let table = std::fs::read_to_string("/proc/net/route").ok()?;
-    let mut best: Option<(u32, &str)> = None;
-    for line in table.lines() {
-        let field = |n| line.split_ascii_whitespace().nth(n);
-        // As the bytes lie in memory.
-        let address = |n| Some(Ipv4Addr::from(u32::from_str_radix(field(n)?, 16).ok()?.to_ne_bytes()));
-        let (Some(name), Some(network), Some(mask)) = (field(0), address(1), address(7)) else { continue };
-        let mask = u32::from(mask);
-        if network.is_multicast()
-            && u32::from(group) & mask == u32::from(network)
-            && best.is_none_or(|(narrowest, _)| mask > narrowest)
-        {
-            best = Some((mask, name));
-        }
-    }
-    best.map(|(_, name)| name.to_owned())
-}
-
-/// This host's address on the way to everywhere else; nothing is sent.
-fn default_source(family: IpAddr) -> Option<IpAddr> {
-    // Addresses for documentation (RFC 5737, RFC 3849): no route but the default one leads there.
-    let (wildcard, elsewhere): (IpAddr, IpAddr) = match family {
-        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
-        IpAddr::V6(_) => {
-            (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
-        }
-    };
-    let socket = UdpSocket::bind((wildcard, 0)).ok()?;
-    socket.connect((elsewhere, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    cfg!(target_os = "linux") && Path::new(&format!("/sys/class/net/{name}/{what}")).exists()
 }

@@ -7,6 +7,16 @@ use crate::interface::Interface;
 use crate::{Error, Options};
 
 #[derive(Debug)]
+pub(crate) struct Own;
+
+impl Own {
+    #[allow(clippy::unnecessary_wraps)] // the interface of origin.rs
+    pub(crate) fn new(_: &UdpSocket) -> io::Result<Self> {
+        Ok(Self)
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct Origins;
 
 impl Origins {
@@ -20,7 +30,7 @@ impl Origins {
         _: SocketAddr,
         _: SocketAddr,
         _: Option<&Interface>,
-    ) -> io::Result<&UdpSocket> {
+    ) -> io::Result<Option<&UdpSocket>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

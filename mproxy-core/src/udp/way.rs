@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -11,7 +11,7 @@ use super::target::UdpTarget;
 use crate::batch::Place;
 use crate::datagram::Sender;
 use crate::health::Health;
-use crate::origin::Origins;
+use crate::origin::{Origins, Own};
 use crate::routes::Route;
 use crate::socket::{connect_udp, path_payload, tell_target};
 use crate::stats::Counters;
@@ -29,7 +29,7 @@ pub(super) struct Way {
     origins: Option<Arc<Mutex<Origins>>>,
     /// The address in use.
     current: usize,
-    opened: Option<(UdpSocket, Sender)>,
+    opened: Option<Opened>,
     /// The address that was told last.
     told: Option<SocketAddr>,
     /// Datagrams that no path can carry.
@@ -41,6 +41,14 @@ pub(super) struct Way {
     /// When to try again, if no address could be used.
     retry_at: Option<Instant>,
     failing: bool,
+}
+
+/// The socket, and what sends with it.
+#[derive(Debug)]
+struct Opened {
+    socket: UdpSocket,
+    sender: Sender,
+    _own: Option<Own>,
 }
 
 impl Way {
@@ -99,11 +107,11 @@ impl Way {
     }
 
     pub(super) fn path_payload(&self) -> Option<usize> {
-        path_payload(&self.opened.as_ref()?.0)
+        path_payload(&self.opened.as_ref()?.socket)
     }
 
     pub(super) fn local_ip(&self) -> Option<IpAddr> {
-        Some(self.opened.as_ref()?.0.local_addr().ok()?.ip())
+        Some(self.opened.as_ref()?.socket.local_addr().ok()?.ip())
     }
 
     pub(super) fn send(&mut self, batch: &Batch) {
@@ -144,19 +152,18 @@ impl Way {
         let (Some(origins), Some(sender), Some(to)) = (&self.origins, sender, self.address()) else {
             return Ok(());
         };
-        let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
-        let socket = origins.socket(sender, to, self.route.interface.as_ref());
-        socket.map(drop).map_err(|error| (sender, error))
+        let socket = lock(origins).socket(sender, to, self.route.interface.as_ref()).map(drop);
+        socket.map_err(|error| (sender, error))
     }
 
     /// Sends what goes at once, and moves the place behind it.
     fn advance(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
         let doubtful = self.has_others() && !self.proven;
         let (origins, route, to) = (self.origins.clone(), self.route.clone(), self.address());
-        let (socket, sender) = self.opened()?;
-        if let (Some(origins), Some(origin), Some(to)) = (origins, batch.sender(*at), to) {
-            let mut origins = origins.lock().unwrap_or_else(PoisonError::into_inner);
-            let socket = origins.socket(origin, to, route.interface.as_ref())?;
+        let Opened { socket, sender, .. } = self.opened()?;
+        if let (Some(origins), Some(origin), Some(to)) = (origins, batch.sender(*at), to)
+            && let Some(socket) = lock(&origins).socket(origin, to, route.interface.as_ref())?
+        {
             return sender.send(socket, Some(to), batch, at);
         }
         let proven = match batch.datagram(*at) {
@@ -215,7 +222,7 @@ impl Way {
             } else {
                 self.failed(&error);
                 if concerns_this(&error) {
-                    let skipped = self.opened.as_ref().map_or(0, |(_, sender)| sender.skip(batch, at));
+                    let skipped = self.opened.as_ref().map_or(0, |opened| opened.sender.skip(batch, at));
                     self.counters.failed(skipped);
                 } else {
                     self.pass_over(batch, at);
@@ -246,7 +253,7 @@ impl Way {
     }
 
     /// The socket and what sends with it, opened if it is not.
-    fn opened(&mut self) -> io::Result<&mut (UdpSocket, Sender)> {
+    fn opened(&mut self) -> io::Result<&mut Opened> {
         let opened = if let Some(opened) = self.opened.take() {
             opened
         } else {
@@ -256,8 +263,8 @@ impl Way {
             if self.told.replace(address) != Some(address) {
                 tell_target(&self.target, &self.route, address, &self.options);
             }
-            let sender = Sender::new(&socket);
-            (socket, sender)
+            let own = if self.options.transparent { Some(Own::new(&socket)?) } else { None };
+            Opened { sender: Sender::new(&socket), socket, _own: own }
         };
         Ok(self.opened.insert(opened))
     }
@@ -304,6 +311,11 @@ impl Way {
         self.failing = true;
         self.health(|health| health.failed(error));
     }
+}
+
+/// Only one thread has it.
+fn lock(origins: &Mutex<Origins>) -> MutexGuard<'_, Origins> {
+    origins.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
