@@ -272,10 +272,12 @@ impl Network {
     }
 
     /// Gives the host a tunnel as `OpenVPN` makes it, `tun0` or `tap0`, that works and leads nowhere. It goes with
-    /// what this returns. Needs socat and `/dev/net/tun`.
+    /// what this returns. Needs `socat` and `/dev/net/tun`.
     pub fn tunnel(&self, host: usize, kind: &str) -> Running {
         let tunnel = format!("TUN:10.9.0.1/24,tun-type={kind},tun-name={kind}0,iff-up,iff-no-pi");
-        let running = Running::new(self.command(host, "socat").args([&tunnel, "PIPE"]).stdin(Stdio::null()));
+        let running = Running::new(
+            self.command(host, "socat").args(["-u", &tunnel, "GOPEN:/dev/null"]).stdin(Stdio::null()),
+        );
         eventually("the tunnel", || {
             let out = self.run(host, "ip", &["link", "show", "dev", &format!("{kind}0")]);
             String::from_utf8_lossy(&out.stdout).contains("UP,LOWER_UP").then_some(())
