@@ -346,11 +346,11 @@ fn with_the_capability_an_ordinary_user_may_run_it() {
     }
 }
 
-/// A sender on the proxy's own host, whose port is therefore its own: rather nothing than a wrong sender.
+/// A sender whose port is another process's on the proxy's host: rather nothing than a wrong sender.
 fn a_sender_whose_port_is_taken((program, option): Proxy, taken: &UdpSocket, network: &Network) {
     let others = ["10.77.0.1:5000", "10.77.0.1:5001"].map(|address| socket(network, SENDER, address));
     let receiver = socket(network, RECEIVER, "10.77.0.3:9930");
-    let proxy = transparent(
+    let mut proxy = transparent(
         network,
         PROXY,
         program,
@@ -370,10 +370,7 @@ fn a_sender_whose_port_is_taken((program, option): Proxy, taken: &UdpSocket, net
     let address = taken.local_addr().unwrap().to_string();
     let warning = proxy.says(&address);
     assert!(warning.contains("warning") && warning.contains("10.77.0.3:9930"), "{warning}");
-    // A reply still finds it.
-    receiver.send_to(b"reply", taken.local_addr().unwrap()).unwrap();
-    receives(taken, "reply", &receiver);
-    let mut proxy = proxy;
+    replies_still_find(network, taken);
     proxy.stop();
     has_nothing(&receiver);
     assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
@@ -397,21 +394,83 @@ fn a_sender_whose_port_is_taken_is_left_out_and_told_once_by_reverse() {
     }
 }
 
-/// One that would share its port must not lose to the proxy what is sent to it.
+/// The port that a sender elsewhere uses can be another process's on the proxy's host too.
 #[test]
-fn a_sender_whose_port_could_be_shared_keeps_it_for_itself() {
-    if !can_make_networks("a_sender_whose_port_could_be_shared_keeps_it_for_itself") {
+fn a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once() {
+    if can_make_networks("a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once") {
+        let network = Network::new(3);
+        let _taken = on(&network, PROXY, || bound(([0, 0, 0, 0], 5002).into()));
+        a_sender_whose_port_is_taken(FORWARD, &socket(&network, SENDER, "10.77.0.1:5002"), &network);
+    }
+}
+
+/// What others send to it is its own, from wherever it is.
+fn replies_still_find(network: &Network, sender: &UdpSocket) {
+    for port in 9940..9960 {
+        let receiver = socket(network, RECEIVER, &format!("10.77.0.3:{port}"));
+        receiver.send_to(b"reply", sender.local_addr().unwrap()).unwrap();
+        receives(sender, "reply", &receiver);
+    }
+}
+
+/// One on the proxy's own host that would share its port must not lose what is sent to it to the proxy.
+#[test]
+fn a_sender_that_would_share_its_port_keeps_its_replies() {
+    if !can_make_networks("a_sender_that_would_share_its_port_keeps_its_replies") {
         return;
     }
     let network = Network::new(3);
-    let taken = on(&network, PROXY, || {
+    let shared = on(&network, PROXY, || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
         socket.bind(&"10.77.0.2:5000".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         UdpSocket::from(socket)
     });
-    a_sender_whose_port_is_taken(FORWARD, &taken, &network);
+    let other = socket(&network, SENDER, "10.77.0.1:5000");
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    let arguments = ["--udp-listen-addr", "0.0.0.0:9920", FORWARD.1, "10.77.0.3:9930"];
+    let mut proxy = transparent(&network, PROXY, FORWARD.0, &arguments);
+    shared.send_to(b"shared", "10.77.0.2:9920").unwrap();
+    other.send_to(b"other", "10.77.0.2:9920").unwrap();
+    // It may leave as it should, or not at all.
+    let (mut text, mut from) = next(&receiver);
+    if from == shared.local_addr().unwrap() {
+        (text, from) = next(&receiver);
+    }
+    assert_eq!((text.as_str(), from), ("other", other.local_addr().unwrap()));
+    replies_still_find(&network, &shared);
+    proxy.stop();
+}
+
+/// No datagram of one IP version has a sender of the other: rather nothing than a wrong sender.
+#[test]
+fn a_target_of_the_other_ip_version_gets_nothing() {
+    if !can_make_networks("a_target_of_the_other_ip_version_gets_nothing") {
+        return;
+    }
+    let network = Network::new(3);
+    for (this, that) in [(&IPV4, &IPV6), (&IPV6, &IPV4)] {
+        let (listen, input) = (this.listeners[0], this.inputs[0]);
+        let sender = socket(&network, SENDER, this.senders[0]);
+        let [receiver, other] = [this, that].map(|of| socket(&network, RECEIVER, of.targets[0]));
+        for (program, option) in [FORWARD, REVERSE] {
+            let targets = [option, that.targets[0], option, this.targets[0]];
+            let arguments = [&["--udp-listen-addr", listen], &targets[..]].concat();
+            let mut proxy = transparent(&network, PROXY, program, &arguments);
+            for number in 0..5 {
+                let text = number.to_string();
+                sender.send_to(text.as_bytes(), input).unwrap();
+                receives(&receiver, &text, &sender);
+            }
+            let warning = proxy.says(this.senders[0]);
+            assert!(warning.contains("warning") && warning.contains(that.targets[0]), "{warning}");
+            proxy.stop();
+            has_nothing(&other);
+            assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+        }
+    }
 }
 
 /// The address of each of many senders.
@@ -427,8 +486,11 @@ fn descriptors(running: &Running) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count()
 }
 
+/// What most systems allow a process, until it asks for more.
+const USUAL: &str = "-Sn 1024";
+
 /// Twice a datagram from each of 6000 senders, of which the proxy can remember some only.
-fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool) {
+fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str) {
     const SENDERS: usize = 6000;
     /// As many as all queues on the way hold.
     const AT_ONCE: usize = 250;
@@ -445,9 +507,8 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool) {
     if let Some(most) = &bound_on_sources {
         arguments.extend(["--max-sources", most]);
     }
-    // What most systems allow a process, until it asks for more.
     let mut command = network.command(PROXY, "sh");
-    command.args(["-c", "ulimit -Sn 1024 && exec \"$@\"", "sh"]).arg(self::program(program));
+    command.args(["-c", &format!("ulimit {limit} && exec \"$@\""), "sh"]).arg(self::program(program));
     let proxy = Running::new(command.args(["--transparent", "-v"]).args(&arguments).stdin(Stdio::null()));
     listens(&proxy, &arguments);
     // Until the hosts know each other's hardware address few datagrams wait.
@@ -480,42 +541,50 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool) {
 #[test]
 fn a_flood_of_senders_through_forward_with_room_for_100() {
     if can_make_networks("a_flood_of_senders_through_forward_with_room_for_100") {
-        flood(FORWARD, Some(100), false);
+        flood(FORWARD, Some(100), false, USUAL);
     }
 }
 
 #[test]
 fn a_flood_of_senders_through_forward_with_room_for_1() {
     if can_make_networks("a_flood_of_senders_through_forward_with_room_for_1") {
-        flood(FORWARD, Some(1), false);
+        flood(FORWARD, Some(1), false, USUAL);
     }
 }
 
 #[test]
 fn a_flood_of_senders_through_forward_with_the_usual_room() {
     if can_make_networks("a_flood_of_senders_through_forward_with_the_usual_room") {
-        flood(FORWARD, None, false);
+        flood(FORWARD, None, false, USUAL);
+    }
+}
+
+/// Less than the usual room needs: what there is must do.
+#[test]
+fn a_flood_of_senders_through_forward_with_few_descriptors() {
+    if can_make_networks("a_flood_of_senders_through_forward_with_few_descriptors") {
+        flood(FORWARD, None, false, "-n 256");
     }
 }
 
 #[test]
 fn a_flood_of_senders_through_forward_over_ipv6() {
     if can_make_networks("a_flood_of_senders_through_forward_over_ipv6") {
-        flood(FORWARD, Some(100), true);
+        flood(FORWARD, Some(100), true, USUAL);
     }
 }
 
 #[test]
 fn a_flood_of_senders_through_reverse_with_room_for_100() {
     if can_make_networks("a_flood_of_senders_through_reverse_with_room_for_100") {
-        flood(REVERSE, Some(100), false);
+        flood(REVERSE, Some(100), false, USUAL);
     }
 }
 
 #[test]
 fn a_flood_of_senders_through_reverse_with_the_usual_room() {
     if can_make_networks("a_flood_of_senders_through_reverse_with_the_usual_room") {
-        flood(REVERSE, None, false);
+        flood(REVERSE, None, false, USUAL);
     }
 }
 
