@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 #![allow(clippy::print_stderr, clippy::must_use_candidate)]
 
+mod capture;
 mod certificates;
 mod network;
 
@@ -20,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
-pub use network::{Network, can_make_networks};
+pub use network::{MulticastRouter, Network, can_make_networks, has, receives, send, server};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);

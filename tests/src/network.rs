@@ -1,11 +1,14 @@
 //! Hosts of their own: network namespaces on a bridge, so that multicast is real and never leaves the
 //! machine.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Running, eventually, output, program, skipped, try_launch};
+use tempfile::TempDir;
+
+use crate::{Running, close, eventually, output, piped, program, skipped, try_launch};
 
 /// Whether this process may make network namespaces. Where it may not, a test that needs them says so
 /// and passes; under CI it must not come to that, so there this panics instead.
@@ -22,41 +25,131 @@ pub fn can_make_networks(test: &str) -> bool {
     able
 }
 
-/// Hosts `0..n` with the addresses `10.77.0.(1+i)/24` and `fd77::(1+i)/64` on their interface `eth0`,
-/// joined by a bridge that floods multicast. All of it goes when this is dropped.
+/// Whether this machine has these: a program by its name, a device by its path. Where one is missing, a test
+/// that needs it says so and passes; under CI this panics instead.
+pub fn has(test: &str, tools: &[&str]) -> bool {
+    for tool in tools {
+        let found = Path::new(tool).exists()
+            || output(Command::new("sh").args(["-c", &format!("command -v {tool}")])).status.success();
+        if !found {
+            assert!(std::env::var_os("CI").is_none(), "{test}: {tool} is needed under CI");
+            skipped(test, &format!("this machine has no {tool}"));
+            return false;
+        }
+    }
+    true
+}
+
+/// Hosts `0..n`, joined by switches that are one segment each. A host `i` on segment `s` has there the interface
+/// `eth<s>` with the addresses `10.(77+s).0.(1+i)/24` and `fd(77+s)::(1+i)/64`. All of it goes when this is
+/// dropped.
 pub struct Network {
     name: String,
     hosts: usize,
 }
 
 impl Network {
-    /// Makes the hosts.
+    /// Makes hosts on one segment, whose switch floods multicast.
     pub fn new(hosts: usize) -> Self {
+        let all: Vec<_> = (0..hosts).collect();
+        Self::segments(&[&all], false)
+    }
+
+    /// Makes these hosts, those of each segment. The switches snoop: they pass a group on to those only who have
+    /// reported that they joined it, and ask for such reports all the time.
+    pub fn snooping(segments: &[&[usize]]) -> Self {
+        Self::segments(segments, true)
+    }
+
+    fn segments(segments: &[&[usize]], snooping: bool) -> Self {
         let mut network = Self::unlinked();
-        let switch = network.namespace(None);
-        ip(&["netns", "add", &switch]);
-        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
-        ip(&["-n", &switch, "link", "set", "br0", "up"]);
-        for i in 0..hosts {
-            let host = network.add();
-            let port = format!("p{i}");
-            ip(&[
-                "-n", &host, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &switch,
-            ]);
-            ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
-            ip(&["-n", &host, "addr", "add", &format!("{}/24", Self::ipv4(i)), "dev", "eth0"]);
-            ip(&["-n", &host, "addr", "add", &format!("{}/64", Self::ipv6(i)), "dev", "eth0", "nodad"]);
-            ip(&["-n", &host, "link", "set", "eth0", "up"]);
+        ip(&["netns", "add", &network.namespace(None)]);
+        let hosts = segments.iter().flat_map(|hosts| hosts.iter()).max().map_or(0, |last| last + 1);
+        for _ in 0..hosts {
+            network.add();
         }
-        // An IPv6 interface cannot send before its link-local address is settled.
-        for i in 0..hosts {
-            eventually("IPv6 addresses", || {
-                let out = network.run(i, "ip", &["-6", "addr", "show", "dev", "eth0", "scope", "link"]);
-                let text = String::from_utf8_lossy(&out.stdout).into_owned();
-                (text.contains("fe80") && !text.contains("tentative")).then_some(())
-            });
+        for (segment, hosts) in segments.iter().enumerate() {
+            network.add_switch(segment, snooping);
+            for host in *hosts {
+                network.attach(*host, segment);
+            }
+        }
+        for (segment, hosts) in segments.iter().enumerate() {
+            for host in *hosts {
+                network.settled(*host, segment);
+            }
+            if snooping {
+                network.snoops(segment);
+            }
         }
         network
+    }
+
+    fn add_switch(&self, segment: usize, snooping: bool) {
+        let (switch, bridge) = (self.namespace(None), format!("br{segment}"));
+        ip(&["-n", &switch, "link", "add", &bridge, "type", "bridge", "mcast_snooping", "0"]);
+        if snooping {
+            let set = |options: &str| {
+                let change = ["-n", &switch, "link", "set", &bridge, "type", "bridge"];
+                ip(&[&change[..], &options.split_whitespace().collect::<Vec<_>>()].concat());
+            };
+            // Times are in hundredths of a second.
+            set("mcast_snooping 1 mcast_igmp_version 3 mcast_mld_version 2 mcast_stats_enabled 1 \
+                 mcast_query_response_interval 10 mcast_query_interval 100 mcast_last_member_interval 10 \
+                 mcast_startup_query_interval 100 mcast_query_use_ifaddr 1");
+            // It floods until the time for answers is over, the one that is set at this moment. And it asks with
+            // its own address, so that it needs one.
+            set("mcast_querier 1");
+            ip(&["-n", &switch, "addr", "add", &format!("10.{}.0.254/24", 77 + segment), "dev", &bridge]);
+        }
+        ip(&["-n", &switch, "link", "set", &bridge, "up"]);
+    }
+
+    /// Waits until the segment's switch passes on what is asked for only.
+    fn snoops(&self, segment: usize) {
+        let (switch, bridge) = (self.namespace(None), format!("br{segment}"));
+        eventually("queries of the switch", || {
+            let mut command = Command::new("ip");
+            command.args(["-n", &switch, "link", "xstats", "type", "bridge", "igmp", "dev", &bridge]);
+            let text = String::from_utf8(output(&mut command).stdout).unwrap();
+            // Each query is counted as received, too. MLD ones come when the address of the bridge has settled.
+            let asked = |kind: &str, version: &str| {
+                let counts = text.split(kind).nth(1)?.lines().find(|line| line.contains("RX:"))?;
+                Some(!counts.split(version).nth(1)?.starts_with(" 0"))
+            };
+            (asked("IGMP queries", "v3")? && asked("MLD queries", "v2")?).then_some(())
+        });
+    }
+
+    /// Gives the host its interface on the segment, up. To be used again after that was deleted.
+    pub fn attach(&self, host: usize, segment: usize) {
+        let (name, switch) = (self.namespace(Some(host)), self.namespace(None));
+        let (interface, port) = (interface(segment), port(segment, host));
+        ip(&[
+            "-n", &name, "link", "add", &interface, "type", "veth", "peer", "name", &port, "netns", &switch,
+        ]);
+        ip(&["-n", &switch, "link", "set", &port, "master", &format!("br{segment}"), "up"]);
+        self.address(host, segment);
+        ip(&["-n", &name, "link", "set", &interface, "up"]);
+    }
+
+    /// Gives the host's interface on the segment its addresses, IPv4 and IPv6. To be used again after these were
+    /// taken away.
+    pub fn address(&self, host: usize, segment: usize) {
+        let interface = interface(segment);
+        self.ip(host, &format!("addr replace {}/24 dev {interface}", Self::ipv4_on(segment, host)));
+        self.ip(host, &format!("addr replace {}/64 dev {interface} nodad", Self::ipv6_on(segment, host)));
+    }
+
+    /// Waits until the host can send over IPv6 on the segment, which it cannot before its link-local address is
+    /// settled.
+    pub fn settled(&self, host: usize, segment: usize) {
+        eventually("IPv6 addresses", || {
+            let out =
+                self.run(host, "ip", &["-6", "addr", "show", "dev", &interface(segment), "scope", "link"]);
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            (text.contains("fe80") && !text.contains("tentative")).then_some(())
+        });
     }
 
     /// Instead of hosts on a bridge, two sites that are far from each other: host 0 with its gateway 1, and
@@ -117,14 +210,24 @@ impl Network {
         host
     }
 
-    /// The IPv4 address of a host.
+    /// The IPv4 address of a host on segment 0.
     pub fn ipv4(host: usize) -> String {
-        format!("10.77.0.{}", host + 1)
+        Self::ipv4_on(0, host)
     }
 
-    /// The IPv6 address of a host.
+    /// The IPv6 address of a host on segment 0.
     pub fn ipv6(host: usize) -> String {
-        format!("fd77::{}", host + 1)
+        Self::ipv6_on(0, host)
+    }
+
+    /// The IPv4 address of a host on a segment.
+    pub fn ipv4_on(segment: usize, host: usize) -> String {
+        format!("10.{}.0.{}", 77 + segment, host + 1)
+    }
+
+    /// The IPv6 address of a host on a segment.
+    pub fn ipv6_on(segment: usize, host: usize) -> String {
+        format!("fd{}::{}", 77 + segment, host + 1)
     }
 
     fn namespace(&self, host: Option<usize>) -> String {
@@ -141,15 +244,80 @@ impl Network {
 
     /// Has the switch pass nothing to or from the host any more, without a word to anyone.
     pub fn cut_off(&self, host: usize) {
-        let (switch, port) = (self.namespace(None), format!("p{host}"));
+        let (switch, port) = (self.namespace(None), port(0, host));
         ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "state", "0"]);
+    }
+
+    /// Pulls the cable out of the host's interface on the segment: it stays up, but has no carrier.
+    pub fn unplug(&self, host: usize, segment: usize) {
+        ip(&["-n", &self.namespace(None), "link", "set", &port(segment, host), "down"]);
+    }
+
+    /// Puts the cable back.
+    pub fn plug(&self, host: usize, segment: usize) {
+        ip(&["-n", &self.namespace(None), "link", "set", &port(segment, host), "up"]);
+    }
+
+    /// Gives the host a bridge `docker0` as container engines make it: with an address, and a running container
+    /// on it, but without any interface of the machine.
+    pub fn container_bridge(&mut self, host: usize) {
+        self.ip(host, "link add docker0 type bridge");
+        self.ip(host, "addr add 172.17.0.1/16 dev docker0");
+        self.ip(host, "addr add fd17::1/64 dev docker0 nodad");
+        let container = self.add();
+        self.ip(host, &format!("link add veth0 type veth peer name eth0 netns {container}"));
+        ip(&["-n", &container, "link", "set", "eth0", "up"]);
+        self.ip(host, "link set veth0 master docker0 up");
+        self.ip(host, "link set docker0 up");
+    }
+
+    /// Gives the host a tunnel as `OpenVPN` makes it, `tun0` or `tap0`, that works and leads nowhere. It goes with
+    /// what this returns. Needs `socat` and `/dev/net/tun`.
+    pub fn tunnel(&self, host: usize, kind: &str) -> Running {
+        let tunnel = format!("TUN:10.9.0.1/24,tun-type={kind},tun-name={kind}0,iff-up,iff-no-pi");
+        let running = Running::new(
+            self.command(host, "socat").args(["-u", &tunnel, "GOPEN:/dev/null"]).stdin(Stdio::null()),
+        );
+        eventually("the tunnel", || {
+            let out = self.run(host, "ip", &["link", "show", "dev", &format!("{kind}0")]);
+            String::from_utf8_lossy(&out.stdout).contains("UP,LOWER_UP").then_some(())
+        });
+        running
+    }
+
+    /// Makes the host a multicast router with these rules, lines of an `smcroute.conf`. Needs smcroute.
+    pub fn multicast_router(&self, host: usize, rules: &str) -> MulticastRouter {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("conf"), rules).unwrap();
+        let mut command = self.command(host, "smcrouted");
+        command.args(["-n", "-l", "info", "-f"]).arg(path("conf"));
+        // Beside others on this machine.
+        command.arg("-u").arg(path("socket")).arg("-P").arg(path("pid"));
+        let running = Running::new(command.stdin(Stdio::null()));
+        running.says("Ready");
+        let messages = running.messages();
+        assert!(!messages.contains("error"), "{messages}");
+        MulticastRouter { _running: running, _directory: directory }
+    }
+
+    /// Waits until the [snooping](Self::snooping) switch knows that the host has joined the group, or has left it,
+    /// which it learns some milliseconds later. A group from one source is `GROUP src SOURCE`.
+    pub fn switched(&self, segment: usize, host: usize, group: &str, joined: bool) {
+        let switch = self.namespace(None);
+        let entry = format!("port {} grp {group} ", port(segment, host));
+        eventually(&format!("'{entry}' on the switch to be {joined}"), || {
+            let out =
+                output(Command::new("ip").args(["netns", "exec", &switch, "bridge", "-d", "mdb"])).stdout;
+            (String::from_utf8(out).unwrap().contains(&entry) == joined).then_some(())
+        });
     }
 
     /// Has the switch keep multicast from passing between hosts, as the Internet does.
     pub fn without_multicast(&self) {
         for host in 0..self.hosts {
             let switch = self.namespace(None);
-            let port = format!("p{host}");
+            let port = port(0, host);
             ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "mcast_flood", "off"]);
         }
     }
@@ -185,6 +353,11 @@ impl Network {
         assert!(out.status.success(), "{program} {arguments:?}: {messages}");
     }
 
+    /// Runs `ip` with these arguments on the host, which must be a success.
+    pub fn ip(&self, host: usize, arguments: &str) {
+        ip(&[&["-n", &self.namespace(Some(host))], &arguments.split(' ').collect::<Vec<_>>()[..]].concat());
+    }
+
     /// Starts one of the programs on the host, with standard input closed.
     pub fn start(&self, host: usize, name: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(host, program(name));
@@ -201,6 +374,46 @@ impl Drop for Network {
             }
         }
     }
+}
+
+/// A host that is a [multicast router](Network::multicast_router), until this is dropped.
+pub struct MulticastRouter {
+    _running: Running,
+    _directory: TempDir,
+}
+
+/// Runs the client on a host to its end, with this input. It must have nothing to say.
+pub fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
+    let (mut client, mut stdin) =
+        piped(network.command(host, program("mproxy-client")).args(["--path", "-"]).args(arguments));
+    stdin.write_all(input.as_bytes()).unwrap();
+    close(stdin);
+    let code = client.exit_code();
+    let messages = client.messages();
+    assert!(code == 0 && messages.is_empty(), "client {arguments:?}: {messages}");
+}
+
+/// A server on a host that writes to its standard output, listening.
+pub fn server(network: &Network, host: usize, arguments: &[&str]) -> Running {
+    let server = network.start(host, "mproxy-server", &[&["--path", "-", "-v"], arguments].concat());
+    server.says("listening");
+    server
+}
+
+/// Waits until the program's output is just this.
+pub fn receives(server: &Running, expected: &str) {
+    let out = server.writes(expected.len());
+    assert_eq!(String::from_utf8_lossy(&out), expected);
+}
+
+/// The name of each host's interface on the segment.
+fn interface(segment: usize) -> String {
+    format!("eth{segment}")
+}
+
+/// The name of the switch's end of the cable.
+fn port(segment: usize, host: usize) -> String {
+    format!("s{segment}h{host}")
 }
 
 fn ip(arguments: &[&str]) {

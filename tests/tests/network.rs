@@ -5,38 +5,9 @@
 use std::process::Stdio;
 
 use mproxy_tests::{
-    Authority, Network, Running, Valid, can_make_networks, close, eventually, piped, program, skipped,
+    Authority, Network, Running, Valid, can_make_networks, close, eventually, piped, program, receives, send,
+    server, skipped,
 };
-
-/// Runs the client on a host to its end, with this input.
-fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
-    use std::io::Write;
-    let mut command = network.command(host, program("mproxy-client"));
-    let mut child = command
-        .args(["--path", "-"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let out = child.wait_with_output().unwrap();
-    let messages = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && messages.is_empty(), "client {arguments:?}: {messages}");
-}
-
-/// A server on a host that writes to its standard output, listening.
-fn server(network: &Network, host: usize, arguments: &[&str]) -> Running {
-    let server = network.start(host, "mproxy-server", &[&["--path", "-", "-v"], arguments].concat());
-    server.says("listening");
-    server
-}
-
-/// Waits until the program's output is just this.
-fn receives(server: &Running, expected: &str) {
-    let out = server.writes(expected.len());
-    assert_eq!(String::from_utf8_lossy(&out), expected);
-}
 
 #[test]
 fn a_group_reaches_every_host_that_has_joined_it() {

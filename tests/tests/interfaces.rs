@@ -1,0 +1,508 @@
+//! Which interfaces a group is joined and sent on: those that were named, as they come and go, and the one that
+//! is taken where none was. Hosts are on two segments. Needs root on Linux; said and passed over elsewhere.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mproxy_tests::{
+    Capture, LoopbackHost, Network, Running, can_make_networks, close, eventually, has, piped, program,
+    receives, send, server,
+};
+
+/// Within this an interface that has come up is used. As long again is for a slow machine.
+const PROMISED: Duration = Duration::from_secs(5);
+
+const BOTH: [&str; 4] = ["--interface", "eth0", "--interface", "eth1"];
+
+/// The groups that host 0 listens to, and those that it sends to.
+const HEARD: [(&str, &str); 2] = [("239.1.2.3", "239.1.2.3:9920"), ("ff15::3", "[ff15::3]:9920")];
+const SENT: [(&str, &str); 2] = [("239.1.2.4", "239.1.2.4:9921"), ("ff15::4", "[ff15::4]:9921")];
+
+/// Host 0 on two segments, with host 1 on segment 0 and host 2 on segment 1.
+fn multihomed() -> Network {
+    Network::snooping(&[&[0, 1], &[0, 2]])
+}
+
+fn output(program: &Running) -> String {
+    String::from_utf8(program.stdout()).unwrap()
+}
+
+/// Listens on a host to groups, on these interfaces, and waits until the switches of the segments know.
+fn member(
+    network: &Network,
+    host: usize,
+    segments: &[usize],
+    groups: [(&str, &str); 2],
+    options: &[&str],
+) -> Running {
+    let listen = groups.map(|(_, endpoint)| ["--listen-addr", endpoint]).concat();
+    let server = server(network, host, &[&listen[..], options].concat());
+    for (group, endpoint) in groups {
+        server.says(&format!("{endpoint}: listening"));
+        for segment in segments {
+            network.switched(*segment, host, group, true);
+        }
+    }
+    server
+}
+
+#[test]
+fn every_interface_that_is_named_is_joined_and_sent_on() {
+    if !can_make_networks("every_interface_that_is_named_is_joined_and_sent_on") {
+        return;
+    }
+    let network = multihomed();
+    let hears = member(&network, 0, &[0, 1], HEARD, &BOTH);
+    let away = [1, 2].map(|host| member(&network, host, &[host - 1], SENT, &[]));
+    let mut expected = String::new();
+    for (n, (_, target)) in HEARD.into_iter().enumerate() {
+        for host in [1, 2] {
+            let text = format!("{n} from {host}\n");
+            send(&network, host, &["--server-addr", target], &text);
+            expected += &text;
+            receives(&hears, &expected);
+        }
+    }
+    let targets = SENT.map(|(_, target)| ["--udp-downstream-addr", target]).concat();
+    let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900"];
+    let forward = network.start(0, "mproxy-forward", &[&listen[..], &targets, &BOTH].concat());
+    forward.says("127.0.0.1:9900: listening");
+    let mut expected = String::new();
+    for (_, target) in SENT {
+        send(&network, 0, &[&["--server-addr", target], &BOTH[..]].concat(), target);
+        expected += target;
+        for server in &away {
+            receives(server, &expected);
+        }
+    }
+    send(&network, 0, &["--server-addr", "127.0.0.1:9900"], "through\n");
+    // Once for each group.
+    expected += "through\nthrough\n";
+    for server in &away {
+        receives(server, &expected);
+    }
+}
+
+#[test]
+fn all_interfaces_are_all_but_loopback() {
+    if !can_make_networks("all_interfaces_are_all_but_loopback") {
+        return;
+    }
+    let network = multihomed();
+    let all = ["--interface", "all"];
+    let hears = member(&network, 0, &[0, 1], HEARD, &all);
+    let away = [1, 2].map(|host| member(&network, host, &[host - 1], SENT, &[]));
+    for (n, (_, target)) in HEARD.into_iter().enumerate() {
+        for host in [1, 2] {
+            send(&network, host, &["--server-addr", target], &format!("{n}{host}\n"));
+            receives(&hears, &["01\n", "02\n", "11\n", "12\n"][..2 * n + host].concat());
+        }
+    }
+    let loopback = server(&network, 0, &["--listen-addr", "239.1.2.4%lo:9921"]);
+    for (n, (_, target)) in SENT.into_iter().enumerate() {
+        send(&network, 0, &[&["--server-addr", target], &all[..]].concat(), &format!("{n}\n"));
+        for server in &away {
+            receives(server, &["0\n", "1\n"][..=n].concat());
+        }
+    }
+    send(&network, 0, &["--server-addr", "239.1.2.4%lo:9921"], "loopback\n");
+    receives(&loopback, "loopback\n");
+}
+
+/// What the program sends through its channel it hears itself, but not on each interface.
+#[test]
+fn a_channel_on_two_interfaces_brings_each_datagram_once() {
+    if !can_make_networks("a_channel_on_two_interfaces_brings_each_datagram_once") {
+        return;
+    }
+    let network = multihomed();
+    let away = [1, 2].map(|host| member(&network, host, &[host - 1], SENT, &[]));
+    let mut sent = String::new();
+    for (group, channel) in SENT {
+        let options = ["-v", "--tee", "--udp-listen-addr", "127.0.0.1:9900", "--multicast-addr", channel];
+        let mut reverse = network.start(0, "mproxy-reverse", &[&options[..], &BOTH].concat());
+        reverse.says("127.0.0.1:9900: listening");
+        network.switched(0, 0, group, true);
+        network.switched(1, 0, group, true);
+        let mut expected = String::new();
+        for n in 0..3 {
+            let text = format!("{n} through {channel}\n");
+            send(&network, 0, &["--server-addr", "127.0.0.1:9900"], &text);
+            expected += &text;
+            sent += &text;
+            receives(&reverse, &expected);
+            for server in &away {
+                receives(server, &sent);
+            }
+        }
+        reverse.stop();
+    }
+}
+
+#[test]
+fn interfaces_none_of_which_exists_are_wrong_use() {
+    if !can_make_networks("interfaces_none_of_which_exists_are_wrong_use") {
+        return;
+    }
+    let host = LoopbackHost::new();
+    let neither = ["--interface", "eth7", "--interface", "eth8"];
+    for (name, endpoints) in [
+        ("mproxy-client", &["--path", "/dev/null", "--server-addr", "239.1.2.3:9920"][..]),
+        ("mproxy-server", &["--path", "-", "--listen-addr", "239.1.2.3:9920"]),
+        ("mproxy-forward", &["--udp-listen-addr", "127.0.0.1:0", "--udp-downstream-addr", "239.1.2.3:9920"]),
+        ("mproxy-reverse", &["--udp-listen-addr", "239.1.2.3:9920"]),
+    ] {
+        let mut program = host.start(name, &[endpoints, &neither].concat());
+        assert_eq!(program.exit_code(), 2, "{}", program.messages());
+        let messages = program.messages();
+        assert!(messages.contains("eth7"), "{messages}");
+    }
+}
+
+/// Lines that a host sends all the time, some hundred a second.
+struct Stream {
+    name: &'static str,
+    client: Running,
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<usize>,
+}
+
+impl Stream {
+    fn new(network: &Network, host: usize, target: &str, name: &'static str) -> Self {
+        let mut command = network.command(host, program("mproxy-client"));
+        command.args(["--path", "-", "--framing", "lines", "--server-addr", target]);
+        let (client, mut stdin) = piped(&mut command);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let writer = std::thread::spawn(move || {
+            let mut count = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                writeln!(stdin, "{name} {count}").unwrap();
+                count += 1;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            close(stdin);
+            count
+        });
+        Self { name, client, stop, writer }
+    }
+
+    /// Stops it, and waits until all of it has arrived, once and in order.
+    fn arrives(mut self, at: &Running) {
+        self.stop.store(true, Ordering::Relaxed);
+        let count = self.writer.join().unwrap();
+        assert_eq!(self.client.exit_code(), 0);
+        let last = format!("{} {}\n", self.name, count - 1);
+        eventually("the last line", || output(at).contains(&last).then_some(()));
+        let output = output(at);
+        let lines: Vec<_> = output.lines().filter(|line| line.starts_with(self.name)).collect();
+        let sent: Vec<_> = (0..count).map(|n| format!("{} {n}", self.name)).collect();
+        assert!(lines == sent, "of {count} lines of {} there are {}", self.name, lines.len());
+    }
+}
+
+/// Host 0 in the middle: it listens to groups and sends to others, on both of its interfaces.
+struct Middle<'a> {
+    network: &'a Network,
+    hears: Running,
+    /// Each sends to one of the groups what comes in at its address.
+    forwards: [(&'static str, Running); 2],
+    /// Listening at the other ends of `eth0` and `eth1`.
+    away: [Running; 2],
+    stage: usize,
+}
+
+impl<'a> Middle<'a> {
+    /// Starts the programs, and waits until the listener is known on these segments.
+    fn new(network: &'a Network, segments: &[usize]) -> Self {
+        let away = [1, 2].map(|host| member(network, host, &[host - 1], SENT, &[]));
+        let hears = member(network, 0, segments, HEARD, &BOTH);
+        let forwards =
+            [("127.0.0.1:9900", SENT[0].1), ("127.0.0.1:9901", SENT[1].1)].map(|(listen, target)| {
+                let endpoints = ["-v", "--udp-listen-addr", listen, "--udp-downstream-addr", target];
+                let forward = network.start(0, "mproxy-forward", &[&endpoints[..], &BOTH].concat());
+                forward.says(&format!("{listen}: listening"));
+                (listen, forward)
+            });
+        Self { network, hears, forwards, away, stage: 0 }
+    }
+
+    /// Waits until the groups of both families go to and from the host at the other end. Returns what was sent
+    /// there.
+    fn works(&mut self, segment: usize) -> [String; 2] {
+        self.stage += 1;
+        let text = |what: &str| format!("stage {}, {what}, eth{segment}\n", self.stage);
+        for (_, target) in HEARD {
+            eventually(&format!("{target} from eth{segment}"), || {
+                send(self.network, segment + 1, &["--server-addr", target], &text(target));
+                output(&self.hears).contains(&text(target)).then_some(())
+            });
+        }
+        for (listen, _) in &self.forwards {
+            eventually(&format!("what {listen} sends on eth{segment}"), || {
+                send(self.network, 0, &["--server-addr", listen], &text(listen));
+                output(&self.away[segment]).contains(&text(listen)).then_some(())
+            });
+        }
+        [text(self.forwards[0].0), text(self.forwards[1].0)]
+    }
+
+    /// As [`works`](Self::works), within the time that is promised from now on.
+    fn works_soon(&mut self, what: &str, segment: usize) -> [String; 2] {
+        let start = Instant::now();
+        let texts = self.works(segment);
+        let took = start.elapsed();
+        assert!(took < 2 * PROMISED, "{what}: it took {took:?}");
+        texts
+    }
+}
+
+/// The programs start while the second interface is as `disable` leaves it, and use it after `enable`.
+fn a_dead_interface(what: &str, disable: impl FnOnce(&Network), enable: impl FnOnce(&Network)) {
+    if !can_make_networks(what) {
+        return;
+    }
+    let network = multihomed();
+    disable(&network);
+    let mut middle = Middle::new(&network, &[0]);
+    for (_, endpoint) in HEARD {
+        warns(&middle.hears, endpoint);
+    }
+    for ((_, forward), (_, endpoint)) in middle.forwards.iter().zip(SENT) {
+        warns(forward, endpoint);
+    }
+    middle.works(0);
+    enable(&network);
+    middle.works_soon(what, 1);
+    middle.works(0);
+}
+
+/// Waits for a warning about the second interface.
+fn warns(program: &Running, endpoint: &str) {
+    eventually(&format!("a warning about eth1 and {endpoint}"), || {
+        let messages = program.messages();
+        let about = |line: &str| ["warning: ", "eth1", endpoint].iter().all(|part| line.contains(part));
+        messages.lines().any(about).then_some(())
+    });
+}
+
+#[test]
+fn an_interface_that_is_down_is_used_when_it_comes_up() {
+    a_dead_interface(
+        "an_interface_that_is_down_is_used_when_it_comes_up",
+        |network| network.ip(0, "link set eth1 down"),
+        |network| network.ip(0, "link set eth1 up"),
+    );
+}
+
+#[test]
+fn an_interface_without_carrier_is_used_when_it_has_one() {
+    a_dead_interface(
+        "an_interface_without_carrier_is_used_when_it_has_one",
+        |network| network.unplug(0, 1),
+        |network| network.plug(0, 1),
+    );
+}
+
+#[test]
+fn an_interface_without_addresses_is_used_when_it_has_some() {
+    a_dead_interface(
+        "an_interface_without_addresses_is_used_when_it_has_some",
+        |network| network.ip(0, "addr flush dev eth1"),
+        |network| network.address(0, 1),
+    );
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_used_when_it_does() {
+    a_dead_interface(
+        "an_interface_that_does_not_exist_is_used_when_it_does",
+        |network| network.ip(0, "link delete eth1"),
+        |network| network.attach(0, 1),
+    );
+}
+
+/// On the other interface nothing is lost meanwhile.
+#[test]
+fn an_interface_is_used_again_after_all_that_may_become_of_it() {
+    let test = "an_interface_is_used_again_after_all_that_may_become_of_it";
+    if !can_make_networks(test) || !has(test, &["tshark"]) {
+        return;
+    }
+    let network = multihomed();
+    let mut middle = Middle::new(&network, &[0, 1]);
+    let wire = Capture::new(&network, 2, "eth1");
+    let streams = [
+        (Stream::new(&network, 1, HEARD[0].1, "in"), false),
+        (Stream::new(&network, 0, "127.0.0.1:9900", "out"), true),
+    ];
+    middle.works(1);
+    network.ip(0, "link delete eth1");
+    network.attach(0, 1);
+    middle.works_soon("created anew", 1);
+
+    network.ip(0, "link set eth1 down");
+    network.ip(0, "link set eth1 up");
+    network.address(0, 1);
+    middle.works_soon("down and up", 1);
+
+    network.unplug(0, 1);
+    network.plug(0, 1);
+    middle.works_soon("without carrier and with it again", 1);
+
+    network.ip(0, "addr del 10.78.0.1/24 dev eth1");
+    network.ip(0, "addr add 10.78.0.9/24 dev eth1");
+    let [sent, _] = middle.works_soon("with another address", 1);
+    assert_eq!(wire.sees_payload(&sent).source.to_string(), "10.78.0.9");
+
+    for (stream, out) in streams {
+        stream.arrives(if out { &middle.away[0] } else { &middle.hears });
+    }
+}
+
+/// A host that sends to groups and to all without saying on which interface, and those who may hear it.
+struct Chooser<'a> {
+    network: &'a Network,
+    /// By segment, with all that is expected of it.
+    away: Vec<(Running, String)>,
+}
+
+/// What it sends to: one of each family, and everyone.
+const TARGETS: [&str; 3] = [SENT[0].1, SENT[1].1, "255.255.255.255:9922"];
+
+impl<'a> Chooser<'a> {
+    fn new(network: &'a Network, segments: usize) -> Self {
+        let away = (0..segments).map(|segment| {
+            let all = ["--listen-addr", "0.0.0.0:9922"];
+            (member(network, segment + 1, &[segment], SENT, &all), String::new())
+        });
+        Self { network, away: away.collect() }
+    }
+
+    /// What is sent to each of the targets must leave on the segment that is given for it, and a listener to
+    /// groups of both families join these there.
+    fn chooses(&mut self, what: &str, segments: [usize; 3]) {
+        for (target, segment) in TARGETS.into_iter().zip(segments) {
+            let text = format!("{what}, to {target}\n");
+            send(self.network, 0, &["--server-addr", target], &text);
+            let (server, expected) = &mut self.away[segment];
+            *expected += &text;
+            receives(server, expected);
+        }
+        let listener = self.network.start(0, "mproxy-server", &listening());
+        for ((_, endpoint), segment) in HEARD.into_iter().zip(segments) {
+            joins(&listener, endpoint, &format!("eth{segment}"));
+        }
+    }
+
+    /// None may have got what was sent to another.
+    fn nothing_else(mut self) {
+        for (segment, (server, expected)) in self.away.iter_mut().enumerate() {
+            let end = ["--server-addr", SENT[0].1, "--interface", &format!("eth{segment}")];
+            send(self.network, 0, &end, "end\n");
+            *expected += "end\n";
+            receives(server, expected);
+        }
+    }
+}
+
+/// Listening to groups of both families.
+fn listening() -> Vec<&'static str> {
+    let listen = HEARD.map(|(_, endpoint)| ["--listen-addr", endpoint]).concat();
+    [&["--path", "-", "-v"], &listen[..]].concat()
+}
+
+/// Waits until the listener tells that it joined its group on this interface.
+fn joins(listener: &Running, endpoint: &str, interface: &str) {
+    let line = listener.says(&format!("{endpoint}: listening to group"));
+    assert!(line.contains(&format!("on interface {interface}")), "not on {interface}: {line}");
+}
+
+#[test]
+fn of_equal_interfaces_the_one_of_the_default_route_is_chosen_and_a_route_for_the_group_comes_first() {
+    if !can_make_networks("of_equal_interfaces_the_one_of_the_default_route_is_chosen") {
+        return;
+    }
+    let network = multihomed();
+    let ip = |arguments: &str| network.ip(0, arguments);
+    let mut chooser = Chooser::new(&network, 2);
+    chooser.chooses("no route", [0, 0, 0]);
+    ip("route add default via 10.78.0.3 dev eth1");
+    ip("-6 route add default via fd78::3 dev eth1");
+    chooser.chooses("a default route", [1, 1, 1]);
+    ip("route add 239.0.0.0/8 dev eth0");
+    chooser.chooses("a route for groups", [0, 1, 1]);
+    ip("route replace 239.0.0.0/8 dev eth1");
+    ip("route add 239.1.2.0/24 dev eth0");
+    chooser.chooses("a better route for groups", [0, 1, 1]);
+    chooser.nothing_else();
+}
+
+#[test]
+fn an_interface_that_cannot_carry_the_group_is_not_chosen() {
+    if !can_make_networks("an_interface_that_cannot_carry_the_group_is_not_chosen") {
+        return;
+    }
+    let network = multihomed();
+    let ip = |arguments: &str| network.ip(0, arguments);
+    let mut chooser = Chooser::new(&network, 2);
+    ip("route add default via 10.78.0.3 dev eth1");
+    ip("-6 route add default via fd78::3 dev eth1");
+    network.unplug(0, 1);
+    chooser.chooses("eth1 has no carrier", [0, 0, 0]);
+    network.plug(0, 1);
+    ip("link set eth1 down");
+    chooser.chooses("eth1 is down", [0, 0, 0]);
+    ip("link set eth1 up");
+    network.address(0, 1);
+    network.settled(0, 1);
+    ip("-4 addr flush dev eth0");
+    chooser.chooses("eth0 has no IPv4 address", [1, 0, 1]);
+    network.address(0, 0);
+    ip("-6 addr flush dev eth0");
+    chooser.chooses("eth0 has no IPv6 address", [0, 1, 0]);
+    ip("link set eth0 multicast off");
+    ip("link set eth1 multicast on");
+    chooser.chooses("eth0 carries no multicast", [1, 1, 1]);
+    chooser.nothing_else();
+}
+
+/// Though they have the default route, and came first.
+#[test]
+fn tunnels_and_bridges_of_containers_come_after_all_others() {
+    let test = "tunnels_and_bridges_of_containers_come_after_all_others";
+    if !can_make_networks(test) || !has(test, &["socat", "/dev/net/tun"]) {
+        return;
+    }
+    let mut network = Network::snooping(&[&[0, 1]]);
+    network.ip(0, "link delete eth0");
+    let _tunnels = ["tun", "tap"].map(|kind| network.tunnel(0, kind));
+    network.container_bridge(0);
+    network.ip(0, "addr add fd09::1/64 dev tun0 nodad");
+    network.attach(0, 0);
+    network.settled(0, 0);
+    let ip = |arguments: &str| network.ip(0, arguments);
+
+    let mut chooser = Chooser::new(&network, 1);
+    chooser.chooses("no route", [0, 0, 0]);
+    for device in ["tun0", "tap0", "docker0"] {
+        ip(&format!("route replace default dev {device}"));
+        ip(&format!("-6 route replace default dev {device}"));
+        chooser.chooses(&format!("a default route to {device}"), [0, 0, 0]);
+    }
+    // OpenVPN's, which are better than any default route.
+    ip("route add 0.0.0.0/1 dev tun0");
+    ip("route add 128.0.0.0/1 dev tun0");
+    chooser.chooses("all routes to tun0", [0, 0, 0]);
+    chooser.nothing_else();
+
+    ip("route del 0.0.0.0/1 dev tun0");
+    ip("route del 128.0.0.0/1 dev tun0");
+    network.unplug(0, 0);
+    let listener = network.start(0, "mproxy-server", &listening());
+    joins(&listener, HEARD[0].1, "docker0");
+}

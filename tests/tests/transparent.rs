@@ -1,0 +1,1021 @@
+//! `--transparent`: each datagram leaves with the address and the port of its original sender. Needs root
+//! on Linux; said and passed over elsewhere.
+#![cfg(all(target_os = "linux", not(mproxy_portable)))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use mproxy_tests::{Network, PATIENCE, Running, can_make_networks, eventually, output, program};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use socket2::{Domain, SockRef, Socket, Type};
+
+const SENDER: usize = 0;
+const PROXY: usize = 1;
+const RECEIVER: usize = 2;
+
+/// An ordinary user: nobody, everywhere.
+const UNPRIVILEGED: [&str; 5] = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+
+/// A program, and its option for a target.
+type Proxy = (&'static str, &'static str);
+const FORWARD: Proxy = ("mproxy-forward", "--udp-downstream-addr");
+const REVERSE: Proxy = ("mproxy-reverse", "--udp-output-addr");
+
+/// Does something on a host. What is opened there stays there, whoever uses it.
+fn on<T: Send>(network: &Network, host: usize, what: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(network.namespace_file(host)).unwrap();
+    let there = move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        what()
+    };
+    thread::scope(|scope| scope.spawn(there).join().unwrap())
+}
+
+/// A socket on the host on which this runs.
+fn bound(address: SocketAddr) -> UdpSocket {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None).unwrap();
+    if address.is_ipv6() {
+        socket.set_only_v6(true).unwrap();
+    }
+    socket.bind(&address.into()).unwrap_or_else(|error| panic!("{address}: {error}"));
+    let socket = UdpSocket::from(socket);
+    socket.set_broadcast(true).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    set_socket_recv_buffer_size_force(&socket, 64 << 20).unwrap();
+    socket
+}
+
+/// A socket of this test on a host of a [`Network`], which sends to groups through that host's `eth0`.
+fn socket(network: &Network, host: usize, address: &str) -> UdpSocket {
+    let address: SocketAddr = address.parse().unwrap();
+    on(network, host, || {
+        let socket = bound(address);
+        let options = SockRef::from(&socket);
+        if address.is_ipv4() {
+            options.set_multicast_if_v4(&Network::ipv4(host).parse().unwrap()).unwrap();
+        } else {
+            options.set_multicast_if_v6(eth0()).unwrap();
+        }
+        socket
+    })
+}
+
+/// A socket of this test that has joined a group on a host.
+fn member(network: &Network, host: usize, group: &str) -> UdpSocket {
+    let socket = socket(network, host, group);
+    match group.parse::<SocketAddr>().unwrap().ip() {
+        IpAddr::V4(group) => {
+            let interface: Ipv4Addr = Network::ipv4(host).parse().unwrap();
+            socket.join_multicast_v4(&group, &interface).unwrap();
+        }
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, on(network, host, eth0)).unwrap(),
+    }
+    socket
+}
+
+fn eth0() -> u32 {
+    if_nametoindex("eth0").unwrap()
+}
+
+/// Starts a transparent proxy, and waits until it hears all that it listens to.
+fn transparent(network: &Network, host: usize, program: &str, arguments: &[&str]) -> Running {
+    let running = network.start(host, program, &[&["--transparent", "-v"], arguments].concat());
+    listens(&running, arguments);
+    running
+}
+
+fn listens(running: &Running, arguments: &[&str]) {
+    for pair in arguments.windows(2) {
+        match pair[0] {
+            "--udp-listen-addr" => running.says(&format!(" {}: listening ", pair[1])),
+            "--tcp-listen-addr" => running.says(&format!(" {}: accepting ", pair[1])),
+            // Without an output nobody listens to it.
+            "--multicast-addr" if arguments.contains(&"--udp-output-addr") => {
+                running.says(&format!(" {}: listening to group ", pair[1]))
+            }
+            _ => continue,
+        };
+    }
+}
+
+/// The next datagram, and where it seems to come from.
+fn next(socket: &UdpSocket) -> (String, SocketAddr) {
+    let mut buffer = vec![0; 65_536];
+    let (len, from) = socket.recv_from(&mut buffer).expect("no datagram came");
+    (String::from_utf8_lossy(&buffer[..len]).into_owned(), from)
+}
+
+/// The next datagram has come from there.
+#[track_caller]
+fn receives(socket: &UdpSocket, text: &str, from: &UdpSocket) {
+    assert_eq!(next(socket), (text.to_owned(), from.local_addr().unwrap()));
+}
+
+#[track_caller]
+fn has_nothing(socket: &UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 100];
+    if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+        panic!("{:?} from {from}", String::from_utf8_lossy(&buffer[..len]));
+    }
+    socket.set_nonblocking(false).unwrap();
+}
+
+/// The proxy has nothing to complain of, and ends as it should.
+fn ends_without_a_word(mut proxy: Running) {
+    proxy.stop();
+    assert!(!proxy.messages().contains("warning"), "{}", proxy.messages());
+}
+
+/// Gives a host a second address of each family: `10.77.0.101` and `fd77::101`.
+fn second_address(network: &Network, host: usize) {
+    network.succeeds(host, "ip", &["addr", "add", "10.77.0.101/24", "dev", "eth0"]);
+    network.succeeds(host, "ip", &["addr", "add", "fd77::101/64", "dev", "eth0", "nodad"]);
+}
+
+/// Lets the sender's host have each address in `10.80.0.0/16` and `fd80::/64`, and the others answer there.
+fn many_addresses(network: &Network) {
+    network.succeeds(SENDER, "ip", &["route", "add", "local", "10.80.0.0/16", "dev", "lo"]);
+    network.succeeds(SENDER, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind"]);
+    for host in [PROXY, RECEIVER] {
+        network.succeeds(host, "ip", &["route", "add", "10.80.0.0/16", "via", &Network::ipv4(SENDER)]);
+        network.succeeds(host, "ip", &["-6", "route", "add", "fd80::/64", "via", &Network::ipv6(SENDER)]);
+    }
+}
+
+/// What is listened to, where senders send, and targets of one family.
+struct Endpoints {
+    senders: [&'static str; 3],
+    listeners: &'static [&'static str],
+    inputs: &'static [&'static str],
+    targets: &'static [&'static str],
+    receivers: &'static [&'static str],
+    group: &'static str,
+}
+
+const IPV4: Endpoints = Endpoints {
+    senders: ["10.77.0.1:5000", "10.77.0.1:5001", "10.77.0.101:5000"],
+    listeners: &["0.0.0.0:9920", "239.1.2.3%eth0:9921", "10.77.0.255:9922"],
+    inputs: &["10.77.0.2:9920", "10.77.0.255:9920", "239.1.2.3:9921", "10.77.0.255:9922"],
+    targets: &["10.77.0.3:9930", "239.1.2.4%eth0:9931", "10.77.0.255:9932"],
+    receivers: &["10.77.0.3:9930", "0.0.0.0:9932"],
+    group: "239.1.2.4:9931",
+};
+
+const IPV6: Endpoints = Endpoints {
+    senders: ["[fd77::1]:5000", "[fd77::1]:5001", "[fd77::101]:5000"],
+    listeners: &["[::]:9920", "[ff15::3%eth0]:9921"],
+    inputs: &["[fd77::2]:9920", "[ff15::3]:9921"],
+    targets: &["[fd77::3]:9930", "[ff15::4%eth0]:9931"],
+    receivers: &["[fd77::3]:9930"],
+    group: "[ff15::4]:9931",
+};
+
+/// From each kind of listener to each kind of target, with whatever the proxy's host thinks of addresses
+/// that come and go on interfaces where it would not look for them.
+fn every_target_sees_every_sender((program, option): Proxy, endpoints: &Endpoints, settings: &[&str]) {
+    let network = Network::new(3);
+    second_address(&network, SENDER);
+    for setting in settings {
+        network.succeeds(PROXY, "sh", &["-c", setting]);
+    }
+    let mut arguments = Vec::new();
+    arguments.extend(endpoints.listeners.iter().flat_map(|listener| ["--udp-listen-addr", *listener]));
+    arguments.extend(endpoints.targets.iter().flat_map(|target| [option, *target]));
+    let proxy = transparent(&network, PROXY, program, &arguments);
+    let mut receivers = vec![member(&network, RECEIVER, endpoints.group)];
+    receivers.extend(endpoints.receivers.iter().map(|address| socket(&network, RECEIVER, address)));
+    let senders = endpoints.senders.map(|address| socket(&network, SENDER, address));
+    // The second time with whatever the proxy keeps of the first.
+    for round in [1, 2] {
+        for input in endpoints.inputs {
+            for (number, sender) in senders.iter().enumerate() {
+                let text = format!("{round}: from {number} to {input}");
+                sender.send_to(text.as_bytes(), input).unwrap();
+                for receiver in &receivers {
+                    receives(receiver, &text, sender);
+                }
+            }
+        }
+    }
+    receivers.iter().for_each(has_nothing);
+    ends_without_a_word(proxy);
+}
+
+#[test]
+fn forward_over_ipv4() {
+    if can_make_networks("forward_over_ipv4") {
+        every_target_sees_every_sender(FORWARD, &IPV4, &[]);
+    }
+}
+
+#[test]
+fn forward_over_ipv6() {
+    if can_make_networks("forward_over_ipv6") {
+        every_target_sees_every_sender(FORWARD, &IPV6, &[]);
+    }
+}
+
+#[test]
+fn reverse_with_a_private_channel_over_ipv4() {
+    if can_make_networks("reverse_with_a_private_channel_over_ipv4") {
+        every_target_sees_every_sender(REVERSE, &IPV4, &[]);
+    }
+}
+
+#[test]
+fn reverse_with_a_private_channel_over_ipv6() {
+    if can_make_networks("reverse_with_a_private_channel_over_ipv6") {
+        every_target_sees_every_sender(REVERSE, &IPV6, &[]);
+    }
+}
+
+/// Many systems drop what comes in where its sender would not be looked for.
+#[test]
+fn strict_reverse_path_filters_on_the_proxys_host() {
+    if can_make_networks("strict_reverse_path_filters_on_the_proxys_host") {
+        let strict = "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done";
+        for proxy in [FORWARD, REVERSE] {
+            every_target_sees_every_sender(proxy, &IPV4, &[strict]);
+        }
+    }
+}
+
+/// Such an address means nothing without its interface.
+#[test]
+fn a_sender_with_a_link_local_address() {
+    if !can_make_networks("a_sender_with_a_link_local_address") {
+        return;
+    }
+    let network = Network::new(3);
+    for host in [SENDER, RECEIVER] {
+        let address = format!("fe80::77:{host}/64");
+        network.succeeds(host, "ip", &["addr", "add", &address, "dev", "eth0", "nodad"]);
+    }
+    let local = |host: usize, port| {
+        let address = format!("fe80::77:{host}").parse().unwrap();
+        on(&network, host, || bound(SocketAddrV6::new(address, port, 0, eth0()).into()))
+    };
+    let (sender, local_receiver) = (local(SENDER, 5000), local(RECEIVER, 9931));
+    let receiver = socket(&network, RECEIVER, "[fd77::3]:9930");
+    let group = member(&network, RECEIVER, "[ff15::4]:9932");
+    for (program, option) in [FORWARD, REVERSE] {
+        let arguments =
+            [option, "[fd77::3]:9930", option, "[fe80::77:2%eth0]:9931", option, "[ff15::4%eth0]:9932"];
+        let arguments = [&["--udp-listen-addr", "[::]:9920"], &arguments[..]].concat();
+        let proxy = transparent(&network, PROXY, program, &arguments);
+        for text in ["one", "two"] {
+            sender.send_to(text.as_bytes(), "[fd77::2]:9920").unwrap();
+            for receiver in [&receiver, &local_receiver, &group] {
+                let (came, from) = next(receiver);
+                assert_eq!((came.as_str(), from.ip()), (text, sender.local_addr().unwrap().ip()));
+                assert_eq!(from.port(), 5000);
+            }
+        }
+        ends_without_a_word(proxy);
+    }
+}
+
+/// A copy of a program that everybody may run. Linux ties capabilities to the file, not to its name.
+fn copy(directory: &Path, name: &str) -> String {
+    let path = directory.canonicalize().unwrap().join(name).to_str().unwrap().to_owned();
+    // Not by this process: another thread's child could hold it open for writing while it is to be run.
+    succeeds(Command::new("install").args(["-m", "755"]).arg(program(name)).arg(&path));
+    succeeds(Command::new("chmod").arg("755").arg(directory));
+    path
+}
+
+fn succeeds(command: &mut Command) {
+    let out = output(command);
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn without_the_capability_it_says_how_to_get_it_and_ends() {
+    if !can_make_networks("without_the_capability_it_says_how_to_get_it_and_ends") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (program, option) in [FORWARD, REVERSE] {
+        let path = copy(directory.path(), program);
+        let arguments = ["--transparent", "--udp-listen-addr", "127.0.0.1:0", option, "127.0.0.1:9"];
+        for bounding in [&[][..], &["--bounding-set=-all"]] {
+            let mut command = Command::new("setpriv");
+            let out = output(command.args(UNPRIVILEGED).args(bounding).arg(&path).args(arguments));
+            let messages = String::from_utf8(out.stderr).unwrap();
+            assert_eq!(out.status.code(), Some(1), "{messages}");
+            assert_eq!(messages.lines().count(), 1, "{messages}");
+            assert!(messages.contains("CAP_NET_ADMIN"), "{messages}");
+            assert!(messages.contains(&format!("setcap cap_net_admin+ep {path}")), "{messages}");
+            assert!(out.stdout.is_empty());
+        }
+    }
+}
+
+#[test]
+fn with_the_capability_an_ordinary_user_may_run_it() {
+    if !can_make_networks("with_the_capability_an_ordinary_user_may_run_it") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let network = Network::new(3);
+    let sender = socket(&network, SENDER, "10.77.0.1:5000");
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    for (program, option) in [FORWARD, REVERSE] {
+        let path = copy(directory.path(), program);
+        succeeds(Command::new("setcap").args(["cap_net_admin+ep", &path]));
+        let arguments = ["--udp-listen-addr", "0.0.0.0:9920", option, "10.77.0.3:9930"];
+        let mut command = network.command(PROXY, "setpriv");
+        command.args(UNPRIVILEGED).args([&path, "--transparent", "-v"]).args(arguments);
+        let proxy = Running::new(command.stdin(Stdio::null()));
+        listens(&proxy, &arguments);
+        for text in ["one", "two"] {
+            sender.send_to(text.as_bytes(), "10.77.0.2:9920").unwrap();
+            receives(&receiver, text, &sender);
+        }
+        ends_without_a_word(proxy);
+    }
+}
+
+/// A sender whose port is another process's on the proxy's host: rather nothing than a wrong sender.
+fn a_sender_whose_port_is_taken((program, option): Proxy, taken: &UdpSocket, network: &Network) {
+    let others = ["10.77.0.1:5000", "10.77.0.1:5001"].map(|address| socket(network, SENDER, address));
+    let receiver = socket(network, RECEIVER, "10.77.0.3:9930");
+    let mut proxy = transparent(
+        network,
+        PROXY,
+        program,
+        &["--udp-listen-addr", "0.0.0.0:9920", option, "10.77.0.3:9930"],
+    );
+    for number in 0..20 {
+        let text = format!("{number}");
+        // Before one that arrives: when that is there, this was dealt with.
+        taken.send_to(b"from the same host", "10.77.0.2:9920").unwrap();
+        for other in &others {
+            other.send_to(text.as_bytes(), "10.77.0.2:9920").unwrap();
+        }
+        for other in &others {
+            receives(&receiver, &text, other);
+        }
+    }
+    let address = taken.local_addr().unwrap().to_string();
+    let warning = proxy.says(&address);
+    assert!(warning.contains("warning") && warning.contains("10.77.0.3:9930"), "{warning}");
+    replies_still_find(network, taken);
+    proxy.stop();
+    has_nothing(&receiver);
+    assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+}
+
+#[test]
+fn a_sender_whose_port_is_taken_is_left_out_and_told_once_by_forward() {
+    if can_make_networks("a_sender_whose_port_is_taken_is_left_out_and_told_once_by_forward") {
+        let network = Network::new(3);
+        let taken = socket(&network, PROXY, "10.77.0.2:5000");
+        a_sender_whose_port_is_taken(FORWARD, &taken, &network);
+    }
+}
+
+#[test]
+fn a_sender_whose_port_is_taken_is_left_out_and_told_once_by_reverse() {
+    if can_make_networks("a_sender_whose_port_is_taken_is_left_out_and_told_once_by_reverse") {
+        let network = Network::new(3);
+        let taken = socket(&network, PROXY, "10.77.0.2:5000");
+        a_sender_whose_port_is_taken(REVERSE, &taken, &network);
+    }
+}
+
+/// The port that a sender elsewhere uses can be another process's on the proxy's host too.
+#[test]
+fn a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once() {
+    if can_make_networks("a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once") {
+        let network = Network::new(3);
+        let _taken = on(&network, PROXY, || bound(([0, 0, 0, 0], 5002).into()));
+        a_sender_whose_port_is_taken(FORWARD, &socket(&network, SENDER, "10.77.0.1:5002"), &network);
+    }
+}
+
+/// What others send to it is its own, from wherever it is.
+fn replies_still_find(network: &Network, sender: &UdpSocket) {
+    for port in 9940..9960 {
+        let receiver = socket(network, RECEIVER, &format!("10.77.0.3:{port}"));
+        receiver.send_to(b"reply", sender.local_addr().unwrap()).unwrap();
+        receives(sender, "reply", &receiver);
+    }
+}
+
+/// One on the proxy's own host that would share its port must not lose what is sent to it to the proxy.
+#[test]
+fn a_sender_that_would_share_its_port_keeps_its_replies() {
+    if !can_make_networks("a_sender_that_would_share_its_port_keeps_its_replies") {
+        return;
+    }
+    let network = Network::new(3);
+    let shared = on(&network, PROXY, || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&"10.77.0.2:5000".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        UdpSocket::from(socket)
+    });
+    let other = socket(&network, SENDER, "10.77.0.1:5000");
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    let arguments = ["--udp-listen-addr", "0.0.0.0:9920", FORWARD.1, "10.77.0.3:9930"];
+    let mut proxy = transparent(&network, PROXY, FORWARD.0, &arguments);
+    shared.send_to(b"shared", "10.77.0.2:9920").unwrap();
+    other.send_to(b"other", "10.77.0.2:9920").unwrap();
+    // It may leave as it should, or not at all.
+    let (mut text, mut from) = next(&receiver);
+    if from == shared.local_addr().unwrap() {
+        (text, from) = next(&receiver);
+    }
+    assert_eq!((text.as_str(), from), ("other", other.local_addr().unwrap()));
+    replies_still_find(&network, &shared);
+    proxy.stop();
+}
+
+/// No datagram of one IP version has a sender of the other: rather nothing than a wrong sender.
+#[test]
+fn a_target_of_the_other_ip_version_gets_nothing() {
+    if !can_make_networks("a_target_of_the_other_ip_version_gets_nothing") {
+        return;
+    }
+    let network = Network::new(3);
+    for (this, that) in [(&IPV4, &IPV6), (&IPV6, &IPV4)] {
+        let (listen, input) = (this.listeners[0], this.inputs[0]);
+        let sender = socket(&network, SENDER, this.senders[0]);
+        let [receiver, other] = [this, that].map(|of| socket(&network, RECEIVER, of.targets[0]));
+        for (program, option) in [FORWARD, REVERSE] {
+            let targets = [option, that.targets[0], option, this.targets[0]];
+            let arguments = [&["--udp-listen-addr", listen], &targets[..]].concat();
+            let mut proxy = transparent(&network, PROXY, program, &arguments);
+            for number in 0..5 {
+                let text = number.to_string();
+                sender.send_to(text.as_bytes(), input).unwrap();
+                receives(&receiver, &text, &sender);
+            }
+            let warning = proxy.says(this.senders[0]);
+            assert!(warning.contains("warning") && warning.contains(that.targets[0]), "{warning}");
+            proxy.stop();
+            has_nothing(&other);
+            assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+        }
+    }
+}
+
+/// The address of each of many senders.
+fn many(i: usize, ipv6: bool) -> SocketAddr {
+    let port = 4000 + i % 1000;
+    let (high, low) = (i / 200, i % 200 + 1);
+    let text = if ipv6 { format!("[fd80::{i:x}]:{port}") } else { format!("10.80.{high}.{low}:{port}") };
+    text.parse().unwrap()
+}
+
+/// How many descriptors a process has open.
+fn descriptors(running: &Running) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count()
+}
+
+/// What most systems allow a process, until it asks for more.
+const USUAL: &str = "-Sn 1024";
+
+/// Twice a datagram from each of 6000 senders, of which the proxy can remember some only.
+fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str) {
+    const SENDERS: usize = 6000;
+    /// As many as all queues on the way hold.
+    const AT_ONCE: usize = 250;
+    let network = Network::new(3);
+    many_addresses(&network);
+    let (listen, input, target) = if ipv6 {
+        ("[::]:9920", "[fd77::2]:9920", "[fd77::3]:9930")
+    } else {
+        ("0.0.0.0:9920", "10.77.0.2:9920", "10.77.0.3:9930")
+    };
+    let receiver = socket(&network, RECEIVER, target);
+    let bound_on_sources = most.map(|most| most.to_string());
+    let mut arguments = vec!["--udp-listen-addr", listen, option, target];
+    if let Some(most) = &bound_on_sources {
+        arguments.extend(["--max-sources", most]);
+    }
+    let mut command = network.command(PROXY, "sh");
+    command.args(["-c", &format!("ulimit {limit} && exec \"$@\""), "sh"]).arg(self::program(program));
+    let proxy = Running::new(command.args(["--transparent", "-v"]).args(&arguments).stdin(Stdio::null()));
+    listens(&proxy, &arguments);
+    // Until the hosts know each other's hardware address few datagrams wait.
+    let first = socket(&network, SENDER, if ipv6 { "[fd77::1]:5000" } else { "10.77.0.1:5000" });
+    first.send_to(b"first", input).unwrap();
+    receives(&receiver, "first", &first);
+
+    // The second time in another order, so that it matters who was forgotten.
+    let order: Vec<_> = (0..SENDERS).chain((0..SENDERS).map(|i| i * 7 % SENDERS)).collect();
+    for some in order.chunks(AT_ONCE) {
+        let mut expected = on(&network, SENDER, || {
+            let send = |i: &usize| {
+                let sender = UdpSocket::bind(many(*i, ipv6)).unwrap();
+                sender.send_to(i.to_string().as_bytes(), input).unwrap();
+                (i.to_string(), many(*i, ipv6))
+            };
+            some.iter().map(send).collect::<Vec<_>>()
+        });
+        let mut came: Vec<_> = some.iter().map(|_| next(&receiver)).collect();
+        expected.sort();
+        came.sort();
+        assert!(came == expected, "sent {expected:?}\ncame {came:?}");
+        let (open, most) = (descriptors(&proxy), most.unwrap_or(4096));
+        assert!(open <= most + 64, "{open} descriptors with room for {most} senders");
+    }
+    has_nothing(&receiver);
+    ends_without_a_word(proxy);
+}
+
+#[test]
+fn a_flood_of_senders_through_forward_with_room_for_100() {
+    if can_make_networks("a_flood_of_senders_through_forward_with_room_for_100") {
+        flood(FORWARD, Some(100), false, USUAL);
+    }
+}
+
+#[test]
+fn a_flood_of_senders_through_forward_with_room_for_1() {
+    if can_make_networks("a_flood_of_senders_through_forward_with_room_for_1") {
+        flood(FORWARD, Some(1), false, USUAL);
+    }
+}
+
+#[test]
+fn a_flood_of_senders_through_forward_with_the_usual_room() {
+    if can_make_networks("a_flood_of_senders_through_forward_with_the_usual_room") {
+        flood(FORWARD, None, false, USUAL);
+    }
+}
+
+/// Less than the usual room needs: what there is must do.
+#[test]
+fn a_flood_of_senders_through_forward_with_few_descriptors() {
+    if can_make_networks("a_flood_of_senders_through_forward_with_few_descriptors") {
+        flood(FORWARD, None, false, "-n 256");
+    }
+}
+
+#[test]
+fn a_flood_of_senders_through_forward_over_ipv6() {
+    if can_make_networks("a_flood_of_senders_through_forward_over_ipv6") {
+        flood(FORWARD, Some(100), true, USUAL);
+    }
+}
+
+#[test]
+fn a_flood_of_senders_through_reverse_with_room_for_100() {
+    if can_make_networks("a_flood_of_senders_through_reverse_with_room_for_100") {
+        flood(REVERSE, Some(100), false, USUAL);
+    }
+}
+
+#[test]
+fn a_flood_of_senders_through_reverse_with_the_usual_room() {
+    if can_make_networks("a_flood_of_senders_through_reverse_with_the_usual_room") {
+        flood(REVERSE, None, false, USUAL);
+    }
+}
+
+/// The proxy's listener is on that port of all addresses itself.
+#[test]
+fn a_sender_may_send_from_the_port_on_which_the_proxy_listens() {
+    if !can_make_networks("a_sender_may_send_from_the_port_on_which_the_proxy_listens") {
+        return;
+    }
+    let network = Network::new(3);
+    second_address(&network, SENDER);
+    for (listen, senders, input, target) in [
+        ("0.0.0.0:9920", IPV4.senders, "10.77.0.2:9920", "10.77.0.3:9920"),
+        ("10.77.0.2:9920", IPV4.senders, "10.77.0.2:9920", "10.77.0.3:9930"),
+        ("239.1.2.3%eth0:9920", IPV4.senders, "239.1.2.3:9920", "239.1.2.4%eth0:9920"),
+        ("[::]:9920", IPV6.senders, "[fd77::2]:9920", "[fd77::3]:9920"),
+        ("[ff15::3%eth0]:9920", IPV6.senders, "[ff15::3]:9920", "[ff15::4%eth0]:9920"),
+    ] {
+        let receiver = match target.split_once("%eth0") {
+            Some((group, port)) => member(&network, RECEIVER, &[group, port].concat()),
+            None => socket(&network, RECEIVER, target),
+        };
+        // The third, whose port is another one, shows that the listener still hears everybody.
+        let addresses =
+            [senders[0].replace("5000", "9920"), senders[2].replace("5000", "9920"), senders[1].to_owned()];
+        let senders = addresses.map(|address| socket(&network, SENDER, &address));
+        for (program, option) in [FORWARD, REVERSE] {
+            let proxy = transparent(&network, PROXY, program, &["--udp-listen-addr", listen, option, target]);
+            for number in 0..10 {
+                for sender in &senders {
+                    let text = format!("{number} through {program} on {listen}");
+                    sender.send_to(text.as_bytes(), input).unwrap();
+                    receives(&receiver, &text, sender);
+                }
+            }
+            ends_without_a_word(proxy);
+        }
+    }
+}
+
+/// Each listener has a thread of its own, but the sender's address and port can be had only once.
+#[test]
+fn a_sender_may_send_to_several_listeners() {
+    if !can_make_networks("a_sender_may_send_to_several_listeners") {
+        return;
+    }
+    let network = Network::new(3);
+    let sender = socket(&network, SENDER, "10.77.0.1:5000");
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    for (program, option) in [FORWARD, REVERSE] {
+        let listeners = ["--udp-listen-addr", "0.0.0.0:9920", "--udp-listen-addr", "0.0.0.0:9921"];
+        let arguments = [&listeners[..], &[option, "10.77.0.3:9930", "--threads", "2"]].concat();
+        let proxy = transparent(&network, PROXY, program, &arguments);
+        for number in 0..10 {
+            for input in ["10.77.0.2:9920", "10.77.0.2:9921"] {
+                let text = format!("{number} to {input} through {program}");
+                sender.send_to(text.as_bytes(), input).unwrap();
+                receives(&receiver, &text, &sender);
+            }
+        }
+        ends_without_a_word(proxy);
+    }
+}
+
+/// What each sender has sent, in order; what came, in order for each seeming sender, must be the same.
+#[derive(Default)]
+struct Sent(HashMap<SocketAddr, Vec<String>>);
+
+impl Sent {
+    fn note(&mut self, from: SocketAddr, text: String) {
+        self.0.entry(from).or_default().push(text);
+    }
+
+    fn is_what_comes(&self, receiver: &UdpSocket) {
+        let mut came = Self::default();
+        for _ in 0..self.0.values().map(Vec::len).sum() {
+            let (text, from) = next(receiver);
+            came.note(from, text);
+        }
+        for (sender, expected) in &self.0 {
+            let came = came.0.get(sender).unwrap_or_else(|| panic!("nothing from {sender}"));
+            let brief = |all: &Vec<String>| {
+                all.iter().map(|text| text.chars().take(12).collect()).collect::<Vec<String>>()
+            };
+            assert!(came == expected, "{sender} sent {:?}\nand {:?} came", brief(expected), brief(came));
+        }
+        assert_eq!(came.0.len(), self.0.len(), "more senders came than were there");
+    }
+}
+
+/// Bursts of many senders, of which most are forgotten in between, or in the middle of a batch.
+fn order_holds_within_each_source((program, option): Proxy, options: &[&str]) {
+    let network = Network::new(3);
+    many_addresses(&network);
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    let arguments = ["--udp-listen-addr", "0.0.0.0:9920", option, "10.77.0.3:9930"];
+    let proxy = transparent(&network, PROXY, program, &[&arguments, options].concat());
+    let senders = on(&network, SENDER, || (0..50).map(|i| bound(many(i, false))).collect::<Vec<_>>());
+    senders[0].send_to(b"first", "10.77.0.2:9920").unwrap();
+    receives(&receiver, "first", &senders[0]);
+    for burst in 0..20 {
+        let mut sent = Sent::default();
+        // One after the other, and then each many times.
+        for number in 0..250 {
+            let sender = &senders[if burst % 2 == 0 { number % 50 } else { number / 5 * 7 % 50 }];
+            let text = format!("{burst}.{number} {}", "x".repeat(number % 3 * 100));
+            sender.send_to(text.as_bytes(), "10.77.0.2:9920").unwrap();
+            sent.note(sender.local_addr().unwrap(), text);
+        }
+        sent.is_what_comes(&receiver);
+    }
+    ends_without_a_word(proxy);
+}
+
+#[test]
+fn order_holds_within_each_source_through_forward() {
+    if can_make_networks("order_holds_within_each_source_through_forward") {
+        for options in [&[][..], &["--max-sources", "7"], &["--threads", "4", "--max-sources", "7"]] {
+            order_holds_within_each_source(FORWARD, options);
+        }
+    }
+}
+
+#[test]
+fn order_holds_within_each_source_through_reverse() {
+    if can_make_networks("order_holds_within_each_source_through_reverse") {
+        for options in [&[][..], &["--max-sources", "7"]] {
+            order_holds_within_each_source(REVERSE, options);
+        }
+    }
+}
+
+/// Buffers that the kernel has coalesced of one sender's datagrams stand between those of another one's, all
+/// of the same size, so that nothing but the sender tells where one that goes on must end.
+fn coalesced_bursts((program, option): Proxy, endpoints: &Endpoints) {
+    const SIZE: usize = 1000;
+    let network = Network::new(3);
+    let (listen, input, target) = (endpoints.listeners[0], endpoints.inputs[0], endpoints.targets[0]);
+    let receiver = socket(&network, RECEIVER, target);
+    let proxy = transparent(&network, PROXY, program, &["--udp-listen-addr", listen, option, target]);
+    let senders = [0, 1].map(|i| socket(&network, SENDER, endpoints.senders[i]));
+    for sender in &senders {
+        setsockopt(sender, UdpGsoSegment, &i32::try_from(SIZE).unwrap()).unwrap();
+    }
+    senders[0].send_to(b"first", input).unwrap();
+    receives(&receiver, "first", &senders[0]);
+    let mut number = 0;
+    for round in 0..30 {
+        let mut sent = Sent::default();
+        // From whom, how many together, and how much of the last one.
+        for (sender, count, last) in [
+            (0, 20, SIZE),
+            (1, 20, SIZE),
+            (0, 1, SIZE),
+            (1, 1, SIZE),
+            (0, 1, SIZE),
+            (1, 7, 300),
+            (0, 7, 300),
+            (0, 3, SIZE),
+            (1, 64, SIZE),
+            (0, 1, 300),
+        ] {
+            let mut all = String::new();
+            for i in 1..=count {
+                number += 1;
+                let len = if i == count { last } else { SIZE };
+                let text: String = format!("{round}.{number} ").chars().cycle().take(len).collect();
+                all += &text;
+                sent.note(senders[sender].local_addr().unwrap(), text);
+            }
+            senders[sender].send_to(all.as_bytes(), input).unwrap();
+        }
+        sent.is_what_comes(&receiver);
+    }
+    has_nothing(&receiver);
+    ends_without_a_word(proxy);
+}
+
+#[test]
+fn coalesced_bursts_of_two_senders_through_forward() {
+    if can_make_networks("coalesced_bursts_of_two_senders_through_forward") {
+        coalesced_bursts(FORWARD, &IPV4);
+        coalesced_bursts(FORWARD, &IPV6);
+    }
+}
+
+#[test]
+fn coalesced_bursts_of_two_senders_through_reverse() {
+    if can_make_networks("coalesced_bursts_of_two_senders_through_reverse") {
+        coalesced_bursts(REVERSE, &IPV4);
+        coalesced_bursts(REVERSE, &IPV6);
+    }
+}
+
+/// Also those that are cut up on their way.
+#[test]
+fn datagrams_of_every_size() {
+    if !can_make_networks("datagrams_of_every_size") {
+        return;
+    }
+    let network = Network::new(3);
+    for endpoints in [&IPV4, &IPV6] {
+        let (listen, input, target) = (endpoints.listeners[0], endpoints.inputs[0], endpoints.targets[0]);
+        let receiver = socket(&network, RECEIVER, target);
+        let sender = socket(&network, SENDER, endpoints.senders[0]);
+        for (program, option) in [FORWARD, REVERSE] {
+            let proxy = transparent(&network, PROXY, program, &["--udp-listen-addr", listen, option, target]);
+            for size in [0, 1, 1452, 1472, 1473, 9000, 65_507] {
+                let text: String = ('a'..='z').cycle().take(size).collect();
+                sender.send_to(text.as_bytes(), input).unwrap();
+                let (came, from) = next(&receiver);
+                assert!(came == text && from == sender.local_addr().unwrap(), "{size} bytes from {from}");
+            }
+            ends_without_a_word(proxy);
+        }
+    }
+}
+
+#[test]
+fn a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders() {
+    if !can_make_networks("a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders") {
+        return;
+    }
+    let network = Network::new(3);
+    for (group, member_of, listen, input, target, senders) in [
+        (
+            "239.1.2.3%eth0:9918",
+            "239.1.2.3:9918",
+            "0.0.0.0:9920",
+            "10.77.0.2:9920",
+            "10.77.0.3:9930",
+            IPV4.senders,
+        ),
+        (
+            "[ff15::3%eth0]:9918",
+            "[ff15::3]:9918",
+            "[::]:9920",
+            "[fd77::2]:9920",
+            "[fd77::3]:9930",
+            IPV6.senders,
+        ),
+    ] {
+        let members = [SENDER, RECEIVER].map(|host| member(&network, host, member_of));
+        let receiver = socket(&network, RECEIVER, target);
+        let [one, stranger] = [senders[0], senders[1]].map(|address| socket(&network, SENDER, address));
+        let tcp = listen.replace("9920", "9921");
+        let proxy = transparent(
+            &network,
+            PROXY,
+            "mproxy-reverse",
+            &[
+                "--udp-listen-addr",
+                listen,
+                "--tcp-listen-addr",
+                &tcp,
+                "--multicast-addr",
+                group,
+                "--udp-output-addr",
+                target,
+            ],
+        );
+        let inputs: SocketAddr = input.parse().unwrap();
+        let mut stream = on(&network, SENDER, || TcpStream::connect((inputs.ip(), 9921)).unwrap());
+        for number in 0..3 {
+            let text = format!("{number} to the proxy");
+            one.send_to(text.as_bytes(), input).unwrap();
+            // IPv4 takes nothing in that has the host's own address, as it comes back to the sender's.
+            receives(&members[1], &text, &one);
+            receives(&receiver, &text, &one);
+
+            let text = format!("{number} to the group");
+            stranger.send_to(text.as_bytes(), member_of).unwrap();
+            receives(&members[1], &text, &stranger);
+            receives(&receiver, &text, &stranger);
+
+            // A byte stream has no sender: this is the proxy's own.
+            let text = format!("{number} over TCP\n");
+            stream.write_all(text.as_bytes()).unwrap();
+            for socket in [&members[1], &receiver] {
+                let (came, from) = next(socket);
+                assert_eq!((came, from.ip()), (text.clone(), inputs.ip()));
+            }
+        }
+        has_nothing(&receiver);
+        ends_without_a_word(proxy);
+    }
+}
+
+#[test]
+fn two_reverse_proxies_with_a_group_in_between_pass_the_sender_on() {
+    if !can_make_networks("two_reverse_proxies_with_a_group_in_between_pass_the_sender_on") {
+        return;
+    }
+    let network = Network::new(4);
+    for (group, listen, input, target, senders) in [
+        ("239.1.2.3%eth0:9918", "0.0.0.0:9920", "10.77.0.2:9920", "10.77.0.4:9930", IPV4.senders),
+        ("[ff15::3%eth0]:9918", "[::]:9920", "[fd77::2]:9920", "[fd77::4]:9930", IPV6.senders),
+    ] {
+        let into = ["--udp-listen-addr", listen, "--multicast-addr", group];
+        let out = ["--multicast-addr", group, "--udp-output-addr", target];
+        let proxies = [(1, &into), (2, &out)]
+            .map(|(host, arguments)| transparent(&network, host, "mproxy-reverse", arguments));
+        let receiver = socket(&network, 3, target);
+        for (number, address) in senders[..2].iter().enumerate() {
+            let sender = socket(&network, SENDER, address);
+            let text = format!("{number} from {address}");
+            sender.send_to(text.as_bytes(), input).unwrap();
+            receives(&receiver, &text, &sender);
+        }
+        proxies.into_iter().for_each(ends_without_a_word);
+    }
+}
+
+#[test]
+fn what_comes_over_tcp_leaves_with_the_proxys_own_address() {
+    if !can_make_networks("what_comes_over_tcp_leaves_with_the_proxys_own_address") {
+        return;
+    }
+    let network = Network::new(3);
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    let sender = socket(&network, SENDER, "10.77.0.1:5000");
+    let through = |mut stream: TcpStream, proxy: Running| {
+        for number in 0..3 {
+            let text = format!("{number} over TCP\n");
+            stream.write_all(text.as_bytes()).unwrap();
+            let (came, from) = next(&receiver);
+            assert_eq!((came, from.ip().to_string()), (text, Network::ipv4(PROXY)));
+            sender.send_to(b"over UDP", "10.77.0.2:9920").unwrap();
+            receives(&receiver, "over UDP", &sender);
+        }
+        // While the stream is still open: its end would be worth a warning.
+        ends_without_a_word(proxy);
+    };
+    let common = |option| ["--udp-listen-addr", "0.0.0.0:9920", option, "10.77.0.3:9930"];
+
+    let arguments = [&common(REVERSE.1)[..], &["--tcp-listen-addr", "0.0.0.0:9921"]].concat();
+    let proxy = transparent(&network, PROXY, REVERSE.0, &arguments);
+    let stream = on(&network, SENDER, || TcpStream::connect("10.77.0.2:9921").unwrap());
+    through(stream, proxy);
+
+    let listener = on(&network, SENDER, || TcpListener::bind("10.77.0.1:9921").unwrap());
+    let arguments = [&common(FORWARD.1)[..], &["--tcp-connect-addr", "10.77.0.1:9921"]].concat();
+    let proxy = transparent(&network, PROXY, FORWARD.0, &arguments);
+    let stream = listener.accept().unwrap().0;
+    through(stream, proxy);
+}
+
+/// The receiver replies to whom it believes to have heard, and that one hears it.
+fn replies_arrive(sender: &UdpSocket, input: &str, receiver: &UdpSocket) {
+    for number in 0..5 {
+        let text = format!("{number} to {input}");
+        sender.send_to(text.as_bytes(), input).unwrap();
+        let (came, from) = next(receiver);
+        assert_eq!((came.as_str(), from), (text.as_str(), sender.local_addr().unwrap()));
+        // More than once, since the proxy's host may have learnt from the first.
+        for reply in ["a reply", "another one", "a third"] {
+            receiver.send_to(reply.as_bytes(), from).unwrap();
+            receives(sender, reply, receiver);
+        }
+    }
+}
+
+#[test]
+fn replies_reach_the_sender_on_the_same_network() {
+    if !can_make_networks("replies_reach_the_sender_on_the_same_network") {
+        return;
+    }
+    let network = Network::new(3);
+    for endpoints in [&IPV4, &IPV6] {
+        let (listen, input, target) = (endpoints.listeners[0], endpoints.inputs[0], endpoints.targets[0]);
+        let sender = socket(&network, SENDER, endpoints.senders[0]);
+        let receiver = socket(&network, RECEIVER, target);
+        for (program, option) in [FORWARD, REVERSE] {
+            let proxy = transparent(&network, PROXY, program, &["--udp-listen-addr", listen, option, target]);
+            replies_arrive(&sender, input, &receiver);
+            ends_without_a_word(proxy);
+        }
+    }
+}
+
+/// A reply comes by the proxy's host then, which has a socket with just that address and port: it must pass
+/// the reply on all the same.
+#[test]
+fn replies_reach_the_sender_through_the_proxys_host_as_their_router() {
+    const ROUTER: usize = 4;
+    if !can_make_networks("replies_reach_the_sender_through_the_proxys_host_as_their_router") {
+        return;
+    }
+    // The gateways of the sites are the hosts here, next to the router.
+    let [from, to] = [1, 3];
+    let network = Network::two_sites();
+    network.succeeds(ROUTER, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"]);
+    for (site, host) in [from, to].into_iter().enumerate() {
+        let (near, far, interface) =
+            (format!("fd8{site}::2/64"), format!("fd8{site}::1/64"), format!("wan{site}"));
+        network.succeeds(host, "ip", &["addr", "add", &near, "dev", "wan0", "nodad"]);
+        network.succeeds(ROUTER, "ip", &["addr", "add", &far, "dev", &interface, "nodad"]);
+        network.succeeds(host, "ip", &["-6", "route", "add", "default", "via", &format!("fd8{site}::1")]);
+    }
+    let at = |site, last| Network::site_address(site, "wan0", last);
+    for (listen, sender, input, target) in [
+        (
+            "0.0.0.0:9920",
+            format!("{}:5000", at(0, 2)),
+            format!("{}:9920", at(0, 1)),
+            format!("{}:9930", at(1, 2)),
+        ),
+        ("[::]:9920", "[fd80::2]:5000".into(), "[fd80::1]:9920".into(), "[fd81::2]:9930".into()),
+    ] {
+        let [sender, receiver] = [(from, sender), (to, target.clone())]
+            .map(|(host, address)| on(&network, host, || bound(address.parse().unwrap())));
+        // Without the proxy, to know that the hosts reach each other at all.
+        eventually("a way between the hosts", || {
+            sender.set_nonblocking(true).unwrap();
+            receiver.send_to(b"there?", sender.local_addr().unwrap()).unwrap();
+            let came = sender.recv(&mut [0; 16]).is_ok();
+            sender.set_nonblocking(false).unwrap();
+            came.then_some(())
+        });
+        for (program, option) in [FORWARD, REVERSE] {
+            let proxy =
+                transparent(&network, ROUTER, program, &["--udp-listen-addr", listen, option, &target]);
+            // What was sent to find the way may still be coming.
+            eventually("silence", || {
+                sender.set_nonblocking(true).unwrap();
+                let silent = sender.recv(&mut [0; 16]).is_err();
+                sender.set_nonblocking(false).unwrap();
+                silent.then_some(())
+            });
+            replies_arrive(&sender, &input, &receiver);
+            ends_without_a_word(proxy);
+        }
+    }
+}
