@@ -35,26 +35,31 @@ impl Interface {
         find_in(&list_all()?, text).ok_or_else(|| unknown(text))
     }
 
-    /// Whether it is up with a link.
-    fn is_up(&self) -> bool {
-        self.flags.contains(InterfaceFlags::UP | InterfaceFlags::RUNNING)
+    /// Whether it is up with a link. At first one that is up counts as linked: Linux may tell a second late.
+    fn is_up(&self, at_first: bool) -> bool {
+        self.flags.contains(InterfaceFlags::UP) && (at_first || self.has_link())
+    }
+
+    fn has_link(&self) -> bool {
+        self.flags.contains(InterfaceFlags::RUNNING)
     }
 
     /// Whether it is up with an address of that family.
-    fn is_usable(&self, address: IpAddr) -> bool {
+    fn is_usable(&self, address: IpAddr, at_first: bool) -> bool {
         let addressed = match address {
             IpAddr::V4(_) => self.ipv4.is_some(),
             IpAddr::V6(_) => self.ipv6,
         };
-        self.is_up() && addressed
+        self.is_up(at_first) && addressed
     }
 
-    /// Whether it is made for groups like this; for broadcast, if it is that.
+    /// Whether it is made for groups like this (for broadcast, if it is that), and is no part of another.
     fn carries(&self, address: IpAddr) -> bool {
         let needed =
             if address.is_multicast() { InterfaceFlags::MULTICAST } else { InterfaceFlags::BROADCAST };
         // IPv6 multicast does not work on loopback, IPv4 does without the flag.
-        self.flags.contains(needed) || self.is_loopback() && address.is_ipv4() && address.is_multicast()
+        (self.flags.contains(needed) || self.is_loopback() && address.is_ipv4() && address.is_multicast())
+            && !rule::is_part(&self.name)
     }
 
     pub(crate) fn is_loopback(&self) -> bool {
@@ -105,7 +110,7 @@ impl Choice {
     /// # Errors
     /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
     pub fn check(&self) -> Result<(), Error> {
-        if self.0.iter().any(|text| text == ALL) {
+        if self.is_all() {
             return Ok(());
         }
         let Some(first) = self.0.first() else { return Ok(()) };
@@ -114,7 +119,7 @@ impl Choice {
     }
 
     /// The interfaces for a group, for broadcast, or for a link-local address. One that the rule picked
-    /// `before` stays as long as it can be used. At first all that are up count as having a link.
+    /// `before` stays as long as it can be used.
     ///
     /// # Errors
     /// If the interfaces cannot be listed.
@@ -124,37 +129,46 @@ impl Choice {
         before: Option<u32>,
         at_first: bool,
     ) -> io::Result<Chosen> {
-        let all = if at_first { list_at_first()? } else { list()? };
-        let address = address.ip();
+        let all = list()?;
+        let ip = address.ip();
         let mut chosen = Chosen::default();
         if self.0.is_empty() {
-            let kept = all.iter().find(|i| Some(i.found.index) == before && i.found.is_usable(address));
-            let picked = kept.or_else(|| rule::pick(&all, address));
+            let kept = all.iter().find(|i| Some(i.found.index) == before && i.found.is_usable(ip, at_first));
+            let picked = kept.or_else(|| rule::pick(&all, ip, at_first));
             chosen.usable.extend(picked.map(|listed| listed.found.clone()));
             return Ok(chosen);
         }
-        if self.0.iter().any(|text| text == ALL) {
-            let made_for_it = |i: &&Listed| i.found.carries(address);
-            let outward = || all.iter().filter(made_for_it).filter(|i| !i.found.is_loopback());
-            let alone = all.iter().filter(made_for_it).filter(|_| outward().next().is_none());
-            for Listed { found, .. } in outward().chain(alone) {
-                if found.is_usable(address) {
-                    chosen.usable.push(found.clone());
-                } else if !found.is_up() {
-                    chosen.dead.push(found.name.clone());
+        for name in self.names(&all, ip) {
+            match find_in(&all, &name) {
+                Some(found) if found.is_usable(ip, at_first) => {
+                    if !chosen.usable.iter().any(|other| other.index == found.index) {
+                        chosen.usable.push(found);
+                    }
                 }
-            }
-            return Ok(chosen);
-        }
-        for text in &self.0 {
-            match find_in(&all, text) {
-                Some(found) if !found.is_usable(address) => chosen.dead.push(found.name),
-                Some(found) if chosen.usable.iter().any(|other| other.index == found.index) => {}
-                Some(found) => chosen.usable.push(found),
-                None => chosen.dead.push(text.clone()),
+                // Of all, those without an address of the family were not meant.
+                Some(found) if self.is_all() && found.is_up(at_first) => {}
+                _ => chosen.dead.push(name),
             }
         }
         Ok(chosen)
+    }
+
+    /// The interfaces that were named; of all, those that are made for it, loopback if there is no other.
+    fn names(&self, all: &[Listed], ip: IpAddr) -> Vec<String> {
+        if !self.is_all() {
+            return self.0.clone();
+        }
+        let (mut inner, mut outer) = (Vec::new(), Vec::new());
+        for Listed { found, .. } in all {
+            if found.carries(ip) {
+                if found.is_loopback() { &mut inner } else { &mut outer }.push(found.name.clone());
+            }
+        }
+        if outer.is_empty() { inner } else { outer }
+    }
+
+    fn is_all(&self) -> bool {
+        self.0.iter().any(|text| text == ALL)
     }
 
     /// Whether it is one interface that was named.
@@ -164,15 +178,12 @@ impl Choice {
 
     /// The indices of the interfaces that a group may ever go through, up or not.
     pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
-        let Ok(all) = list_at_first() else { return Vec::new() };
-        let picked = || rule::pick(&all, group.ip()).map(|i| i.found.index).into_iter().collect();
+        let Ok(all) = list() else { return Vec::new() };
         if self.0.is_empty() {
-            picked()
-        } else if self.0.iter().any(|text| text == ALL) {
-            all.iter().map(|i| i.found.index).collect()
-        } else {
-            self.0.iter().filter_map(|text| find_in(&all, text)).map(|found| found.index).collect()
+            return rule::pick(&all, group.ip(), true).map(|i| i.found.index).into_iter().collect();
         }
+        let names = self.names(&all, group.ip());
+        names.iter().filter_map(|name| find_in(&all, name)).map(|found| found.index).collect()
     }
 }
 
@@ -220,17 +231,6 @@ fn find_in(all: &[Listed], text: &str) -> Option<Interface> {
 
 fn list_all() -> Result<Vec<Listed>, Error> {
     list().map_err(|error| Error::io("list", "the network interfaces", error))
-}
-
-/// The same, with a link for all that are up: Linux tells of one a second late.
-fn list_at_first() -> io::Result<Vec<Listed>> {
-    let mut all = list()?;
-    for Listed { found, .. } in &mut all {
-        if found.flags.contains(InterfaceFlags::UP) {
-            found.flags |= InterfaceFlags::RUNNING;
-        }
-    }
-    Ok(all)
 }
 
 /// All interfaces, each once.

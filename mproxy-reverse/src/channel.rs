@@ -32,7 +32,8 @@ impl Channel {
             Some(group) => (group.clone(), reverse.options.clone(), None),
             None => private()?,
         };
-        let channel = UdpTarget::new(&group, &options, registry.endpoint(&group, Direction::Channel));
+        let sent = registry.endpoint(&group, Direction::Channel);
+        let channel = UdpTarget::new(&group, &options, sent).heard_once();
         let routes = channel.routes().clone();
         let mut further = groups.iter().skip(1).collect::<Vec<_>>();
         if reserved.is_some() {

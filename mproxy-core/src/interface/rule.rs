@@ -9,8 +9,9 @@ use super::{Interface, Listed};
 
 /// The interface that the system's routes give to the group, if they do not give it to everything; else, of
 /// those that are up and carry multicast (or broadcast), one that is no tunnel and no bridge without hardware,
-/// that the default route uses, and that was there first, in this order; for IPv4 at last loopback.
-pub(super) fn pick(all: &[Listed], group: IpAddr) -> Option<&Listed> {
+/// that has a link, that the default route uses, and that was there first, in this order; for IPv4 at last
+/// loopback.
+pub(super) fn pick(all: &[Listed], group: IpAddr, at_first: bool) -> Option<&Listed> {
     let default = source_to(match group {
         // Addresses for documentation (RFC 5737, RFC 3849): no route but the default one leads there.
         IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
@@ -18,13 +19,14 @@ pub(super) fn pick(all: &[Listed], group: IpAddr) -> Option<&Listed> {
     });
     // Every IPv6 interface has a route for all groups, which says nothing.
     let routed = if group.is_ipv4() { source_to(group).filter(|own| Some(*own) != default) } else { None };
-    let able = all.iter().filter(|i| i.found.is_usable(group) && i.found.carries(group));
+    let able = all.iter().filter(|i| i.found.is_usable(group, at_first) && i.found.carries(group));
     able.min_by_key(|i| {
         let is_at = |own: Option<IpAddr>| own.is_some_and(|own| i.addresses.contains(&own));
         let rank = [
             !is_at(routed),
             i.found.is_loopback(),
             is_inward(all, &i.found),
+            !i.found.has_link(),
             !is_at(default),
         ];
         (rank, i.found.index)
@@ -49,6 +51,11 @@ fn is_inward(all: &[Listed], interface: &Interface) -> bool {
     interface.flags.contains(InterfaceFlags::POINTTOPOINT)
         || has(name, "tun_flags")
         || has(name, "bridge") && !leads_to_hardware(all, name, 4)
+}
+
+/// Whether the interface is a port of a bridge or of a bond: that is what groups go through then.
+pub(super) fn is_part(name: &str) -> bool {
+    has(name, "brport") || has(name, "bonding_slave")
 }
 
 /// Whether there is a device behind the interface, or behind one that it is made of: the port of a bridge, the

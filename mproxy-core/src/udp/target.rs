@@ -13,6 +13,7 @@ use crate::{Batch, Error, Options, Resolved, Sink, report};
 #[derive(Debug, Clone)]
 pub struct UdpTarget {
     routes: Routes,
+    heard_once: bool,
     options: Options,
     meter: Meter,
 }
@@ -25,7 +26,14 @@ impl UdpTarget {
         if routes.lack_an_interface() {
             report::warn(format_args!("cannot send to {resolved}: {NO_INTERFACE}; going on when there is one"));
         }
-        Self { routes, options: options.clone(), meter }
+        Self { routes, heard_once: false, options: options.clone(), meter }
+    }
+
+    /// Has this host hear what is sent to a group only once, though it may listen on several interfaces.
+    #[must_use]
+    pub fn heard_once(mut self) -> Self {
+        self.heard_once = true;
+        self
     }
 
     /// The ways to it, which change.
@@ -75,13 +83,14 @@ impl UdpSink {
         let mut before = std::mem::take(&mut self.ways);
         for route in routes {
             let known = before.iter().position(|way| way.serves(&route));
+            let heard = self.target.options.hears_itself && (self.ways.is_empty() || !self.target.heard_once);
             let way = match known {
                 Some(index) => {
                     let mut way = before.swap_remove(index);
-                    way.follow(route);
+                    way.follow(route, heard);
                     way
                 }
-                None => Way::open(&self.target, route, self.counters.clone(), self.origins.clone()),
+                None => Way::open(&self.target, route, heard, self.counters.clone(), self.origins.clone()),
             };
             self.ways.push(way);
         }

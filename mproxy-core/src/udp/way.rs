@@ -55,12 +55,15 @@ impl Way {
     pub(super) fn open(
         target: &UdpTarget,
         route: Arc<Route>,
+        heard: bool,
         counters: Arc<Counters>,
         origins: Option<Arc<Mutex<Origins>>>,
     ) -> Self {
+        let mut options = target.options().clone();
+        options.hears_itself = heard;
         let mut way = Self {
             target: target.routes().resolved().clone(),
-            options: target.options().clone(),
+            options,
             route,
             counters,
             origins,
@@ -93,7 +96,10 @@ impl Way {
     }
 
     /// Goes on with the addresses of the route: with the one in use, if it is still among them.
-    pub(super) fn follow(&mut self, route: Arc<Route>) {
+    pub(super) fn follow(&mut self, route: Arc<Route>, heard: bool) {
+        if std::mem::replace(&mut self.options.hears_itself, heard) != heard {
+            self.opened = None;
+        }
         if Arc::ptr_eq(&self.route, &route) {
             return;
         }
