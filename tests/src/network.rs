@@ -252,6 +252,11 @@ impl Network {
     /// Pulls the cable out of the host's interface on the segment: it stays up, but has no carrier.
     pub fn unplug(&self, host: usize, segment: usize) {
         ip(&["-n", &self.namespace(None), "link", "set", &port(segment, host), "down"]);
+        // The host is told so up to a second later.
+        let state = format!("/sys/class/net/{}/operstate", interface(segment));
+        eventually("the loss of the carrier", || {
+            (self.run(host, "cat", &[&state]).stdout != b"up\n").then_some(())
+        });
     }
 
     /// Puts the cable back.
