@@ -5,10 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Running, close, eventually, output, piped, program, skipped, try_launch};
+use crate::{PATIENCE, Running, close, eventually, output, piped, program, skipped, try_launch};
 
 /// Whether this process may make network namespaces. Where it may not, a test that needs them says so
 /// and passes; under CI it must not come to that, so there this panics instead.
@@ -251,6 +252,11 @@ impl Network {
     /// Pulls the cable out of the host's interface on the segment: it stays up, but has no carrier.
     pub fn unplug(&self, host: usize, segment: usize) {
         ip(&["-n", &self.namespace(None), "link", "set", &port(segment, host), "down"]);
+        // The host is told so up to a second later.
+        let state = format!("/sys/class/net/{}/operstate", interface(segment));
+        eventually("the loss of the carrier", || {
+            (self.run(host, "cat", &[&state]).stdout != b"up\n").then_some(())
+        });
     }
 
     /// Puts the cable back.
@@ -402,8 +408,11 @@ pub fn server(network: &Network, host: usize, arguments: &[&str]) -> Running {
 
 /// Waits until the program's output is just this.
 pub fn receives(server: &Running, expected: &str) {
-    let out = server.writes(expected.len());
-    assert_eq!(String::from_utf8_lossy(&out), expected);
+    let end = Instant::now() + PATIENCE;
+    while server.stdout().len() < expected.len() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(String::from_utf8_lossy(&server.stdout()), expected);
 }
 
 /// The name of each host's interface on the segment.

@@ -154,7 +154,7 @@ fn interfaces_none_of_which_exists_are_wrong_use() {
         ("mproxy-client", &["--path", "/dev/null", "--server-addr", "239.1.2.3:9920"][..]),
         ("mproxy-server", &["--path", "-", "--listen-addr", "239.1.2.3:9920"]),
         ("mproxy-forward", &["--udp-listen-addr", "127.0.0.1:0", "--udp-downstream-addr", "239.1.2.3:9920"]),
-        ("mproxy-reverse", &["--udp-listen-addr", "239.1.2.3:9920"]),
+        ("mproxy-reverse", &["--udp-listen-addr", "127.0.0.1:0", "--multicast-addr", "239.1.2.3:9920"]),
     ] {
         let mut program = host.start(name, &[endpoints, &neither].concat());
         assert_eq!(program.exit_code(), 2, "{}", program.messages());
@@ -467,7 +467,7 @@ fn an_interface_that_cannot_carry_the_group_is_not_chosen() {
     chooser.chooses("eth0 has no IPv6 address", [0, 1, 0]);
     ip("link set eth0 multicast off");
     ip("link set eth1 multicast on");
-    chooser.chooses("eth0 carries no multicast", [1, 1, 1]);
+    chooser.chooses("eth0 carries no multicast, but broadcast", [1, 1, 0]);
     chooser.nothing_else();
 }
 
@@ -505,4 +505,71 @@ fn tunnels_and_bridges_of_containers_come_after_all_others() {
     network.unplug(0, 0);
     let listener = network.start(0, "mproxy-server", &listening());
     joins(&listener, HEARD[0].1, "docker0");
+}
+
+/// A bridge's ports have IPv6 addresses, too, but what arrives there goes to the bridge, and what is sent there
+/// goes out beside it.
+#[test]
+fn the_port_of_a_bridge_is_neither_chosen_nor_one_of_all() {
+    if !can_make_networks("the_port_of_a_bridge_is_neither_chosen_nor_one_of_all") {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1]]);
+    let ip = |arguments: &str| network.ip(0, arguments);
+    ip("link add lan0 type bridge");
+    ip("link set eth0 master lan0");
+    ip("link set lan0 up");
+    ip("addr flush dev eth0 scope global");
+    ip("addr add 10.77.0.1/24 dev lan0");
+    ip("addr add fd77::1/64 dev lan0 nodad");
+    eventually("the bridge's address", || {
+        let out = network.run(0, "ip", &["-6", "addr", "show", "dev", "lan0", "scope", "link"]).stdout;
+        let text = String::from_utf8(out).unwrap();
+        (text.contains("fe80") && !text.contains("tentative")).then_some(())
+    });
+    let there = member(&network, 1, &[0], SENT, &[]);
+    let mut expected = String::new();
+    for options in [&[][..], &["--interface", "all"]] {
+        let hears = member(&network, 0, &[0], HEARD, options);
+        let mut arrived = String::new();
+        for ((_, target), (_, here)) in SENT.into_iter().zip(HEARD) {
+            // Once more shows whether the first one came twice.
+            for n in 0..2 {
+                let text = format!("{n} with {options:?} to {target}\n");
+                send(&network, 0, &[&["--server-addr", target], options].concat(), &text);
+                expected += &text;
+                receives(&there, &expected);
+                send(&network, 1, &["--server-addr", here], &text);
+                arrived += &text;
+                receives(&hears, &arrived);
+            }
+        }
+    }
+}
+
+/// Linux hands an IPv6 group to every socket that has joined it, whatever the interface.
+#[test]
+fn listeners_on_two_interfaces_of_a_host_hear_each_their_own() {
+    if !can_make_networks("listeners_on_two_interfaces_of_a_host_hear_each_their_own") {
+        return;
+    }
+    let network = multihomed();
+    for (group, [eth0, eth1], target) in [
+        ("239.1.2.3", ["239.1.2.3%eth0:9920", "239.1.2.3%eth1:9920"], "239.1.2.3:9920"),
+        ("ff15::3", ["[ff15::3%eth0]:9920", "[ff15::3%eth1]:9920"], "[ff15::3]:9920"),
+    ] {
+        let servers = [eth0, eth1].map(|listen| server(&network, 0, &["--listen-addr", listen]));
+        let mut expected = [String::new(), String::new()];
+        for segment in [0, 1] {
+            network.switched(segment, 0, group, true);
+        }
+        for text in ["first\n", "second\n"] {
+            for (segment, server) in servers.iter().enumerate() {
+                send(&network, segment + 1, &["--server-addr", target], text);
+                expected[segment] += text;
+                receives(server, &expected[segment]);
+            }
+        }
+        assert_eq!(servers.each_ref().map(output), expected);
+    }
 }

@@ -89,6 +89,8 @@ fn all_that_is_sent_has_the_dscp_that_was_asked_for() {
         "10.77.0.255:9920",
     ];
 
+    let wrong = ["--path", "/dev/null", "--server-addr", targets[0], "--dscp", "64"];
+    assert_eq!(network.start(0, "mproxy-client", &wrong).exit_code(), 2);
     for (n, target) in targets.into_iter().enumerate() {
         let text = format!("client to {target}\n");
         let dscp = [46, 0, 63, 8, 34][n];
@@ -381,12 +383,14 @@ fn forward_carries_a_group_from_one_interface_to_another() {
         let forward = network.start(1, "mproxy-forward", &options);
         forward.says("listening");
         network.switched(0, 1, group, true);
-        // If what it sends came back to it, it would be sent again.
+        // If what it sends came back to it, it would be sent again: a member on its host makes it come back there.
+        let here = server(&network, 1, &["--listen-addr", far]);
         let mut expected = String::new();
         for text in ["one\n", "two\n", "three\n"] {
             send(&network, 0, &["--server-addr", near], text);
             expected += text;
             receives(&listener, &expected);
+            receives(&here, &expected);
         }
         receives(&forward, &expected);
     }
