@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use mproxy_forward::{Forward, Options};
 use mproxy_tests::{Network, PATIENCE, Running, can_make_networks, eventually, output, program};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
@@ -402,6 +403,32 @@ fn a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once() {
         let _taken = on(&network, PROXY, || bound(([0, 0, 0, 0], 5002).into()));
         a_sender_whose_port_is_taken(FORWARD, &socket(&network, SENDER, "10.77.0.1:5002"), &network);
     }
+}
+
+/// With the library, which tells what was counted.
+#[test]
+fn what_a_sender_whose_port_is_taken_has_sent_counts_as_errors() {
+    if !can_make_networks("what_a_sender_whose_port_is_taken_has_sent_counts_as_errors") {
+        return;
+    }
+    let network = Network::new(3);
+    let taken = socket(&network, PROXY, "10.77.0.2:5000");
+    let other = socket(&network, SENDER, "10.77.0.1:5000");
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    // Its threads are on the host of the one that starts them.
+    let proxy = on(&network, PROXY, || {
+        let options = Options::new().transparent();
+        let proxy = Forward::new().udp_listen("0.0.0.0:9920").target("10.77.0.3:9930").options(options);
+        proxy.spawn().unwrap()
+    });
+    for _ in 0..7 {
+        taken.send_to(b"taken", "10.77.0.2:9920").unwrap();
+        other.send_to(b"other", "10.77.0.2:9920").unwrap();
+        receives(&receiver, "other", &other);
+    }
+    proxy.stop();
+    let stats = proxy.join().unwrap();
+    assert_eq!((stats.received(), stats.sent(), stats.errors()), (14, 7, 7), "{stats:?}");
 }
 
 /// What others send to it is its own, from wherever it is.
