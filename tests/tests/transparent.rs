@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -47,7 +47,11 @@ fn bound(address: SocketAddr) -> UdpSocket {
     if address.is_ipv6() {
         socket.set_only_v6(true).unwrap();
     }
-    socket.bind(&address.into()).unwrap_or_else(|error| panic!("{address}: {error}"));
+    // A process that another test is just starting may have a copy of the one that had the port before.
+    eventually(&format!("{address}"), || match socket.bind(&address.into()) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+        bound => Some(bound.unwrap()),
+    });
     let socket = UdpSocket::from(socket);
     socket.set_broadcast(true).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -548,7 +552,7 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str)
     for some in order.chunks(AT_ONCE) {
         let mut expected = on(&network, SENDER, || {
             let send = |i: &usize| {
-                let sender = UdpSocket::bind(many(*i, ipv6)).unwrap();
+                let sender = bound(many(*i, ipv6));
                 sender.send_to(i.to_string().as_bytes(), input).unwrap();
                 (i.to_string(), many(*i, ipv6))
             };
