@@ -48,9 +48,10 @@ fn bound(address: SocketAddr) -> UdpSocket {
         socket.set_only_v6(true).unwrap();
     }
     // A process that another test is just starting may have a copy of the one that had the port before.
-    eventually(&format!("{address}"), || match socket.bind(&address.into()) {
+    eventually("a port", || match socket.bind(&address.into()) {
+        Ok(()) => Some(()),
         Err(error) if error.kind() == ErrorKind::AddrInUse => None,
-        bound => Some(bound.unwrap()),
+        Err(error) => panic!("{address}: {error}"),
     });
     let socket = UdpSocket::from(socket);
     socket.set_broadcast(true).unwrap();
