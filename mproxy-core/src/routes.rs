@@ -133,7 +133,7 @@ impl Shared {
                 chosen = found;
                 let several = chosen.usable.len() + chosen.dead.len() > 1;
                 for interface in chosen.usable {
-                        let name = if several { format!("{name} on {interface}") } else { name.clone() };
+                    let name = if several { format!("{name} on {interface}") } else { name.clone() };
                     routes.push(Route::through(name, *first, interface));
                 }
             }

@@ -58,7 +58,8 @@ fn links_with(directory: &Path, argument: &str) -> bool {
     let mut compile = Command::new(rustc);
     compile.arg(&source).arg("-o").arg(program).arg("--target").arg(target);
     compile.arg(format!("-Clink-arg={argument}"));
-    std::fs::write(&source, "fn main() {}").is_ok() && compile.output().is_ok_and(|done| done.status.success())
+    std::fs::write(&source, "fn main() {}").is_ok()
+        && compile.output().is_ok_and(|done| done.status.success())
 }
 
 /// The version of this machine's glibc.

@@ -4,7 +4,9 @@
 use std::process::ExitCode;
 
 use mproxy_core::command::{Args, Command, raise_descriptor_limit};
-use mproxy_core::{Error, Handle, datagram_size_help, flags_help, listeners_help, options_help, transparency_help};
+use mproxy_core::{
+    Error, Handle, datagram_size_help, flags_help, listeners_help, options_help, transparency_help,
+};
 use mproxy_reverse::Reverse;
 
 #[cfg(feature = "tls")]

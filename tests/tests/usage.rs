@@ -198,7 +198,11 @@ fn the_servers_wrong_uses_are_refused() {
         ("server", "--path FILE --listen-addr 127.0.0.1%no-such-zone:PORT", "127.0.0.1%no-such-zone"),
         ("server", "--path FILE --listen-addr [fe80::1%no-such-zone]:PORT", "fe80::1,no-such-zone"),
         ("server", "--path FILE --listen-addr [::1]@239.1.2.3:PORT", "[::1]@239.1.2.3:PORT,IP version"),
-        ("server", "--path FILE --listen-addr 127.0.0.1@[ff3e::1]:PORT", "127.0.0.1@[ff3e::1]:PORT,IP version"),
+        (
+            "server",
+            "--path FILE --listen-addr 127.0.0.1@[ff3e::1]:PORT",
+            "127.0.0.1@[ff3e::1]:PORT,IP version",
+        ),
         ("server", "--path FILE --listen-addr 127.0.0.1@127.0.0.1:PORT", "127.0.0.1@127.0.0.1:PORT"),
         ("server", "--path FILE --listen-addr somebody@232.1.1.1:PORT", "somebody@232.1.1.1:PORT"),
         ("server", "--path FILE --listen-addr 127.0.0.1:PORT --rate 1M", "--rate"),
@@ -230,7 +234,11 @@ fn the_forwards_wrong_uses_are_refused() {
         ("forward", "--tee --tcp-connect-addr [ff02::114]:PORT", "[ff02::114]:PORT,multicast,TCP"),
         ("forward", "--tee --tcp-connect-addr 127.0.0.1:PORT --tcp-connect-addr 239.1.2.3:1", "239.1.2.3:1"),
         ("forward", "--tee --udp-listen-addr 239.1.2.3%no-such-zone:PORT", "239.1.2.3,no-such-zone"),
-        ("forward", "--tee --udp-listen-addr 127.0.0.1@[ff3e::1]:PORT", "127.0.0.1@[ff3e::1]:PORT,IP version"),
+        (
+            "forward",
+            "--tee --udp-listen-addr 127.0.0.1@[ff3e::1]:PORT",
+            "127.0.0.1@[ff3e::1]:PORT,IP version",
+        ),
         (
             "forward",
             "--udp-listen-addr 127.0.0.1:PORT --udp-downstream-addr 10.0.0.1@232.1.1.1:1",

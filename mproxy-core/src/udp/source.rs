@@ -206,7 +206,9 @@ impl UdpSource {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match (self.entries.first(), &self.group) {
             (Some(entry), _) => entry.socket.local_addr(),
-            (None, Some(group)) => group.routes.resolved().addresses.first().copied().ok_or_else(no_interface),
+            (None, Some(group)) => {
+                group.routes.resolved().addresses.first().copied().ok_or_else(no_interface)
+            }
             (None, None) => Err(no_interface()),
         }
     }
@@ -329,4 +331,3 @@ impl Source for UdpSource {
         closed
     }
 }
-

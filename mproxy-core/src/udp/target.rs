@@ -24,7 +24,9 @@ impl UdpTarget {
     pub fn new(resolved: &Resolved, options: &Options, meter: Meter) -> Self {
         let routes = Routes::new(resolved);
         if routes.lack_an_interface() {
-            report::warn(format_args!("cannot send to {resolved}: {NO_INTERFACE}; going on when there is one"));
+            report::warn(format_args!(
+                "cannot send to {resolved}: {NO_INTERFACE}; going on when there is one"
+            ));
         }
         Self { routes, heard_once: false, options: options.clone(), meter }
     }
