@@ -327,6 +327,14 @@ impl Args {
     /// # Errors
     /// Wrong use if one is malformed, or a certificate lacks its key.
     pub fn tls(&mut self, ca: &'static str) -> Result<Tls, Error> {
+        if !cfg!(feature = "tls") {
+            for option in [ca, "--tls-cert", "--tls-key"] {
+                if self.os_text(option)?.is_some() {
+                    return Err(crate::tls::not_built_in());
+                }
+            }
+            return Ok(Tls::new());
+        }
         let mut tls = Tls::new();
         if let Some(path) = self.os_text(ca)? {
             tls = tls.ca(path);
@@ -334,7 +342,6 @@ impl Args {
         match (self.os_text("--tls-cert")?, self.os_text("--tls-key")?) {
             (Some(certificates), Some(key)) => Ok(tls.identity(certificates, key)),
             (None, None) => Ok(tls),
-            _ if !cfg!(feature = "tls") => Err(crate::tls::not_built_in()),
             _ => Err(Error::usage("--tls-cert and --tls-key need each other")),
         }
     }

@@ -35,22 +35,19 @@ impl Interface {
         find_in(&list_all()?, text).ok_or_else(|| unknown(text))
     }
 
-    /// Whether it is up with a link. At first one that is up counts as linked: Linux may tell a second late.
-    fn is_up(&self, at_first: bool) -> bool {
-        self.flags.contains(InterfaceFlags::UP) && (at_first || self.has_link())
-    }
-
-    fn has_link(&self) -> bool {
-        self.flags.contains(InterfaceFlags::RUNNING)
+    /// Whether it is up with a link.
+    fn is_up(&self) -> bool {
+        let linked = self.flags.contains(InterfaceFlags::RUNNING) || rule::has_carrier(&self.name);
+        self.flags.contains(InterfaceFlags::UP) && linked
     }
 
     /// Whether it is up with an address of that family.
-    fn is_usable(&self, address: IpAddr, at_first: bool) -> bool {
+    fn is_usable(&self, address: IpAddr) -> bool {
         let addressed = match address {
             IpAddr::V4(_) => self.ipv4.is_some(),
             IpAddr::V6(_) => self.ipv6,
         };
-        self.is_up(at_first) && addressed
+        addressed && self.is_up()
     }
 
     /// Whether it is made for groups like this (for broadcast, if it is that), and is no part of another.
@@ -123,30 +120,25 @@ impl Choice {
     ///
     /// # Errors
     /// If the interfaces cannot be listed.
-    pub(crate) fn choose(
-        &self,
-        address: SocketAddr,
-        before: Option<u32>,
-        at_first: bool,
-    ) -> io::Result<Chosen> {
+    pub(crate) fn choose(&self, address: SocketAddr, before: Option<u32>) -> io::Result<Chosen> {
         let all = list()?;
         let ip = address.ip();
         let mut chosen = Chosen::default();
         if self.0.is_empty() {
-            let kept = all.iter().find(|i| Some(i.found.index) == before && i.found.is_usable(ip, at_first));
-            let picked = kept.or_else(|| rule::pick(&all, ip, at_first));
+            let kept = all.iter().find(|i| Some(i.found.index) == before && i.found.is_usable(ip));
+            let picked = kept.or_else(|| rule::pick(&all, ip));
             chosen.usable.extend(picked.map(|listed| listed.found.clone()));
             return Ok(chosen);
         }
         for name in self.names(&all, ip) {
             match find_in(&all, &name) {
-                Some(found) if found.is_usable(ip, at_first) => {
+                Some(found) if found.is_usable(ip) => {
                     if !chosen.usable.iter().any(|other| other.index == found.index) {
                         chosen.usable.push(found);
                     }
                 }
                 // Of all, those without an address of the family were not meant.
-                Some(found) if self.is_all() && found.is_up(at_first) => {}
+                Some(found) if self.is_all() && found.is_up() => {}
                 _ => chosen.dead.push(name),
             }
         }
@@ -180,7 +172,7 @@ impl Choice {
     pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
         let Ok(all) = list() else { return Vec::new() };
         if self.0.is_empty() {
-            return rule::pick(&all, group.ip(), true).map(|i| i.found.index).into_iter().collect();
+            return rule::pick(&all, group.ip()).map(|i| i.found.index).into_iter().collect();
         }
         let names = self.names(&all, group.ip());
         names.iter().filter_map(|name| find_in(&all, name)).map(|found| found.index).collect()
@@ -287,7 +279,7 @@ mod tests {
         choice.add("1");
         choice.add("no-such-interface");
         choice.check().unwrap();
-        let chosen = choice.choose(group, None, false).unwrap();
+        let chosen = choice.choose(group, None).unwrap();
         assert_eq!(chosen.usable.len(), 1);
         assert_eq!(chosen.dead, ["no-such-interface"]);
         assert!(Choice::of("no-such-interface").check().unwrap_err().is_usage());

@@ -12,8 +12,7 @@ use crate::health::Health;
 use crate::interface::{Chosen, Interface};
 use crate::{Error, Resolved, Stop, refuse_loops, report, spawn};
 
-/// How often interfaces are looked at, and looked for by those who wait at a group: seldom enough for a link
-/// that is new to be known as such.
+/// How often interfaces are looked at, and looked for by those who wait at a group.
 pub(crate) const LOOK: Duration = Duration::from_millis(1500);
 
 /// What is wrong where no interface can be picked.
@@ -79,7 +78,7 @@ impl Routes {
         let state = State { unresolved: addresses.is_empty(), addresses, tried, ..State::default() };
         let shared =
             Shared { resolved: resolved.clone(), version: AtomicUsize::new(0), state: Mutex::new(state) };
-        shared.look(true);
+        shared.look();
         Self(Arc::new(shared))
     }
 
@@ -120,7 +119,7 @@ impl Shared {
     }
 
     /// Looks at the interfaces.
-    fn look(&self, at_first: bool) {
+    fn look(&self) {
         let state = &mut *self.lock();
         let (resolved, name) = (&self.resolved, self.resolved.to_string());
         let before = state.routes.first().and_then(|route| route.interface.as_ref()).map(|i| i.index);
@@ -129,7 +128,7 @@ impl Shared {
         match state.addresses.first() {
             Some(first) if has_interface(first.ip()) => {
                 // If the interfaces cannot be listed now, they can be later.
-                let Ok(found) = resolved.choice.choose(*first, before, at_first) else { return };
+                let Ok(found) = resolved.choice.choose(*first, before) else { return };
                 chosen = found;
                 let several = chosen.usable.len() + chosen.dead.len() > 1;
                 for interface in chosen.usable {
@@ -206,7 +205,7 @@ impl Shared {
             }
         }
         drop(state);
-        self.look(true);
+        self.look();
     }
 }
 
@@ -250,7 +249,7 @@ impl Watch {
         let Self { placed, named, listeners, interval } = self;
         if !placed.is_empty() {
             let stop = stop.clone();
-            let look = move || each(&placed, &stop, &mut |routes| routes.look(false));
+            let look = move || each(&placed, &stop, &mut |routes| routes.look());
             spawn("interfaces".to_owned(), Box::new(look))?;
         }
         if !named.is_empty() {

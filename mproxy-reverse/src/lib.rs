@@ -24,7 +24,8 @@ mod proxy;
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
 
-use crate::plan::{Kind, Plan};
+pub use crate::plan::Kind;
+use crate::plan::Plan;
 use crate::proxy::Proxy;
 
 /// TCP clients that are served at the same time, unless told otherwise.
@@ -47,25 +48,32 @@ impl Reverse {
         Self::default()
     }
 
+    /// Adds an endpoint of a kind, as the functions below do.
+    #[must_use]
+    pub fn endpoint(mut self, kind: Kind, endpoint: impl Into<String>) -> Self {
+        self.endpoints.push((kind, endpoint.into()));
+        self
+    }
+
     /// Adds a UDP endpoint to receive on: `[SOURCE@]HOST[%ZONE]:PORT`. Port 0 is one that the system
     /// chooses; [`Handle::local_addrs`] tells it, as it does for the TCP endpoints: inputs before outputs,
     /// and UDP before TCP before TLS.
     #[must_use]
     pub fn udp_listen(self, endpoint: impl Into<String>) -> Self {
-        self.with(Kind::UdpListen, endpoint.into())
+        self.endpoint(Kind::UdpListen, endpoint)
     }
 
     /// Adds a TCP endpoint on which to accept connections that send data: `HOST:PORT`.
     #[must_use]
     pub fn tcp_listen(self, endpoint: impl Into<String>) -> Self {
-        self.with(Kind::TcpListen, endpoint.into())
+        self.endpoint(Kind::TcpListen, endpoint)
     }
 
     /// Adds a TLS endpoint on which to accept connections that send data: `HOST:PORT`. It needs a
     /// certificate, which [`tls`](Self::tls) names, and the feature `tls`: without it this is wrong use.
     #[must_use]
     pub fn tls_listen(self, endpoint: impl Into<String>) -> Self {
-        self.with(Kind::TlsListen, endpoint.into())
+        self.endpoint(Kind::TlsListen, endpoint)
     }
 
     /// The multicast group to route through: `GROUP[%ZONE]:PORT`. Others on the network can join it, and
@@ -74,20 +82,20 @@ impl Reverse {
     /// the channel, and what comes in is sent to the others too.
     #[must_use]
     pub fn multicast(self, group: impl Into<String>) -> Self {
-        self.with(Kind::Channel, group.into())
+        self.endpoint(Kind::Channel, group)
     }
 
     /// Adds a TCP endpoint on which to accept clients that get everything: `HOST:PORT`.
     #[must_use]
     pub fn tcp_output(self, endpoint: impl Into<String>) -> Self {
-        self.with(Kind::TcpOutput, endpoint.into())
+        self.endpoint(Kind::TcpOutput, endpoint)
     }
 
     /// Adds a TLS endpoint on which to accept clients that get everything: `HOST:PORT`. It needs what
     /// [`tls_listen`](Self::tls_listen) does.
     #[must_use]
     pub fn tls_output(self, endpoint: impl Into<String>) -> Self {
-        self.with(Kind::TlsOutput, endpoint.into())
+        self.endpoint(Kind::TlsOutput, endpoint)
     }
 
     /// The certificate of the TLS endpoints, and whose certificate lets a client in: by default nobody
@@ -101,7 +109,7 @@ impl Reverse {
     /// Adds a UDP endpoint to send everything to: `HOST[%ZONE]:PORT`.
     #[must_use]
     pub fn udp_output(self, endpoint: impl Into<String>) -> Self {
-        self.with(Kind::UdpOutput, endpoint.into())
+        self.endpoint(Kind::UdpOutput, endpoint)
     }
 
     /// Copies everything to standard output too.
@@ -149,11 +157,6 @@ impl Reverse {
         proxy.start_tcp_inputs(tcp_inputs)?;
         proxy.start_udp_inputs(udp_inputs)?;
         Ok(proxy.handle())
-    }
-
-    fn with(mut self, kind: Kind, endpoint: String) -> Self {
-        self.endpoints.push((kind, endpoint));
-        self
     }
 
     /// Whether there is an endpoint of any of these kinds.

@@ -7,7 +7,7 @@ use mproxy_core::command::{Args, Command, raise_descriptor_limit};
 use mproxy_core::{
     Error, Handle, datagram_size_help, flags_help, listeners_help, options_help, transparency_help,
 };
-use mproxy_reverse::Reverse;
+use mproxy_reverse::{Kind, Reverse};
 
 #[cfg(feature = "tls")]
 macro_rules! tls_help {
@@ -51,8 +51,9 @@ OPTIONS:
                               be repeated
       --multicast-addr GROUP:PORT
                               The channel: the multicast group to route through,
-                              which others can join and send to. By default it is
-                              private. Further ones get what comes in, too
+                              which others can join and send to. By default one
+                              that is private to this process and never leaves the
+                              host. Further ones get what comes in, too
       --tcp-output-addr HOST:PORT
                               Where to accept TCP clients that get everything; may
                               be repeated
@@ -68,13 +69,9 @@ OPTIONS:
         transparency_help!(),
         flags_help!(),
         "
-Without --multicast-addr the channel is private to this process: a group drawn at
-random from 239.255.0.0/16, on the loopback interface with TTL 0. It works on any
-host, never leaves it, and two proxies side by side never mix.
-
 HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920; a
-GROUP may name its interface: 239.1.2.3%eth0:9918, [ff02::114%eth0]:9918. The
-receive buffer of a TCP client's thread is 1M unless --recv-buffer is given.
+GROUP may name its interface: 239.1.2.3%eth0:9918, [ff02::114%eth0]:9918. TCP
+clients have receive buffers of 1M each unless --recv-buffer is given.
 
 EXAMPLES:
   mproxy-reverse --udp-listen-addr 0.0.0.0:9920 --tcp-output-addr 0.0.0.0:9921
@@ -88,24 +85,22 @@ fn main() -> ExitCode {
     COMMAND.run(start)
 }
 
-/// Adds an endpoint.
-type Add = fn(Reverse, String) -> Reverse;
-
 fn start(mut args: Args) -> Result<Handle, Error> {
     let mut options = args.stream_options()?;
     args.listeners(&mut options)?;
     let mut reverse = Reverse::new();
-    let lists: [(_, Add); 7] = [
-        ("--udp-listen-addr", |reverse, endpoint| reverse.udp_listen(endpoint)),
-        ("--tcp-listen-addr", |reverse, endpoint| reverse.tcp_listen(endpoint)),
-        ("--tls-listen-addr", |reverse, endpoint| reverse.tls_listen(endpoint)),
-        ("--multicast-addr", |reverse, group| reverse.multicast(group)),
-        ("--tcp-output-addr", |reverse, endpoint| reverse.tcp_output(endpoint)),
-        ("--tls-output-addr", |reverse, endpoint| reverse.tls_output(endpoint)),
-        ("--udp-output-addr", |reverse, endpoint| reverse.udp_output(endpoint)),
-    ];
-    for (option, add) in lists {
-        reverse = args.texts(option)?.into_iter().fold(reverse, add);
+    for (option, kind) in [
+        ("--udp-listen-addr", Kind::UdpListen),
+        ("--tcp-listen-addr", Kind::TcpListen),
+        ("--tls-listen-addr", Kind::TlsListen),
+        ("--multicast-addr", Kind::Channel),
+        ("--tcp-output-addr", Kind::TcpOutput),
+        ("--tls-output-addr", Kind::TlsOutput),
+        ("--udp-output-addr", Kind::UdpOutput),
+    ] {
+        for endpoint in args.texts(option)? {
+            reverse = reverse.endpoint(kind, endpoint);
+        }
     }
     reverse = reverse.tls(args.tls("--tls-client-ca")?);
     if let Some(clients) = args.number("--max-clients", 1, 1_000_000)? {

@@ -6,13 +6,20 @@ use crate::Reverse;
 
 /// What an endpoint of a proxy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// Where to receive datagrams.
     UdpListen,
+    /// Where to accept TCP connections that send data.
     TcpListen,
+    /// The same, with TLS.
     TlsListen,
+    /// The multicast group to route through, and further ones to send to.
     Channel,
+    /// Where to accept TCP clients that get everything.
     TcpOutput,
+    /// The same, with TLS.
     TlsOutput,
+    /// Where to send everything.
     UdpOutput,
 }
 

@@ -1,5 +1,7 @@
 //! The rule by which an interface is picked for a group when the user chose none.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 
@@ -9,9 +11,8 @@ use super::{Interface, Listed};
 
 /// The interface that the system's routes give to the group, if they do not give it to everything; else, of
 /// those that are up and carry multicast (or broadcast), one that is no tunnel and no bridge without hardware,
-/// that has a link, that the default route uses, and that was there first, in this order; for IPv4 at last
-/// loopback.
-pub(super) fn pick(all: &[Listed], group: IpAddr, at_first: bool) -> Option<&Listed> {
+/// that the default route uses, and that was there first, in this order; for IPv4 at last loopback.
+pub(super) fn pick(all: &[Listed], group: IpAddr) -> Option<&Listed> {
     let default = source_to(match group {
         // Addresses for documentation (RFC 5737, RFC 3849): no route but the default one leads there.
         IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
@@ -19,16 +20,10 @@ pub(super) fn pick(all: &[Listed], group: IpAddr, at_first: bool) -> Option<&Lis
     });
     // Every IPv6 interface has a route for all groups, which says nothing.
     let routed = if group.is_ipv4() { source_to(group).filter(|own| Some(*own) != default) } else { None };
-    let able = all.iter().filter(|i| i.found.is_usable(group, at_first) && i.found.carries(group));
+    let able = all.iter().filter(|i| i.found.is_usable(group) && i.found.carries(group));
     able.min_by_key(|i| {
         let is_at = |own: Option<IpAddr>| own.is_some_and(|own| i.addresses.contains(&own));
-        let rank = [
-            !is_at(routed),
-            i.found.is_loopback(),
-            is_inward(all, &i.found),
-            !i.found.has_link(),
-            !is_at(default),
-        ];
+        let rank = [!is_at(routed), i.found.is_loopback(), is_inward(all, &i.found), !is_at(default)];
         (rank, i.found.index)
     })
 }
@@ -69,7 +64,19 @@ fn leads_to_hardware(all: &[Listed], name: &str, depth: u8) -> bool {
             })
 }
 
-/// Whether Linux shows that of an interface (`sysfs(5)`).
+/// Whether Linux does not deny that the interface has a link: its flag may come a second late.
+pub(super) fn has_carrier(name: &str) -> bool {
+    let mut told = [b'1'];
+    let _ = File::open(shown(name, "carrier")).and_then(|mut file| file.read(&mut told));
+    cfg!(target_os = "linux") && told == [b'1']
+}
+
+/// Whether Linux shows that of an interface.
 fn has(name: &str, what: &str) -> bool {
-    cfg!(target_os = "linux") && Path::new(&format!("/sys/class/net/{name}/{what}")).exists()
+    cfg!(target_os = "linux") && Path::new(&shown(name, what)).exists()
+}
+
+/// Where Linux shows what is known of an interface (`sysfs(5)`).
+fn shown(name: &str, what: &str) -> String {
+    format!("/sys/class/net/{name}/{what}")
 }
