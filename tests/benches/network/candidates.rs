@@ -120,6 +120,16 @@ impl Candidate {
         }
     }
 
+    /// The same, so that all datagrams keep their sender.
+    pub(crate) fn transparent(&self, from: SocketAddrV4, to: &[SocketAddrV4]) -> Option<Command> {
+        if !self.knows("mproxy-forward", "--transparent") {
+            return None;
+        }
+        let mut command = self.forward(from, to)?;
+        command.arg("--transparent");
+        Some(command)
+    }
+
     /// A file, or standard input, to UDP; with a size, cut into blocks of it.
     pub(crate) fn client(&self, path: &str, to: SocketAddrV4, size: Option<usize>) -> Option<Command> {
         match &self.kind {

@@ -56,6 +56,8 @@ pub(crate) struct Load {
     pub(crate) seconds: f64,
     /// Datagrams at most.
     pub(crate) most: u64,
+    /// They come from another host, as far as anybody can tell.
+    pub(crate) from_afar: bool,
 }
 
 /// Nanoseconds on the clock that all processes of this machine share.
@@ -66,7 +68,7 @@ pub(crate) fn now() -> nix::Result<u64> {
 
 /// Sends it all, and says how much that was.
 pub(crate) fn send(to: SocketAddrV4, load: Load) -> Outcome {
-    let socket = packets::connect(to)?;
+    let socket = if load.from_afar { packets::connect_from_afar(to)? } else { packets::connect(to)? };
     let at_once = match load.mode {
         Mode::Plain => SLOTS,
         Mode::Coalesced => packets::in_one_send(load.size),

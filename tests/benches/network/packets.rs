@@ -51,6 +51,19 @@ pub(crate) fn connect(address: SocketAddrV4) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// A socket that is connected to the address, but not from one of this host.
+pub(crate) fn connect_from_afar(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    /// For documentation (RFC 5737).
+    const AFAR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 5000);
+    let socket = open()?;
+    socket.set_ip_transparent_v4(true)?;
+    // The relay has it too.
+    socket.set_reuse_port(true)?;
+    socket.bind(&SocketAddr::V4(AFAR).into())?;
+    socket.connect(&SocketAddr::V4(address).into())?;
+    Ok(socket.into())
+}
+
 fn open() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)?;

@@ -52,6 +52,7 @@ pub(crate) fn load(to: SocketAddrV4, load: Load) -> Command {
     let mut command = part("load");
     command.args([to.to_string(), load.size.to_string(), load.mode.name().to_owned()]);
     command.args([load.pace.unwrap_or(0).to_string(), load.seconds.to_string(), load.most.to_string()]);
+    command.arg(load.from_afar.to_string());
     command
 }
 
@@ -95,10 +96,11 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         }
         ["to-file", from, path] => limit::to_file(from.parse()?, path),
         ["from-file", path, to, size] => limit::from_file(path, to.parse()?, size.parse()?),
-        ["load", to, size, mode, pace, seconds, most] => {
+        ["load", to, size, mode, pace, seconds, most, from_afar] => {
             let pace = Some(pace.parse()?).filter(|&pace| pace > 0);
             let (size, seconds, most) = (size.parse()?, seconds.parse()?, most.parse()?);
-            load::send(to.parse()?, Load { size, mode: mode.parse()?, pace, seconds, most })
+            let (mode, from_afar) = (mode.parse()?, from_afar.parse()?);
+            load::send(to.parse()?, Load { size, mode, pace, seconds, most, from_afar })
         }
         ["sink", on, millis] => sink::count(on.parse()?, patience(millis)?),
         ["feed", on, framing, size, seconds, ref identity @ ..] => {

@@ -36,6 +36,7 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 7);
 #[derive(Clone, Copy)]
 enum Kind {
     Relay { targets: usize, size: usize, mode: Mode },
+    Transparent { mode: Mode },
     Latency,
     Client { block: Option<usize> },
     Server { mode: Mode, pace: Option<u32> },
@@ -79,6 +80,11 @@ pub(crate) fn all() -> Vec<Scenario> {
                 );
             }
         }
+    }
+    for mode in modes {
+        let how = mode.name();
+        let title = format!("relay 1→1, 1316 B, {how}, transparent");
+        add(format!("transparent-{how}"), title, Kind::Transparent { mode });
     }
     add("latency".into(), "relay 1→1, 10000/s of 256 B".into(), Kind::Latency);
     add("client-default".into(), "client, file, default framing".into(), Kind::Client { block: None });
@@ -158,6 +164,9 @@ impl Stage {
         let load = |size, mode, pace| self.load(size, mode, pace);
         match scenario.kind {
             Kind::Relay { targets, size, mode } => self.relay(candidate, targets, load(size, mode, None)),
+            Kind::Transparent { mode } => {
+                self.transparent(candidate, Load { from_afar: true, ..load(1316, mode, None) })
+            }
             Kind::Latency => self.latency(candidate, load(256, Mode::Single, Some(10_000))),
             Kind::Client { block } => self.client(candidate, block),
             Kind::Server { mode, pace } => {
@@ -175,7 +184,7 @@ impl Stage {
     }
 
     pub(crate) fn load(&self, size: usize, mode: Mode, pace: Option<u32>) -> Load {
-        Load { size, mode, pace, seconds: self.seconds, most: u64::MAX }
+        Load { size, mode, pace, seconds: self.seconds, most: u64::MAX, from_afar: false }
     }
 
     pub(crate) fn certificates(&self) -> io::Result<&Certificates> {
@@ -195,6 +204,15 @@ impl Stage {
         let from = fresh(Ipv4Addr::LOCALHOST);
         let to = fresh_ports(targets);
         let Some(command) = candidate.forward(from, &to) else { return Ok(None) };
+        let sinks = self.sinks(&to)?;
+        let relay = listener(&command, from)?;
+        Ok(Some(pass(&relay, sinks, from, load)?.sample()))
+    }
+
+    fn transparent(&self, candidate: &Candidate, load: Load) -> Outcome<Option<Sample>> {
+        let from = fresh(Ipv4Addr::LOCALHOST);
+        let to = fresh_ports(1);
+        let Some(command) = candidate.transparent(from, &to) else { return Ok(None) };
         let sinks = self.sinks(&to)?;
         let relay = listener(&command, from)?;
         Ok(Some(pass(&relay, sinks, from, load)?.sample()))
