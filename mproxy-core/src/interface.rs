@@ -21,8 +21,10 @@ pub struct Interface {
     pub index: u32,
     /// The IPv4 address by which multicast chooses the interface.
     pub ipv4: Option<Ipv4Addr>,
-    /// Whether it has an IPv6 address. Joining an IPv6 group works without one; sending does not.
-    pub ipv6: bool,
+    /// All of its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where all hosts of its subnets hear.
+    broadcasts: Vec<IpAddr>,
     flags: InterfaceFlags,
 }
 
@@ -43,11 +45,15 @@ impl Interface {
 
     /// Whether it is up with an address of that family.
     fn is_usable(&self, address: IpAddr) -> bool {
-        let addressed = match address {
-            IpAddr::V4(_) => self.ipv4.is_some(),
-            IpAddr::V6(_) => self.ipv6,
-        };
-        addressed && self.is_up()
+        self.own(address).is_some() && self.is_up()
+    }
+
+    /// Its first address of that family. Joining an IPv6 group works without one; sending does not.
+    pub(crate) fn own(&self, family: IpAddr) -> Option<IpAddr> {
+        match family {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.addresses.iter().copied().find(IpAddr::is_ipv6),
+        }
     }
 
     /// Whether it is made for groups like this (for broadcast, if it is that), and is no part of another.
@@ -116,18 +122,21 @@ impl Choice {
     }
 
     /// The interfaces for a group, for broadcast, or for a link-local address. One that the rule picked
-    /// `before` stays as long as it can be used.
+    /// `before` stays as long as it can be used, unless it is loopback; and what had another one does not turn
+    /// to loopback, where it would meet what was meant to stay apart.
     ///
     /// # Errors
     /// If the interfaces cannot be listed.
-    pub(crate) fn choose(&self, address: SocketAddr, before: Option<u32>) -> io::Result<Chosen> {
+    pub(crate) fn choose(&self, address: SocketAddr, before: Option<&Interface>) -> io::Result<Chosen> {
         let all = list()?;
         let ip = address.ip();
         let mut chosen = Chosen::default();
         if self.0.is_empty() {
-            let kept = all.iter().find(|i| Some(i.found.index) == before && i.found.is_usable(ip));
-            let picked = kept.or_else(|| rule::pick(&all, ip));
-            chosen.usable.extend(picked.map(|listed| listed.found.clone()));
+            let outward = before.filter(|before| !before.is_loopback());
+            let is_kept = |i: &&Interface| outward.is_some_and(|o| o.index == i.index) && i.is_usable(ip);
+            let picked = all.iter().find(is_kept).or_else(|| rule::pick(&all, ip));
+            let picked = picked.filter(|picked| outward.is_none() || !picked.is_loopback());
+            chosen.usable.extend(picked.cloned());
             return Ok(chosen);
         }
         for name in self.names(&all, ip) {
@@ -145,13 +154,14 @@ impl Choice {
         Ok(chosen)
     }
 
-    /// The interfaces that were named; of all, those that are made for it, loopback if there is no other.
-    fn names(&self, all: &[Listed], ip: IpAddr) -> Vec<String> {
-        if !self.is_all() {
+    /// The interfaces that were named; of all, or if none was, those that are made for it, loopback if there is
+    /// no other.
+    fn names(&self, all: &[Interface], ip: IpAddr) -> Vec<String> {
+        if !self.is_all() && !self.0.is_empty() {
             return self.0.clone();
         }
         let (mut inner, mut outer) = (Vec::new(), Vec::new());
-        for Listed { found, .. } in all {
+        for found in all {
             if found.carries(ip) {
                 if found.is_loopback() { &mut inner } else { &mut outer }.push(found.name.clone());
             }
@@ -171,9 +181,6 @@ impl Choice {
     /// The indices of the interfaces that a group may ever go through, up or not.
     pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
         let Ok(all) = list() else { return Vec::new() };
-        if self.0.is_empty() {
-            return rule::pick(&all, group.ip()).map(|i| i.found.index).into_iter().collect();
-        }
         let names = self.names(&all, group.ip());
         names.iter().filter_map(|name| find_in(&all, name)).map(|found| found.index).collect()
     }
@@ -185,8 +192,12 @@ fn unknown(text: &str) -> Error {
 
 /// Whether it is an address of this host.
 #[cfg(target_os = "linux")]
-pub(crate) fn is_own(ip: IpAddr) -> bool {
-    rule::source_to(ip) == Some(ip)
+pub(crate) fn is_own(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    // Quick, and right for all others; where the system lets everything be bound the list tells.
+    std::net::UdpSocket::bind(address).is_ok()
+        && (address.ip().is_loopback()
+            || list().is_ok_and(|all| all.iter().any(|i| i.addresses.contains(&address.ip()))))
 }
 
 /// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
@@ -195,64 +206,52 @@ pub(crate) fn is_heard(ip: IpAddr) -> bool {
     if ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return true;
     }
-    list().is_ok_and(|all| {
-        all.iter().any(|interface| interface.addresses.contains(&ip) || interface.broadcasts.contains(&ip))
-    })
+    list().is_ok_and(|all| all.iter().any(|i| i.addresses.contains(&ip) || i.broadcasts.contains(&ip)))
 }
 
-/// An interface with all of its addresses.
-struct Listed {
-    found: Interface,
-    addresses: Vec<IpAddr>,
-    broadcasts: Vec<IpAddr>,
-}
-
-fn find_in(all: &[Listed], text: &str) -> Option<Interface> {
+fn find_in(all: &[Interface], text: &str) -> Option<Interface> {
     let address = text.parse::<IpAddr>().ok();
     let index = text.parse::<u32>().ok();
-    let listed = all.iter().find(|interface| match address {
-        Some(ip) => interface.addresses.contains(&ip),
-        None => interface.found.name == text || Some(interface.found.index) == index,
-    })?;
-    let mut found = listed.found.clone();
+    let mut found = all
+        .iter()
+        .find(|interface| match address {
+            Some(ip) => interface.addresses.contains(&ip),
+            None => interface.name == text || Some(interface.index) == index,
+        })?
+        .clone();
     if let Some(IpAddr::V4(ip)) = address {
         found.ipv4 = Some(ip);
     }
     Some(found)
 }
 
-fn list_all() -> Result<Vec<Listed>, Error> {
+fn list_all() -> Result<Vec<Interface>, Error> {
     list().map_err(|error| Error::io("list", "the network interfaces", error))
 }
 
 /// All interfaces, each once.
-fn list() -> io::Result<Vec<Listed>> {
+fn list() -> io::Result<Vec<Interface>> {
     let rows = getifaddrs::getifaddrs()?;
-    let mut all: Vec<Listed> = Vec::new();
+    let mut all: Vec<Interface> = Vec::new();
     for row in rows {
         let Some(index) = row.index else { continue };
-        let position = all.iter().position(|i| i.found.index == index).unwrap_or_else(|| {
-            all.push(Listed {
-                found: Interface { name: row.name.clone(), index, ipv4: None, ipv6: false, flags: row.flags },
-                addresses: Vec::new(),
-                broadcasts: Vec::new(),
-            });
+        let position = all.iter().position(|i| i.index == index).unwrap_or_else(|| {
+            let name = row.name.clone();
+            let (addresses, broadcasts) = (Vec::new(), Vec::new());
+            all.push(Interface { name, index, ipv4: None, addresses, broadcasts, flags: row.flags });
             all.len() - 1
         });
         let interface = &mut all[position];
         match row.address {
             Address::V4(network) => {
-                interface.found.ipv4.get_or_insert(network.address);
+                interface.ipv4.get_or_insert(network.address);
                 interface.addresses.push(IpAddr::V4(network.address));
                 // Of the subnet: what the interface is told to be its broadcast address may lack.
                 if let Some(mask) = network.netmask {
                     interface.broadcasts.push(IpAddr::V4(network.address | !mask));
                 }
             }
-            Address::V6(network) => {
-                interface.found.ipv6 = true;
-                interface.addresses.push(IpAddr::V6(network.address));
-            }
+            Address::V6(network) => interface.addresses.push(IpAddr::V6(network.address)),
             Address::Mac(_) => {}
         }
     }

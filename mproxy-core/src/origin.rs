@@ -10,10 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::interface::{Interface, is_own};
-use crate::socket::{report_errors, send_through, set_up_sender};
+use crate::socket::{report_errors, send_through, set_loop, set_up_sender};
 use crate::sys::broadcast_through;
 use crate::{Error, Options};
 
@@ -48,33 +49,38 @@ impl Drop for Own {
 pub(crate) struct Origins {
     /// None for a socket of this process.
     sockets: LruCache<SocketAddr, Option<Origin>>,
+    most: usize,
     options: Options,
 }
 
 #[derive(Debug)]
 struct Origin {
     socket: UdpSocket,
-    /// The interface that was chosen last for groups, ...
-    multicast: u32,
+    /// The interface that was chosen last for groups, whether this host hears it there, ...
+    multicast: (u32, bool),
     /// ... and the one for all else, 0 if the system is to choose.
     other: u32,
 }
 
 impl Origins {
     pub(crate) fn new(options: &Options) -> Self {
-        Self { sockets: LruCache::unbounded(), options: options.clone() }
+        // Whatever is asked for, listeners and connections must find descriptors, too.
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = options.max_sources.min(usize::try_from(descriptors / 4).unwrap_or(usize::MAX));
+        Self { sockets: LruCache::unbounded(), most, options: options.clone() }
     }
 
-    /// The socket to send as the sender with, to this address through this interface; none if the sender is
-    /// this process.
+    /// The socket to send as the sender with, to this address through this interface, for this host to hear or
+    /// not; none if the sender is this process.
     pub(crate) fn socket(
         &mut self,
         sender: SocketAddr,
         to: SocketAddr,
         interface: Option<&Interface>,
+        heard: bool,
     ) -> io::Result<Option<&UdpSocket>> {
         if !self.sockets.contains(&sender) {
-            while self.sockets.len() >= self.options.max_sources {
+            while self.sockets.len() >= self.most.max(1) {
                 self.sockets.pop_lru();
             }
             let origin = loop {
@@ -93,9 +99,11 @@ impl Origins {
         let index = interface.map_or(0, |interface| interface.index);
         if to.ip().is_multicast() {
             if let Some(interface) = interface
-                && std::mem::replace(&mut origin.multicast, index) != index
+                && std::mem::replace(&mut origin.multicast, (index, heard)) != (index, heard)
             {
-                send_through(&SockRef::from(&origin.socket), to, interface)?;
+                let socket = SockRef::from(&origin.socket);
+                set_loop(&socket, to, heard)?;
+                send_through(&socket, to, interface)?;
             }
         } else if to.is_ipv4() && std::mem::replace(&mut origin.other, index) != index {
             broadcast_through(origin.socket.as_fd(), index)?;
@@ -111,7 +119,7 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<Origin>> {
     if Own::all().contains(&sender) {
         return Ok(None);
     }
-    if is_own(sender.ip()) {
+    if is_own(sender) {
         return Err(io::Error::other("the sender is on this host, and needs its port itself"));
     }
     let socket = transparent(sender)?;
@@ -121,7 +129,7 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<Origin>> {
     set_up_sender(&socket, sender, options)?;
     let socket = UdpSocket::from(socket);
     report_errors(&socket, sender)?;
-    Ok(Some(Origin { socket, multicast: 0, other: 0 }))
+    Ok(Some(Origin { socket, multicast: (0, options.hears_itself), other: 0 }))
 }
 
 /// A socket that may be bound to an address of another host (`ip(7)`, `IP_TRANSPARENT`).

@@ -41,7 +41,10 @@ impl Route {
     }
 
     fn is(&self, other: &Self) -> bool {
-        let at = |route: &Self| route.interface.as_ref().map(|i| (i.index, i.ipv4));
+        let at = |route: &Self| {
+            let (interface, address) = (route.interface.as_ref()?, route.addresses.first()?);
+            Some((interface.index, interface.own(address.ip())))
+        };
         self.addresses == other.addresses && at(self) == at(other)
     }
 }
@@ -62,6 +65,8 @@ struct Shared {
 struct State {
     addresses: Vec<SocketAddr>,
     routes: Vec<Arc<Route>>,
+    /// The first interface, when there was one last.
+    last: Option<Interface>,
     /// Interfaces that are left out.
     dead: Vec<String>,
     /// The name did not resolve when it was tried last, ...
@@ -122,16 +127,16 @@ impl Shared {
     fn look(&self) {
         let state = &mut *self.lock();
         let (resolved, name) = (&self.resolved, self.resolved.to_string());
-        let before = state.routes.first().and_then(|route| route.interface.as_ref()).map(|i| i.index);
         let mut chosen = Chosen::default();
-        let mut routes = Vec::new();
+        let (mut routes, mut usable) = (Vec::new(), Vec::new());
         match state.addresses.first() {
             Some(first) if has_interface(first.ip()) => {
                 // If the interfaces cannot be listed now, they can be later.
-                let Ok(found) = resolved.choice.choose(*first, before) else { return };
+                let Ok(found) = resolved.choice.choose(*first, state.last.as_ref()) else { return };
                 chosen = found;
                 let several = chosen.usable.len() + chosen.dead.len() > 1;
-                for interface in chosen.usable {
+                for interface in std::mem::take(&mut chosen.usable) {
+                    usable.push(interface.name.clone());
                     let name = if several { format!("{name} on {interface}") } else { name.clone() };
                     routes.push(Route::through(name, *first, interface));
                 }
@@ -143,18 +148,24 @@ impl Shared {
             }
             None => {}
         }
-        for dead in &chosen.dead {
-            if !state.dead.contains(dead) {
-                report::warn(format_args!("{name}: interface {dead} cannot be used; going on without it"));
+        // What has gone for good was not named perhaps.
+        let used = state.routes.iter().filter_map(|route| route.interface.as_ref()).map(|i| &i.name);
+        let mut dead = chosen.dead;
+        for before in used.chain(&state.dead) {
+            if !dead.contains(before) && !usable.contains(before) {
+                dead.push(before.clone());
             }
         }
-        for alive in state.dead.iter().filter(|dead| !chosen.dead.contains(dead)) {
+        for dead in dead.iter().filter(|dead| !state.dead.contains(dead)) {
+            report::warn(format_args!("{name}: interface {dead} cannot be used; going on without it"));
+        }
+        for alive in state.dead.iter().filter(|before| !dead.contains(before)) {
             report::warn(format_args!("{name}: interface {alive} can be used again"));
         }
-        if routes.is_empty() && !state.routes.is_empty() && chosen.dead.is_empty() {
-            report::warn(format_args!("{name}: {NO_INTERFACE}; going on when there is one"));
+        state.dead = dead;
+        if let Some(interface) = routes.first().and_then(|route| route.interface.clone()) {
+            state.last = Some(interface);
         }
-        state.dead = chosen.dead;
         let unchanged = routes.len() == state.routes.len()
             && routes.iter().zip(&state.routes).all(|(new, old)| new.is(old));
         if unchanged {
@@ -249,7 +260,7 @@ impl Watch {
         let Self { placed, named, listeners, interval } = self;
         if !placed.is_empty() {
             let stop = stop.clone();
-            let look = move || each(&placed, &stop, &mut |routes| routes.look());
+            let look = move || each(&placed, LOOK, &stop, &mut |routes| routes.look());
             spawn("interfaces".to_owned(), Box::new(look))?;
         }
         if !named.is_empty() {
@@ -259,7 +270,7 @@ impl Watch {
                     routes.resolve(&listeners);
                 }
             };
-            let run = move || each(&named, &stop, &mut resolve);
+            let run = move || each(&named, LOOK / 3, &stop, &mut resolve);
             spawn("names".to_owned(), Box::new(run))?;
         }
         Ok(())
@@ -267,9 +278,9 @@ impl Watch {
 }
 
 /// Does that with all of them now and then, until they are all gone.
-fn each(all: &[Weak<Shared>], stop: &Stop, what: &mut dyn FnMut(&Shared)) {
+fn each(all: &[Weak<Shared>], period: Duration, stop: &Stop, what: &mut dyn FnMut(&Shared)) {
     while !stop.requested() {
-        stop.sleep(LOOK);
+        stop.sleep(period);
         let mut used = false;
         for routes in all {
             if let Some(routes) = routes.upgrade() {

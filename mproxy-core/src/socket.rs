@@ -273,15 +273,19 @@ pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Optio
     if family.is_ipv4() {
         socket.set_broadcast(true)?;
         socket.set_multicast_ttl_v4(options.ttl.into())?;
-        socket.set_multicast_loop_v4(options.hears_itself)
     } else {
         socket.set_multicast_hops_v6(options.ttl.into())?;
-        socket.set_multicast_loop_v6(options.hears_itself)
     }
+    set_loop(socket, family, options.hears_itself)
+}
+
+/// Whether this host hears what it sends to groups.
+pub(crate) fn set_loop(socket: &Socket, family: SocketAddr, heard: bool) -> io::Result<()> {
+    if family.is_ipv4() { socket.set_multicast_loop_v4(heard) } else { socket.set_multicast_loop_v6(heard) }
 }
 
 /// Marks what is sent (RFC 2474): the upper six bits of the old type of service, or of the traffic class.
-fn mark(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
+pub(crate) fn mark(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
     let field = u32::from(options.dscp) << 2;
     if field == 0 {
         return Ok(());

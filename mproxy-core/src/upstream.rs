@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use crate::connection::{Connection, Transport};
-use crate::socket::set_up_stream;
+use crate::socket::{mark, set_up_stream};
 use crate::stats::{Counters, Meter};
-use crate::{Batch, Error, Flow, Framing, Options, Resolved, Source, Stop, StreamSource, report};
+use crate::{Batch, Error, Flow, Options, Resolved, Source, Stop, StreamSource, report};
 
 type Stream = StreamSource<Box<dyn Connection>>;
 
@@ -16,7 +18,7 @@ type Stream = StreamSource<Box<dyn Connection>>;
 pub struct TcpServerSource {
     endpoint: Resolved,
     transport: Arc<dyn Transport>,
-    framing: Framing,
+    options: Options,
     size: usize,
     stop: Stop,
     meter: Meter,
@@ -36,7 +38,7 @@ impl TcpServerSource {
     pub fn new(
         endpoint: Resolved,
         transport: Arc<dyn Transport>,
-        framing: Framing,
+        options: &Options,
         size: usize,
         meter: Meter,
         stop: &Stop,
@@ -44,7 +46,7 @@ impl TcpServerSource {
         Self {
             endpoint,
             transport,
-            framing,
+            options: options.clone(),
             size,
             stop: stop.clone(),
             counters: meter.counters(),
@@ -62,12 +64,16 @@ impl TcpServerSource {
             self.endpoint = self.endpoint.endpoint.resolve(&Options::default())?;
             self.endpoint.require_unicast()?;
         }
-        let (endpoint, stop, transport) = (&self.endpoint, &self.stop, &self.transport);
-        let connected = connect_tcp(endpoint, stop, &mut |stream| transport.establish(stream, stop));
+        let (endpoint, stop, transport, options) =
+            (&self.endpoint, &self.stop, &self.transport, &self.options);
+        let connected = connect_tcp(endpoint, stop, &mut |stream| {
+            mark(&SockRef::from(&stream), stream.peer_addr()?, options)?;
+            transport.establish(stream, stop)
+        });
         let (connection, address) = connected.map_err(|error| Error::io("connect to", endpoint, error))?;
         report::info(format_args!("{endpoint}: connected to {address}"));
         let (name, counters) = (endpoint.to_string(), self.meter.counters());
-        Ok(StreamSource::new(connection, name, self.framing, self.size, stop, counters))
+        Ok(StreamSource::new(connection, name, options.framing, self.size, stop, counters))
     }
 
     /// Says once that the connection is back.

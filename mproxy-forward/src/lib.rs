@@ -176,8 +176,7 @@ impl Forward {
             let sinks = outputs.open();
             let size = self.options.chosen_datagram_size(&sinks);
             let name = server.to_string();
-            let framing = self.options.chosen_framing();
-            let source = TcpServerSource::new(server, transport, framing, size, meter, &stop);
+            let source = TcpServerSource::new(server, transport, &self.options, size, meter, &stop);
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
         }
         Ok(program.handle())

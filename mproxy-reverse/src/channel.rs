@@ -54,6 +54,7 @@ impl Channel {
             targets.push(target);
         }
         program.avoids(plan.of(Kind::UdpListen));
+        program.avoids(&groups[..groups.len().min(1)]);
         // Without inputs of its own, what the proxy receives comes from the group.
         let has_inputs = reverse.has_inputs();
         let (received, denials) = if has_inputs {
@@ -77,15 +78,9 @@ impl Channel {
 
     /// A source for one more output, with a membership of its own.
     pub(crate) fn source(&self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
-        let mut allow = options.allowed().clone();
-        if self.has_inputs && !allow.is_empty() {
-            // What the inputs send to the group comes from here.
-            for own in open_all(&self.targets[..1]).iter().flat_map(UdpSink::local_ips) {
-                allow.add(&own.to_string());
-            }
-        }
-        let options = options.clone().allow_only(allow);
-        Ok(UdpSource::join(&self.routes, &options, &self.received, stop)?.with_denials(&self.denials))
+        // What the inputs send to the group comes from here.
+        let source = UdpSource::join(&self.routes, options, self.has_inputs, &self.received, stop)?;
+        Ok(source.with_denials(&self.denials))
     }
 }
 

@@ -49,6 +49,11 @@ impl Receiver {
         Self { incoming, offered: 1, heavy: false, dropped: 0, allow, with_senders }
     }
 
+    /// From now on these are allowed. An empty list stays one.
+    pub(crate) fn allow(&mut self, allow: Allow) {
+        self.allow = allow;
+    }
+
     /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
     /// empty batch: none only when the socket was shut down, or their senders are not allowed.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {

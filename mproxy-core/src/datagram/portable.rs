@@ -23,6 +23,11 @@ impl Receiver {
         Self { allow, with_senders }
     }
 
+    /// From now on these are allowed. An empty list stays one.
+    pub(crate) fn allow(&mut self, allow: Allow) {
+        self.allow = allow;
+    }
+
     /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch if its
     /// sender is allowed. What the system has dropped nobody tells.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {

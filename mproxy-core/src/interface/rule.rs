@@ -7,29 +7,30 @@ use std::path::Path;
 
 use getifaddrs::InterfaceFlags;
 
-use super::{Interface, Listed};
+use super::Interface;
 
 /// The interface that the system's routes give to the group, if they do not give it to everything; else, of
 /// those that are up and carry multicast (or broadcast), one that is no tunnel and no bridge without hardware,
 /// that the default route uses, and that was there first, in this order; for IPv4 at last loopback.
-pub(super) fn pick(all: &[Listed], group: IpAddr) -> Option<&Listed> {
+pub(super) fn pick(all: &[Interface], group: IpAddr) -> Option<&Interface> {
     let default = source_to(match group {
-        // Addresses for documentation (RFC 5737, RFC 3849): no route but the default one leads there.
-        IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
+        // The last before the groups, and one for documentation (RFC 3849): as good as none but the default
+        // route leads there.
+        IpAddr::V4(_) => IpAddr::from([223, 255, 255, 254]),
         IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
     });
     // Every IPv6 interface has a route for all groups, which says nothing.
     let routed = if group.is_ipv4() { source_to(group).filter(|own| Some(*own) != default) } else { None };
-    let able = all.iter().filter(|i| i.found.is_usable(group) && i.found.carries(group));
+    let able = all.iter().filter(|i| i.is_usable(group) && i.carries(group));
     able.min_by_key(|i| {
         let is_at = |own: Option<IpAddr>| own.is_some_and(|own| i.addresses.contains(&own));
-        let rank = [!is_at(routed), i.found.is_loopback(), is_inward(all, &i.found), !is_at(default)];
-        (rank, i.found.index)
+        let rank = [!is_at(routed), i.is_loopback(), is_inward(all, i), !is_at(default)];
+        (rank, i.index)
     })
 }
 
 /// This host's address on the way there; nothing is sent.
-pub(super) fn source_to(ip: IpAddr) -> Option<IpAddr> {
+fn source_to(ip: IpAddr) -> Option<IpAddr> {
     let wildcard: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -41,7 +42,7 @@ pub(super) fn source_to(ip: IpAddr) -> Option<IpAddr> {
 
 /// Whether the interface leads into a tunnel, or only to what runs on this host: what VPNs, containers and
 /// virtual machines bring along, whoever has the default route.
-fn is_inward(all: &[Listed], interface: &Interface) -> bool {
+fn is_inward(all: &[Interface], interface: &Interface) -> bool {
     let name = &interface.name;
     interface.flags.contains(InterfaceFlags::POINTTOPOINT)
         || has(name, "tun_flags")
@@ -55,11 +56,11 @@ pub(super) fn is_part(name: &str) -> bool {
 
 /// Whether there is a device behind the interface, or behind one that it is made of: the port of a bridge, the
 /// base of a VLAN.
-fn leads_to_hardware(all: &[Listed], name: &str, depth: u8) -> bool {
+fn leads_to_hardware(all: &[Interface], name: &str, depth: u8) -> bool {
     has(name, "device")
         || depth > 0
             && all.iter().any(|below| {
-                let below = &below.found.name;
+                let below = &below.name;
                 has(name, &format!("lower_{below}")) && leads_to_hardware(all, below, depth - 1)
             })
 }

@@ -30,6 +30,7 @@ impl Origins {
         _: SocketAddr,
         _: SocketAddr,
         _: Option<&Interface>,
+        _: bool,
     ) -> io::Result<Option<&UdpSocket>> {
         Err(io::ErrorKind::Unsupported.into())
     }

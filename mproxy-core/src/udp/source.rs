@@ -59,6 +59,9 @@ struct Group {
     routes: Routes,
     version: usize,
     options: Options,
+    /// This program sends to the group too, whatever is allowed.
+    own: bool,
+    can_change: bool,
     /// When to join again what could not be joined.
     retry_at: Option<Instant>,
 }
@@ -76,7 +79,7 @@ impl UdpSource {
     ) -> Result<Vec<Self>, Error> {
         let (mut sources, mut last) = (Vec::new(), None);
         for group in groups(endpoint) {
-            sources.push(Self::join(&Routes::new(&group), options, meter, stop)?);
+            sources.push(Self::join(&Routes::new(&group), options, false, meter, stop)?);
         }
         if sources.len() == endpoint.addresses.len() {
             return Ok(sources);
@@ -92,14 +95,24 @@ impl UdpSource {
         Ok(sources)
     }
 
-    /// Joins a group on those of its interfaces that can be used, and on the others when they can be.
+    /// Joins a group on those of its interfaces that can be used, and on the others when they can be. With `own`
+    /// this host's addresses there may send to it whatever else is allowed.
     ///
     /// # Errors
     /// If it cannot be joined on one, or there is none to wait for.
-    pub fn join(routes: &Routes, options: &Options, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
-        let group = Group { routes: routes.clone(), version: 0, options: options.clone(), retry_at: None };
-        let mut source = Self::new(routes.resolved(), Some(group), meter, stop);
-        if routes.lack_an_interface() {
+    pub fn join(
+        routes: &Routes,
+        options: &Options,
+        own: bool,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Result<Self, Error> {
+        let (routes, options, can_change) = (routes.clone(), options.clone(), routes.can_change());
+        let group = Group { routes, version: 0, options, own, can_change, retry_at: None };
+        let mut source = Self::new(group.routes.resolved(), None, meter, stop);
+        let lacking = group.routes.lack_an_interface();
+        source.group = Some(group);
+        if lacking {
             return Err(source.cannot_listen(no_interface()));
         }
         source.take_over().map_err(|error| source.cannot_listen(error))?;
@@ -157,22 +170,35 @@ impl UdpSource {
             routes.iter().any(|route| own == Some(index(route)))
         };
         self.entries.retain(is_one);
-        let options = group.options.clone();
+        let (options, own) = (group.options.clone(), group.own);
         let resolved = group.routes.resolved().clone();
-        let timeout = POLL_INTERVAL.or(group.routes.can_change().then_some(LOOK));
+        let timeout = POLL_INTERVAL.or(group.can_change.then_some(LOOK));
+        let mut failed = Ok(());
         for route in routes {
-            let joined =
-                |entry: &Entry| entry.route.as_ref().is_some_and(|known| index(known) == index(&route));
-            if !self.entries.iter().any(joined) {
-                let socket = join_group(&resolved, &route, &options)?;
-                self.enter(socket, Some(route), &options, timeout)?;
+            let mut options = options.clone();
+            if let Some(interface) = route.interface.as_ref().filter(|_| own && !options.allow.is_empty()) {
+                for address in &interface.addresses {
+                    options.allow.add(&address.to_string());
+                }
             }
+            let joined =
+                |entry: &&mut Entry| entry.route.as_ref().is_some_and(|known| index(known) == index(&route));
+            let entered = match self.entries.iter_mut().find(joined) {
+                Some(entry) => {
+                    entry.receiver.allow(options.allow);
+                    Ok(())
+                }
+                None => join_group(&resolved, &route, &options)
+                    .and_then(|socket| self.enter(socket, Some(route), &options, timeout)),
+            };
+            failed = failed.and(entered);
         }
         // Several are waited for together.
         for entry in &self.entries {
-            let alone = self.entries.len() == 1 && !self.polled && !self.draining;
-            entry.socket.set_nonblocking(!alone)?;
+            let alone = self.entries.len() == 1 && !self.polled;
+            failed = failed.and(entry.socket.set_nonblocking(!alone));
         }
+        failed?;
         if let Some(group) = &mut self.group {
             (group.version, group.retry_at) = (version, None);
         }
@@ -182,8 +208,10 @@ impl UdpSource {
     /// Takes over what has changed.
     fn look(&mut self) {
         let Some(group) = &mut self.group else { return };
-        let due = group.retry_at.is_none_or(|at| Instant::now() >= at);
-        if !group.routes.have_changed(group.version) || !due {
+        if self.draining
+            || !group.routes.have_changed(group.version)
+            || group.retry_at.is_some_and(|at| Instant::now() < at)
+        {
             return;
         }
         group.retry_at = Some(Instant::now() + LOOK);
@@ -239,7 +267,7 @@ impl UdpSource {
         const UNWATCHED: Duration = Duration::from_millis(200);
         match &self.group {
             _ if self.entries.is_empty() => Some(UNWATCHED),
-            Some(group) if group.routes.can_change() => Some(LOOK),
+            Some(group) if group.can_change => Some(LOOK),
             _ => POLL_INTERVAL,
         }
     }

@@ -1,6 +1,5 @@
 //! UDP targets, as all threads know them and as each sends to them.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use super::way::Way;
@@ -85,16 +84,27 @@ impl UdpSink {
         let mut before = std::mem::take(&mut self.ways);
         for route in routes {
             let known = before.iter().position(|way| way.serves(&route));
-            let heard = self.target.options.hears_itself && (self.ways.is_empty() || !self.target.heard_once);
             let way = match known {
                 Some(index) => {
                     let mut way = before.swap_remove(index);
-                    way.follow(route, heard);
+                    way.follow(route);
                     way
                 }
-                None => Way::open(&self.target, route, heard, self.counters.clone(), self.origins.clone()),
+                None => Way::open(&self.target, route, self.counters.clone(), self.origins.clone()),
             };
             self.ways.push(way);
+        }
+        self.be_heard_once();
+    }
+
+    /// Through the way that is heard now, as long as it works.
+    fn be_heard_once(&mut self) {
+        if self.target.heard_once && self.target.options.hears_itself {
+            let heard = self.ways.iter().position(Way::is_heard);
+            let heard = heard.or_else(|| self.ways.iter().position(Way::works)).unwrap_or(0);
+            for (index, way) in self.ways.iter_mut().enumerate() {
+                way.set_heard(index == heard);
+            }
         }
     }
 
@@ -102,12 +112,6 @@ impl UdpSink {
     #[must_use]
     pub fn path_payload(&self) -> Option<usize> {
         self.ways.iter().filter_map(Way::path_payload).min()
-    }
-
-    /// The addresses that it sends from, as far as it could be opened.
-    #[must_use]
-    pub fn local_ips(&self) -> Vec<IpAddr> {
-        self.ways.iter().filter_map(Way::local_ip).collect()
     }
 }
 
@@ -118,6 +122,9 @@ impl Sink for UdpSink {
         }
         for way in &mut self.ways {
             way.send(batch);
+        }
+        if self.ways.len() > 1 && !self.ways.iter().any(Way::is_heard) {
+            self.be_heard_once();
         }
         if self.ways.is_empty() {
             self.counters.failed(batch.count());

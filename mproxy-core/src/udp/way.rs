@@ -1,7 +1,7 @@
 //! One way to a UDP target: the first of its addresses that can be used, or a group through one interface.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,15 +55,12 @@ impl Way {
     pub(super) fn open(
         target: &UdpTarget,
         route: Arc<Route>,
-        heard: bool,
         counters: Arc<Counters>,
         origins: Option<Arc<Mutex<Origins>>>,
     ) -> Self {
-        let mut options = target.options().clone();
-        options.hears_itself = heard;
         let mut way = Self {
             target: target.routes().resolved().clone(),
-            options,
+            options: target.options().clone(),
             route,
             counters,
             origins,
@@ -96,10 +93,7 @@ impl Way {
     }
 
     /// Goes on with the addresses of the route: with the one in use, if it is still among them.
-    pub(super) fn follow(&mut self, route: Arc<Route>, heard: bool) {
-        if std::mem::replace(&mut self.options.hears_itself, heard) != heard {
-            self.opened = None;
-        }
+    pub(super) fn follow(&mut self, route: Arc<Route>) {
         if Arc::ptr_eq(&self.route, &route) {
             return;
         }
@@ -112,12 +106,24 @@ impl Way {
         }
     }
 
-    pub(super) fn path_payload(&self) -> Option<usize> {
-        path_payload(&self.opened.as_ref()?.socket)
+    /// Whether this host hears what goes this way, and it goes well.
+    pub(super) fn is_heard(&self) -> bool {
+        self.options.hears_itself && self.works()
     }
 
-    pub(super) fn local_ip(&self) -> Option<IpAddr> {
-        Some(self.opened.as_ref()?.socket.local_addr().ok()?.ip())
+    pub(super) fn works(&self) -> bool {
+        self.retry_at.is_none()
+    }
+
+    /// Has this host hear it or not.
+    pub(super) fn set_heard(&mut self, heard: bool) {
+        if std::mem::replace(&mut self.options.hears_itself, heard) != heard {
+            self.opened = None;
+        }
+    }
+
+    pub(super) fn path_payload(&self) -> Option<usize> {
+        path_payload(&self.opened.as_ref()?.socket)
     }
 
     pub(super) fn send(&mut self, batch: &Batch) {
@@ -137,41 +143,51 @@ impl Way {
     /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
     fn send_from(&mut self, batch: &Batch, at: &mut Place) {
         while batch.rest(*at).is_some() && self.retry_at.is_none() {
-            match self.prepare(batch.sender(*at)) {
-                Ok(()) => self.send_of_one(batch, at),
-                Err((sender, error)) => {
-                    if self.not_as.now() {
-                        let target = &self.target;
-                        report::warn(format_args!("cannot send to {target} as {sender}: {error}; dropped"));
-                    }
-                    let from = *at;
-                    while batch.goes_on(from, *at) {
-                        self.pass_over(batch, at);
-                    }
-                }
+            match self.send_as_sender(batch, at) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Some(Err(error)) => self.not_sent_as(batch, at, &error),
+                Some(Ok(())) => {}
+                None => self.send_of_one(batch, at),
             }
         }
     }
 
-    /// Makes sure that there is a socket to send as the sender with, if that is to be.
-    fn prepare(&mut self, sender: Option<SocketAddr>) -> Result<(), (SocketAddr, io::Error)> {
-        let (Some(origins), Some(sender), Some(to)) = (&self.origins, sender, self.address()) else {
-            return Ok(());
+    /// Sends as the sender as far as it has sent the datagrams; none if they are to leave as from this host. An
+    /// error concerns this sender alone.
+    fn send_as_sender(&mut self, batch: &Batch, at: &mut Place) -> Option<io::Result<()>> {
+        let (origins, from, to) = (self.origins.clone()?, batch.sender(*at)?, self.address()?);
+        let (route, heard) = (self.route.clone(), self.options.hears_itself);
+        let mut origins = lock(&origins);
+        let socket = match origins.socket(from, to, route.interface.as_ref(), heard) {
+            Ok(socket) => socket?,
+            Err(error) => return Some(Err(error)),
         };
-        let socket = lock(origins).socket(sender, to, self.route.interface.as_ref()).map(drop);
-        socket.map_err(|error| (sender, error))
+        let before = batch.before(*at);
+        // It holds the membership that TTL 0 needs, and knows what the path can.
+        let sent = self.opened().and_then(|opened| opened.sender.send(socket, Some(to), batch, at));
+        self.count(batch, before, *at);
+        Some(sent)
+    }
+
+    fn not_sent_as(&mut self, batch: &Batch, at: &mut Place, error: &io::Error) {
+        if let Some(sender) = batch.sender(*at).filter(|_| self.not_as.now()) {
+            let target = &self.target;
+            report::warn(format_args!("cannot send to {target} as {sender}: {error}; dropped"));
+        }
+        if is(error, Errno::MSGSIZE) || concerns_this(error) {
+            self.pass_over(batch, at);
+            return;
+        }
+        let from = *at;
+        while batch.goes_on(from, *at) {
+            self.pass_over(batch, at);
+        }
     }
 
     /// Sends what goes at once, and moves the place behind it.
     fn advance(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
         let doubtful = self.has_others() && !self.proven;
-        let (origins, route, to) = (self.origins.clone(), self.route.clone(), self.address());
         let Opened { socket, sender, .. } = self.opened()?;
-        if let (Some(origins), Some(origin), Some(to)) = (origins, batch.sender(*at), to)
-            && let Some(socket) = lock(&origins).socket(origin, to, route.interface.as_ref())?
-        {
-            return sender.send(socket, Some(to), batch, at);
-        }
         let proven = match batch.datagram(*at) {
             Some(first) if doubtful => {
                 socket.send(first)?;
@@ -243,11 +259,15 @@ impl Way {
     }
 
     fn advance_counted(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
-        let (datagrams, bytes) = batch.before(*at);
+        let before = batch.before(*at);
         let result = self.advance(batch, at);
-        let (datagrams_now, bytes_now) = batch.before(*at);
-        self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
+        self.count(batch, before, *at);
         result
+    }
+
+    fn count(&self, batch: &Batch, (datagrams, bytes): (usize, usize), at: Place) {
+        let (datagrams_now, bytes_now) = batch.before(at);
+        self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
     }
 
     /// Leaves out one datagram. Returns its length.
