@@ -506,9 +506,9 @@ fn the_multicast_recipes_work_across_hosts() {
         site.send(host, "[ff3e::1%eth0]:9920", text.as_bytes());
     }
     eventually("both sources", || {
-        let received = std::fs::read(site.path(1, "received.log")).unwrap();
+        let log = std::fs::read(site.path(1, "received.log")).unwrap();
         let [one, two] = ["from one\n", "from two\n"];
-        let heard = &received[33..];
+        let heard = &log[33..];
         (heard == (one.to_owned() + two).as_bytes() || heard == (two.to_owned() + one).as_bytes())
             .then_some(())
     });
@@ -725,8 +725,9 @@ fn firewalls_let_in_the_port_and_the_queries() {
     let iptables = "iptables -P INPUT DROP && ip6tables -P INPUT DROP";
     for (shut, open) in [(nftables, block("firewall, nftables")), (iptables, block("firewall, iptables"))] {
         let site = Site::on(Network::snooping(&[&[0, 1]]));
-        site.shell(1, shut, Stdio::null()).ends();
+        // First, as tshark would wait long for what cannot reach it then.
         let wire = Capture::new(&site.network, 1, "eth0");
+        site.shell(1, shut, Stdio::null()).ends();
         let groups = ["239.1.2.3:9920", "[ff15::3]:9920"];
         let listener = server(&site.network, 1, &["--listen-addr", groups[0], "--listen-addr", groups[1]]);
         for group in ["239.1.2.3", "ff15::3"] {
@@ -743,8 +744,9 @@ fn firewalls_let_in_the_port_and_the_queries() {
         site.shell(1, &open, Stdio::null()).ends();
         let mut expected = String::new();
         for group in groups {
-            send(&site.network, 0, &["--server-addr", group], &format!("{group} open\n"));
-            expected += &format!("{group} open\n");
+            let text = format!("{group} open\n");
+            send(&site.network, 0, &["--server-addr", group], &text);
+            expected += &text;
             receives(&listener, &expected);
         }
         for group in ["239.1.2.3", "ff15::3"] {
