@@ -500,10 +500,10 @@ fn the_multicast_recipes_work_across_hosts() {
     receiver.interrupt();
 
     let receiver = site.terminal(1, "multicast over IPv6, several sources");
-    site.members(1, "eth0", "ff3e::1", 2);
+    site.members(1, "eth0", "ff3e::8000:1", 2);
     // One that is heard shows that what was sent before was not.
     for (host, text) in [(1, "from itself\n"), (0, "from one\n"), (1, "from itself\n"), (2, "from two\n")] {
-        site.send(host, "[ff3e::1%eth0]:9920", text.as_bytes());
+        site.send(host, "[ff3e::8000:1%eth0]:9920", text.as_bytes());
     }
     eventually("both sources", || {
         let log = std::fs::read(site.path(1, "received.log")).unwrap();
