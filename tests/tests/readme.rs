@@ -7,14 +7,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mproxy_tests::{Network, Running, can_make_networks, eventually, file_with, program, run, skipped};
+use mproxy_tests::{
+    Capture, Network, Record, Running, can_make_networks, eventually, file_with, has, output, program,
+    receives, run, send, server, skipped,
+};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -57,25 +60,42 @@ fn block(name: &str) -> String {
     found.unwrap_or_else(|| panic!("the README has no block '{name}'")).1
 }
 
-/// Three hosts with the README's addresses, each with a directory of its own.
+/// Three hosts, each with a directory of its own.
 struct Site {
     network: Network,
     directory: TempDir,
 }
 
 impl Site {
+    /// Those that the README writes of, with its addresses.
     fn new() -> Self {
-        let site = Self { network: Network::new(3), directory: tempfile::tempdir().unwrap() };
+        let site = Self::on(Network::new(3));
         for host in 0..3 {
-            std::fs::create_dir(site.path(host, "")).unwrap();
-            let (old, new) = (format!("{}/24", Network::ipv4(host)), format!("192.168.1.1{host}/24"));
-            for change in [["del", &old], ["add", &new]] {
-                let [what, address] = change;
-                let out = site.network.run(host, "ip", &["addr", what, address, "dev", "eth0"]);
-                assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-            }
+            site.network.ip(host, &format!("addr del {}/24 dev eth0", Network::ipv4(host)));
+            site.network.ip(host, &format!("addr del {}/64 dev eth0", Network::ipv6(host)));
+            site.network.ip(host, &format!("addr add 192.168.1.1{host}/24 dev eth0"));
+            site.network.ip(host, &format!("addr add 2001:db8::1{host}/64 dev eth0 nodad"));
         }
         site
+    }
+
+    /// Three hosts, or less, of another network.
+    fn on(network: Network) -> Self {
+        let site = Self { network, directory: tempfile::tempdir().unwrap() };
+        for host in 0..3 {
+            std::fs::create_dir(site.path(host, "")).unwrap();
+        }
+        // Everybody here may do everything.
+        std::fs::create_dir(site.bin()).unwrap();
+        let sudo = site.bin().join("sudo");
+        std::fs::write(&sudo, "#!/bin/sh\nexec \"$@\"\n").unwrap();
+        std::fs::set_permissions(&sudo, std::fs::Permissions::from_mode(0o755)).unwrap();
+        site
+    }
+
+    /// Where programs are that every shell finds first.
+    fn bin(&self) -> PathBuf {
+        self.directory.path().join("bin")
     }
 
     /// A file in the host's directory.
@@ -105,7 +125,8 @@ impl Site {
 
     /// A shell that finds the programs where these are.
     fn shell_with(&self, programs: &[&str], host: usize, commands: &str, stdin: Stdio) -> Terminal {
-        let mut path = OsString::new();
+        let mut path = self.bin().into_os_string();
+        path.push(":");
         for name in programs {
             path.push(program(name).parent().unwrap());
             path.push(":");
@@ -173,6 +194,11 @@ impl Site {
 const ANY: &str = "00000000";
 const ANY_IPV6: &str = "00000000000000000000000000000000";
 
+/// Whether hosts can be made, and these tools are there.
+fn able(test: &str, tools: &[&str]) -> bool {
+    can_make_networks(test) && has(test, tools)
+}
+
 /// A shell and what it runs, in a process group of their own.
 struct Terminal(Running);
 
@@ -189,10 +215,11 @@ impl Terminal {
         assert_eq!(self.0.messages(), "");
     }
 
-    /// Waits until the commands have ended by themselves, without a complaint.
-    fn ends(mut self) {
+    /// Waits until the commands have ended by themselves, without a complaint. Returns what they printed.
+    fn ends(mut self) -> String {
         assert_eq!(self.0.exit_code(), 0, "{}", self.0.messages());
         assert_eq!(self.0.messages(), "");
+        String::from_utf8(self.0.stdout()).unwrap()
     }
 }
 
@@ -330,7 +357,7 @@ fn the_server_recipes_work() {
     site.listens(1, "udp", 9920, &[ANY, ANY_IPV6]);
     site.members(1, "eth0", "239.1.2.3", 1);
     site.send(0, "192.168.1.11:9920", b"over IPv4\n");
-    site.send(0, "[fd77::2]:9920", b"over IPv6\n");
+    site.send(0, "[2001:db8::11]:9920", b"over IPv6\n");
     site.send(0, "239.1.2.3:9921", b"to a group\n");
     let all = String::from_utf8(file_with(&site.path(1, "all.log"), 31)).unwrap();
     let lines: BTreeSet<_> = all.lines().collect();
@@ -445,9 +472,9 @@ fn the_multicast_recipes_work_across_hosts() {
     for host in [1, 2] {
         site.members(host, "eth0", "239.1.2.3", 1);
     }
-    let mut maddr = site.terminal(1, "troubleshooting, membership");
-    assert_eq!(maddr.0.exit_code(), 0);
-    assert!(String::from_utf8(maddr.0.stdout()).unwrap().contains("239.1.2.3"));
+    let told = site.terminal(1, "troubleshooting, membership").ends();
+    assert!(told.contains("inet  239.1.2.3\n"), "{told}");
+    assert!(told.contains("239.1.2.3:9920 ") && told.contains("\"mproxy-server\""), "{told}");
     site.terminal(0, "multicast, sender").ends();
     for host in [1, 2] {
         assert_eq!(file_with(&site.path(host, "received.log"), 10), b"over IPv4\n");
@@ -470,6 +497,21 @@ fn the_multicast_recipes_work_across_hosts() {
     site.send(2, "232.1.1.1%eth0:9920", b"from another\n");
     site.send(0, "232.1.1.1%eth0:9920", b"from the one\n");
     assert_eq!(file_with(&site.path(1, "received.log"), 33)[20..], *b"from the one\n");
+    receiver.interrupt();
+
+    let receiver = site.terminal(1, "multicast over IPv6, several sources");
+    site.members(1, "eth0", "ff3e::8000:1", 2);
+    // One that is heard shows that what was sent before was not.
+    for (host, text) in [(1, "from itself\n"), (0, "from one\n"), (1, "from itself\n"), (2, "from two\n")] {
+        site.send(host, "[ff3e::8000:1%eth0]:9920", text.as_bytes());
+    }
+    eventually("both sources", || {
+        let log = std::fs::read(site.path(1, "received.log")).unwrap();
+        let [one, two] = ["from one\n", "from two\n"];
+        let heard = &log[33..];
+        (heard == (one.to_owned() + two).as_bytes() || heard == (two.to_owned() + one).as_bytes())
+            .then_some(())
+    });
     receiver.interrupt();
 }
 
@@ -518,4 +560,244 @@ fn the_commands_of_the_troubleshooting_work_on_one_host() {
     assert_eq!(sender.0.exit_code(), 0);
     sender.0.says("sending to group 239.1.2.3:9920 on interface lo, TTL 1");
     assert_eq!(receiver.0.writes(9), b"it works\n");
+}
+
+/// The program is a copy, so that nothing of this machine is changed.
+#[test]
+fn with_the_capability_forward_is_transparent() {
+    if !able("with_the_capability_forward_is_transparent", &["setcap", "setpriv", "socat", "tshark"]) {
+        return;
+    }
+    let site = Site::new();
+    let copy = site.bin().join("mproxy-forward");
+    std::fs::copy(program("mproxy-forward"), &copy).unwrap();
+    // For an ordinary user to get there.
+    for directory in [site.directory.path(), &site.bin()] {
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    site.terminal(1, "transparency, capability").ends();
+    let capabilities = output(Command::new("getcap").arg(&copy)).stdout;
+    assert!(String::from_utf8_lossy(&capabilities).contains("cap_net_admin=ep"));
+
+    let wire = Capture::new(&site.network, 2, "eth0");
+    let receiver = site.receiver(2, "192.168.1.12:9920");
+    let nobody = "exec setpriv --reuid 65534 --regid 65534 --clear-groups ";
+    let forward = site.shell(1, &(nobody.to_owned() + &block("transparency")), Stdio::null());
+    site.listens(1, "udp", 9920, &[ANY]);
+    let to = "UDP4-SENDTO:192.168.1.11:9920,bind=192.168.1.10:5555";
+    site.shell(0, &format!("echo as itself | socat -u - {to}"), Stdio::null()).ends();
+    receives(&receiver, "as itself\n");
+    let packet = wire.sees_payload("as itself\n");
+    assert_eq!((packet.source.to_string(), packet.source_port), ("192.168.1.10".to_owned(), 5555));
+    forward.interrupt();
+}
+
+#[test]
+fn a_route_or_an_option_chooses_the_interface() {
+    if !can_make_networks("a_route_or_an_option_chooses_the_interface") {
+        return;
+    }
+    let site = Site::on(Network::snooping(&[&[0, 1], &[0, 2]]));
+    let group = ["-v", "--path", "-", "--listen-addr", "239.1.2.3:9920"];
+    let listener = site.network.start(0, "mproxy-server", &group);
+    listener.says("on interface eth0");
+    drop(listener);
+    site.terminal(0, "which interface, route").ends();
+    let listener = site.network.start(0, "mproxy-server", &group);
+    listener.says("on interface eth1");
+    drop(listener);
+
+    let listener = site.terminal(0, "which interface, several");
+    for (host, interface) in [(1, "eth0"), (2, "eth1")] {
+        site.members(0, interface, "239.1.2.3", 1);
+        site.network.switched(host - 1, 0, "239.1.2.3", true);
+        site.send(host, "239.1.2.3:9920", b"heard\n");
+        file_with(&site.path(0, "received.log"), 6 * host);
+    }
+    listener.interrupt();
+}
+
+#[test]
+fn a_group_is_routed_to_another_segment() {
+    if !able("a_group_is_routed_to_another_segment", &["smcrouted"]) {
+        return;
+    }
+    let site = Site::on(Network::snooping(&[&[0, 1], &[1, 2]]));
+    site.network.ip(2, "route add default via 10.78.0.2");
+    let far = server(&site.network, 2, &["--listen-addr", "239.1.2.3:9920"]);
+    site.network.switched(1, 2, "239.1.2.3", true);
+    site.write(0, "feed.log", b"far\n");
+    for (name, client) in [
+        ("router", block("router, sender")),
+        ("router, forward", "mproxy-client --path feed.log --server-addr 239.1.2.3%eth0:9920".to_owned()),
+    ] {
+        let before = far.stdout().len();
+        // What it keeps in /run is its own: a process of `ip netns` has mounts of its own.
+        let commands = if name == "router" {
+            "mount -t tmpfs none /run\n".to_owned() + &block("router")
+        } else {
+            block("router, forward")
+        };
+        let router = site.shell(1, &commands, Stdio::null());
+        site.network.switched(0, 1, "239.1.2.3", true);
+        eventually(name, || {
+            site.shell(0, &client, Stdio::null()).ends();
+            (far.stdout().len() > before).then_some(())
+        });
+        router.signal(Signal::INT);
+        site.network.switched(0, 1, "239.1.2.3", false);
+    }
+    assert!(String::from_utf8(far.stdout()).unwrap().lines().all(|line| line == "far"));
+}
+
+#[test]
+fn a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to() {
+    if !able("a_bridge_tells_what_it_knows_and_asks", &["tshark"]) {
+        return;
+    }
+    let site = Site::on(Network::new(2));
+    // Host 0 is a switch now, which waits a tenth of a second for answers, not ten.
+    site.network.ip(0, "link add br0 type bridge mcast_query_response_interval 10");
+    site.network.ip(0, "link set eth0 master br0");
+    site.network.ip(0, "link set br0 up");
+    eventually("the bridge's address", || {
+        let told = site.output(0, "ip", &["-6", "addr", "show", "dev", "br0", "scope", "link"]);
+        (told.contains("fe80") && !told.contains("tentative")).then_some(())
+    });
+    let groups = ["--listen-addr", "239.1.2.3:9920", "--listen-addr", "[ff15::3]:9920"];
+    let _listener = server(&site.network, 1, &groups);
+    eventually("the groups on the bridge", || {
+        let told = site.terminal(0, "switch, to look").ends();
+        assert!(told.contains("mcast_snooping 1 ") && told.contains("mcast_querier 0 "), "{told}");
+        let known = |group| told.contains(&format!("port eth0 grp {group} "));
+        (known("239.1.2.3") && known("ff15::3")).then_some(())
+    });
+    let wire = Capture::new(&site.network, 1, "eth0");
+    site.terminal(0, "switch, querier").ends();
+    for group in ["239.1.2.3", "ff15::3"] {
+        wire.sees_report("an answer", group, |report| report.record == Record::IsExclude);
+    }
+    assert!(site.terminal(0, "switch, to look").ends().contains("mcast_querier 1 "));
+}
+
+#[test]
+fn tcpdump_shows_datagrams_and_reports_of_the_version_that_was_asked_for() {
+    if !able("tcpdump_shows_datagrams_and_reports", &["tcpdump"]) {
+        return;
+    }
+    let site = Site::new();
+    let shown = |seen: &[&str]| {
+        let mut dump = site.terminal(1, "troubleshooting, wire");
+        dump.0.says("listening on eth0");
+        let groups = ["--listen-addr", "239.1.2.3:9920", "--listen-addr", "[ff15::3]:9920"];
+        let listener = server(&site.network, 1, &groups);
+        listener.says("[ff15::3]:9920: listening");
+        site.send(0, "239.1.2.3:9920", b"seen\n");
+        receives(&listener, "seen\n");
+        // Its reports are repeated at some time within a second. What it tells is written at its end.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        dump.signal(Signal::INT);
+        assert_eq!(dump.0.exit_code(), 0, "{}", dump.0.messages());
+        let told = String::from_utf8(dump.0.stdout()).unwrap();
+        for text in seen {
+            assert!(told.contains(text), "no '{text}' in {told}");
+        }
+    };
+    shown(&[
+        "> 224.0.0.22: igmp v3 report",
+        "> 239.1.2.3.9920: UDP, length 5",
+        "multicast listener report v2",
+    ]);
+    site.terminal(1, "switch, IGMPv2").ends();
+    shown(&["> 239.1.2.3: igmp v2 report 239.1.2.3"]);
+}
+
+#[test]
+fn firewalls_let_in_the_port_and_the_queries() {
+    if !able("firewalls_let_in_the_port_and_the_queries", &["tshark", "nft", "iptables", "ip6tables"]) {
+        return;
+    }
+    let nftables = "nft -f - <<'END'\n\
+                    table inet filter {\n\
+                    chain input { type filter hook input priority filter; policy drop; }\n\
+                    }\n\
+                    END";
+    let iptables = "iptables -P INPUT DROP && ip6tables -P INPUT DROP";
+    for (shut, open) in [(nftables, block("firewall, nftables")), (iptables, block("firewall, iptables"))] {
+        let site = Site::on(Network::snooping(&[&[0, 1]]));
+        // First, as tshark would wait long for what cannot reach it then.
+        let wire = Capture::new(&site.network, 1, "eth0");
+        site.shell(1, shut, Stdio::null()).ends();
+        let groups = ["239.1.2.3:9920", "[ff15::3]:9920"];
+        let listener = server(&site.network, 1, &["--listen-addr", groups[0], "--listen-addr", groups[1]]);
+        for group in ["239.1.2.3", "ff15::3"] {
+            site.network.switched(0, 1, group, true);
+        }
+        for group in groups {
+            send(&site.network, 0, &["--server-addr", group], &format!("{group} shut\n"));
+            wire.sees_payload(&format!("{group} shut\n"));
+        }
+        let answer = |report: &mproxy_tests::Report| report.record == Record::IsExclude;
+        for group in ["239.1.2.3", "ff15::3"] {
+            assert!(!wire.reports(group).iter().any(answer), "{:?}", wire.reports(group));
+        }
+        site.shell(1, &open, Stdio::null()).ends();
+        let mut expected = String::new();
+        for group in groups {
+            let text = format!("{group} open\n");
+            send(&site.network, 0, &["--server-addr", group], &text);
+            expected += &text;
+            receives(&listener, &expected);
+        }
+        for group in ["239.1.2.3", "ff15::3"] {
+            wire.sees_report("an answer", group, answer);
+        }
+    }
+}
+
+#[test]
+fn the_reverse_path_filter_is_seen_and_loosened() {
+    if !able("the_reverse_path_filter_is_seen_and_loosened", &["sysctl", "nstat"]) {
+        return;
+    }
+    let site = Site::on(Network::snooping(&[&[0, 1], &[0, 2]]));
+    // The sender is where the default route does not lead.
+    site.network.ip(0, "route add default via 10.78.0.3");
+    site.network.ip(1, "addr del 10.77.0.2/24 dev eth0");
+    site.network.ip(1, "addr add 10.99.0.1/24 dev eth0");
+    let listener = server(&site.network, 0, &["--listen-addr", "239.1.2.3%eth0:9920"]);
+    site.network.switched(0, 0, "239.1.2.3", true);
+    site.network.succeeds(0, "sysctl", &["net.ipv4.conf.all.rp_filter=1"]);
+    let told = site.terminal(0, "reverse path, to look").ends();
+    assert!(told.contains("net.ipv4.conf.all.rp_filter = 1\n"), "{told}");
+    assert!(told.contains("net.ipv4.conf.eth0.rp_filter = "), "{told}");
+    let counted = |name: &str| -> u64 {
+        let told = site.terminal(0, "troubleshooting, counters").ends();
+        let line = told.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{told}"));
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    assert_eq!((counted("UdpRcvbufErrors"), counted("Udp6RcvbufErrors")), (0, 0));
+    let before = counted("TcpExtIPReversePathFilter");
+    site.send(1, "239.1.2.3:9920", b"dropped\n");
+    eventually("a count", || (counted("TcpExtIPReversePathFilter") > before).then_some(()));
+    site.terminal(0, "reverse path, loose").ends();
+    site.send(1, "239.1.2.3:9920", b"taken\n");
+    receives(&listener, "taken\n");
+}
+
+#[test]
+fn a_unicast_hop_brings_a_group_to_a_container() {
+    if !can_make_networks("a_unicast_hop_brings_a_group_to_a_container") {
+        return;
+    }
+    let mut network = Network::snooping(&[&[0, 1]]);
+    network.container_bridge(0);
+    network.ip(2, "addr add 172.17.0.2/16 dev eth0");
+    let site = Site::on(network);
+    let inside = site.receiver(2, "172.17.0.2:9920");
+    let forward = site.terminal(0, "containers, a hop");
+    site.network.switched(0, 0, "239.1.2.3", true);
+    site.send(1, "239.1.2.3:9920", b"into a container\n");
+    receives(&inside, "into a container\n");
+    forward.interrupt();
 }
