@@ -19,12 +19,12 @@ USAGE:
 
 OPTIONS:
       --path FILE             What to send: a file, FIFO or device; - is standard
-                              input
+\tinput
       --server-addr HOST:PORT
-                              Where to send it; may be repeated
+\tWhere to send it; may be repeated
 ",
         "      --rate BITS             Payload bits a second at most, such as 64k or 10M,
-                              evenly spread
+\tevenly spread
 ",
         options_help!(),
         datagram_size_help!(),

@@ -18,24 +18,24 @@ use crate::{Error, Handle, Options, Tls, stdio};
 macro_rules! options_help {
     () => {
         "      --interface NAME|INDEX|ADDRESS|all
-                              The network interface for multicast; may be repeated.
-                              A zone in an address comes before it. By default one
-                              that leads out of this host
+\tThe network interface for multicast; may be repeated.
+\tA zone in an address comes before it. By default one
+\tthat leads out of this host
       --ttl N                 How far multicast goes: 0 stays on this host, 1
-                              (default) on this link, more crosses routers.
-                              Unicast is not affected
+\t(default) on this link, more crosses routers.
+\tUnicast is not affected
       --no-loop               This host does not hear its own multicast
       --dscp N                The mark of what is sent, 0 (default) to 63
       --resolve-interval SECONDS
-                              How often the names of targets are resolved again
-                              (default 60); 0 is never
+\tHow often the names of targets are resolved again
+\t(default 60); 0 is never
       --recv-buffer BYTES     Receive buffer of each socket, such as 512k or 4M.
-                              By default as large as the system allows, up to 8M
-                              (mproxy-server: 64M)
+\tBy default as large as the system allows, up to 8M
+\t(mproxy-server: 64M)
       --framing MODE          Datagrams in a byte stream: auto (default) ends one
-                              at a newline, lines waits for whole lines, blocks
-                              has a fixed size, raw is one a read, length has its
-                              length before each (RFC 4571)
+\tat a newline, lines waits for whole lines, blocks
+\thas a fixed size, raw is one a read, length has its
+\tlength before each (RFC 4571)
 "
     };
 }
@@ -45,8 +45,8 @@ macro_rules! options_help {
 macro_rules! datagram_size_help {
     () => {
         "      --datagram-size BYTES   The largest datagram made from a byte stream. By
-                              default what the path takes whole, at most 8192, or
-                              1452 if that is not known
+\tdefault what the path takes whole, at most 8192, or
+\t1452 if that is not known
 "
     };
 }
@@ -56,11 +56,11 @@ macro_rules! datagram_size_help {
 macro_rules! listeners_help {
     () => {
         "      --allow NETWORK         Take datagrams and connections from there only, such
-                              as 10.1.0.0/16, 2001:db8::/32 or an address; may be
-                              repeated
+\tas 10.1.0.0/16, 2001:db8::/32 or an address; may be
+\trepeated
       --threads N             Threads that receive at each unicast UDP listener, for
-                              many senders at full speed; each sender stays with
-                              one of them. Default 1; more need Linux
+\tmany senders at full speed; each sender stays with
+\tone of them. Default 1; more need Linux
 "
     };
 }
@@ -70,7 +70,7 @@ macro_rules! listeners_help {
 macro_rules! transparency_help {
     () => {
         "      --transparent           Datagrams leave with the address and port of their
-                              sender (Linux, needs CAP_NET_ADMIN)
+\tsender (Linux, needs CAP_NET_ADMIN)
       --max-sources N         Senders at a time for that (default 4096)
 "
     };
@@ -95,11 +95,22 @@ pub struct Command {
     pub name: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// What `--help` prints.
+    /// What `--help` prints, in ASCII. A tab stands for the width of the column with the options.
     pub help: &'static str,
 }
 
 impl Command {
+    fn help(&self) -> String {
+        let mut text = String::new();
+        for byte in self.help.bytes() {
+            match byte {
+                b'\t' => text.push_str("                              "),
+                byte => text.push(byte.into()),
+            }
+        }
+        text
+    }
+
     /// Runs the program that `start` makes of the options, and waits for its end or for a signal.
     ///
     /// `start` must [finish](Args::finish) the options before it opens anything.
@@ -108,12 +119,12 @@ impl Command {
         arguments.next();
         let arguments: Vec<OsString> = arguments.collect();
         if arguments.is_empty() {
-            let _ = stdio::write_stderr(self.help);
+            let _ = stdio::write_stderr(&self.help());
             return Exit::WrongUse.into();
         }
         let asks_for = |long: &str, short: &str| arguments.iter().any(|a| a == long || a == short);
         if asks_for("--help", "-h") {
-            return printed(stdio::write_stdout(self.help));
+            return printed(stdio::write_stdout(&self.help()));
         }
         if asks_for("--version", "-V") {
             return printed(stdio::write_stdout(&format!("{} {}\n", self.name, self.version)));

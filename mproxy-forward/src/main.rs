@@ -13,12 +13,12 @@ use mproxy_forward::Forward;
 macro_rules! tls_help {
     () => {
         "      --tls-connect-addr HOST:PORT
-                              As --tcp-connect-addr, a TLS server; may be repeated
+\tAs --tcp-connect-addr, a TLS server; may be repeated
       --tls-ca FILE           The authorities to trust (PEM), rather than those of
-                              the file SSL_CERT_FILE or, by default, of the web
+\tthe file SSL_CERT_FILE or, by default, of the web
       --tls-server-name NAME  Whom its certificate must be for, if not HOST
       --tls-cert FILE         The certificate to show where one is asked for, with
-                              those it rests on (PEM)
+\tthose it rests on (PEM)
       --tls-key FILE          Its private key (PEM)
 "
     };
@@ -28,7 +28,7 @@ macro_rules! tls_help {
 macro_rules! tls_help {
     () => {
         "      --tls-connect-addr, --tls-ca, --tls-server-name, --tls-cert, --tls-key
-                              TLS, in a build with cargo's --features tls
+\tTLS, in a build with cargo's --features tls
 "
     };
 }
@@ -45,12 +45,12 @@ USAGE:
 
 OPTIONS:
       --udp-listen-addr HOST:PORT
-                              Where to receive UDP; may be repeated
+\tWhere to receive UDP; may be repeated
       --tcp-connect-addr HOST:PORT
-                              A TCP server to connect to, again whenever it is
-                              lost; may be repeated
+\tA TCP server to connect to, again whenever it is
+\tlost; may be repeated
       --udp-downstream-addr HOST:PORT
-                              Where to send everything; may be repeated
+\tWhere to send everything; may be repeated
 ",
         tls_help!(),
         options_help!(),

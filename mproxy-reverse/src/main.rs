@@ -13,13 +13,13 @@ use mproxy_reverse::{Kind, Reverse};
 macro_rules! tls_help {
     () => {
         "      --tls-listen-addr HOST:PORT
-                              As --tcp-listen-addr, with TLS; may be repeated
+\tAs --tcp-listen-addr, with TLS; may be repeated
       --tls-output-addr HOST:PORT
-                              As --tcp-output-addr, with TLS; may be repeated
+\tAs --tcp-output-addr, with TLS; may be repeated
       --tls-cert FILE         The certificate for that, with those it rests on (PEM)
       --tls-key FILE          Its private key (PEM)
       --tls-client-ca FILE    Let in only those whose certificate is of one of these
-                              authorities (PEM)
+\tauthorities (PEM)
 "
     };
 }
@@ -28,7 +28,7 @@ macro_rules! tls_help {
 macro_rules! tls_help {
     () => {
         "      --tls-listen-addr, --tls-output-addr, --tls-cert, --tls-key, --tls-client-ca
-                              TLS, in a build with cargo's --features tls
+\tTLS, in a build with cargo's --features tls
 "
     };
 }
@@ -45,22 +45,22 @@ USAGE:
 
 OPTIONS:
       --udp-listen-addr HOST:PORT
-                              Where to receive UDP; may be repeated
+\tWhere to receive UDP; may be repeated
       --tcp-listen-addr HOST:PORT
-                              Where to accept TCP connections that send data; may
-                              be repeated
+\tWhere to accept TCP connections that send data; may
+\tbe repeated
       --multicast-addr GROUP:PORT
-                              The channel: the multicast group to route through,
-                              which others can join and send to. By default one
-                              that is private to this process and never leaves the
-                              host. Further ones get what comes in, too
+\tThe channel: the multicast group to route through,
+\twhich others can join and send to. By default one
+\tthat is private to this process and never leaves the
+\thost. Further ones get what comes in, too
       --tcp-output-addr HOST:PORT
-                              Where to accept TCP clients that get everything; may
-                              be repeated
+\tWhere to accept TCP clients that get everything; may
+\tbe repeated
       --udp-output-addr HOST:PORT
-                              Where to send everything; may be repeated
+\tWhere to send everything; may be repeated
       --max-clients N         TCP and TLS clients at a time (default 1024), and as
-                              many inputs; one more is closed at once
+\tmany inputs; one more is closed at once
 ",
         tls_help!(),
         options_help!(),

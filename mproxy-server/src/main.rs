@@ -19,10 +19,10 @@ USAGE:
 
 OPTIONS:
       --path FILE             The file to append to; - is standard output. {addr}
-                              in it stands for the listener's address: a file for
-                              each
+\tin it stands for the listener's address: a file for
+\teach
       --listen-addr HOST:PORT
-                              Where to receive; may be repeated
+\tWhere to receive; may be repeated
 ",
         options_help!(),
         listeners_help!(),
