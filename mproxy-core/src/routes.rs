@@ -149,7 +149,8 @@ impl Shared {
             None => {}
         }
         // What has gone for good was not named perhaps.
-        let used = state.routes.iter().filter_map(|route| route.interface.as_ref()).map(|i| &i.name);
+        let used = state.routes.iter().filter_map(|route| route.interface.as_ref());
+        let used = used.filter(|interface| !interface.is_loopback()).map(|interface| &interface.name);
         let mut dead = chosen.dead;
         for before in used.chain(&state.dead) {
             if !dead.contains(before) && !usable.contains(before) {

@@ -432,9 +432,9 @@ impl<'p> Messages<'_, 'p> {
         }));
     }
 
-    /// Sends them (`sendmmsg(2)`) to this address, or to what the socket is connected to. Returns how many were sent, which is at least
-    /// one; if not all were, the reason is lost. An error came up at the first, of which it may tell, or
-    /// of a datagram that had gone out earlier.
+    /// Sends them (`sendmmsg(2)`) to this address, or to what the socket is connected to. Returns how many were
+    /// sent, which is at least one; if not all were, the reason is lost. An error came up at the first, of which
+    /// it may tell, or of a datagram that had gone out earlier.
     #[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
     pub(crate) fn send(self, socket: &UdpSocket, to: Option<SocketAddr>) -> io::Result<usize> {
         let mut name = to.map(Name::new);

@@ -37,7 +37,8 @@ pub(crate) struct Group {
 }
 
 /// The datagrams at a place that can go together: as many of one size, and of one sender, as follow each
-/// other, and a shorter one, which ends them. Their parts of the area, in order, go to `take`. None at the end of the batch.
+/// other, and a shorter one, which ends them. Their parts of the area, in order, go to `take`. None at the
+/// end of the batch.
 pub(crate) fn gather<'a>(
     batch: &'a Batch,
     from: Place,

@@ -174,8 +174,12 @@ impl Way {
             let target = &self.target;
             report::warn(format_args!("cannot send to {target} as {sender}: {error}; dropped"));
         }
-        if is(error, Errno::MSGSIZE) || concerns_this(error) {
+        if is(error, Errno::MSGSIZE) {
             self.pass_over(batch, at);
+            return;
+        }
+        if concerns_this(error) {
+            self.skip(batch, at);
             return;
         }
         let from = *at;
@@ -244,8 +248,7 @@ impl Way {
             } else {
                 self.failed(&error);
                 if concerns_this(&error) {
-                    let skipped = self.opened.as_ref().map_or(0, |opened| opened.sender.skip(batch, at));
-                    self.counters.failed(skipped);
+                    self.skip(batch, at);
                 } else {
                     self.pass_over(batch, at);
                 }
@@ -268,6 +271,11 @@ impl Way {
     fn count(&self, batch: &Batch, (datagrams, bytes): (usize, usize), at: Place) {
         let (datagrams_now, bytes_now) = batch.before(at);
         self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
+    }
+
+    /// Leaves out what would have gone together.
+    fn skip(&self, batch: &Batch, at: &mut Place) {
+        self.counters.failed(self.opened.as_ref().map_or(0, |opened| opened.sender.skip(batch, at)));
     }
 
     /// Leaves out one datagram. Returns its length.
