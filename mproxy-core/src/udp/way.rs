@@ -143,49 +143,50 @@ impl Way {
     /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
     fn send_from(&mut self, batch: &Batch, at: &mut Place) {
         while batch.rest(*at).is_some() && self.retry_at.is_none() {
-            match self.send_as_sender(batch, at) {
-                Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Some(Err(error)) => self.not_sent_as(batch, at, &error),
-                Some(Ok(())) => {}
-                None => self.send_of_one(batch, at),
+            if !self.send_as_sender(batch, at) {
+                self.send_of_one(batch, at);
             }
         }
     }
 
-    /// Sends as the sender as far as it has sent the datagrams; none if they are to leave as from this host. An
-    /// error concerns this sender alone.
-    fn send_as_sender(&mut self, batch: &Batch, at: &mut Place) -> Option<io::Result<()>> {
-        let (origins, from, to) = (self.origins.clone()?, batch.sender(*at)?, self.address()?);
+    /// Sends as the sender, as far as the datagrams have the same; false if they are to leave as from this
+    /// host. An error concerns this sender alone.
+    fn send_as_sender(&mut self, batch: &Batch, at: &mut Place) -> bool {
+        let (Some(origins), Some(from), Some(to)) = (self.origins.clone(), batch.sender(*at), self.address())
+        else {
+            return false;
+        };
         let (route, heard) = (self.route.clone(), self.options.hears_itself);
         let mut origins = lock(&origins);
-        let socket = match origins.socket(from, to, route.interface.as_ref(), heard) {
-            Ok(socket) => socket?,
-            Err(error) => return Some(Err(error)),
-        };
         let before = batch.before(*at);
-        // It holds the membership that TTL 0 needs, and knows what the path can.
-        let sent = self.opened().and_then(|opened| opened.sender.send(socket, Some(to), batch, at));
+        let sent = match origins.socket(from, to, route.interface.as_ref(), heard) {
+            Ok(None) => return false,
+            // The other one holds the membership that TTL 0 needs, and knows what the path can.
+            Ok(Some(socket)) => {
+                self.opened().and_then(|opened| opened.sender.send(socket, Some(to), batch, at))
+            }
+            Err(error) => Err(error),
+        };
         self.count(batch, before, *at);
-        Some(sent)
-    }
-
-    fn not_sent_as(&mut self, batch: &Batch, at: &mut Place, error: &io::Error) {
-        if let Some(sender) = batch.sender(*at).filter(|_| self.not_as.now()) {
+        let Err(error) = sent else { return true };
+        if error.kind() == io::ErrorKind::Interrupted {
+            return true;
+        }
+        if self.not_as.now() {
             let target = &self.target;
-            report::warn(format_args!("cannot send to {target} as {sender}: {error}; dropped"));
+            report::warn(format_args!("cannot send to {target} as {from}: {error}; dropped"));
         }
-        if is(error, Errno::MSGSIZE) {
+        if is(&error, Errno::MSGSIZE) {
             self.pass_over(batch, at);
-            return;
-        }
-        if concerns_this(error) {
+        } else if is(&error, Errno::NOBUFS) {
             self.skip(batch, at);
-            return;
+        } else {
+            let from = *at;
+            while batch.goes_on(from, *at) {
+                self.pass_over(batch, at);
+            }
         }
-        let from = *at;
-        while batch.goes_on(from, *at) {
-            self.pass_over(batch, at);
-        }
+        true
     }
 
     /// Sends what goes at once, and moves the place behind it.
@@ -274,8 +275,11 @@ impl Way {
     }
 
     /// Leaves out what would have gone together.
-    fn skip(&self, batch: &Batch, at: &mut Place) {
-        self.counters.failed(self.opened.as_ref().map_or(0, |opened| opened.sender.skip(batch, at)));
+    fn skip(&mut self, batch: &Batch, at: &mut Place) {
+        match &self.opened {
+            Some(opened) => self.counters.failed(opened.sender.skip(batch, at)),
+            None => drop(self.pass_over(batch, at)),
+        }
     }
 
     /// Leaves out one datagram. Returns its length.
