@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use mproxy_forward::{Forward, Options};
-use mproxy_tests::{Network, PATIENCE, Running, can_make_networks, eventually, output, program};
+use mproxy_tests::{Network, PATIENCE, Running, can_make_networks, eventually, has, output, program};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
@@ -1050,4 +1050,38 @@ fn replies_reach_the_sender_through_the_proxys_host_as_their_router() {
             ends_without_a_word(proxy);
         }
     }
+}
+
+/// It measures only where the first datagram is answered, from where it was sent to: the receiver's host has
+/// to pretend that.
+#[test]
+fn iperf3_measures_through_a_transparent_forward() {
+    let test = "iperf3_measures_through_a_transparent_forward";
+    if !can_make_networks(test) || !has(test, &["iperf3", "nft", "socat"]) {
+        return;
+    }
+    let network = Network::new(3);
+    let addresses = [PROXY, RECEIVER].map(Network::ipv4);
+    let [input, target] = addresses.each_ref().map(|address| format!("{address}:5201"));
+    let pretend = format!("add rule ip test out udp sport 5201 ip saddr set {}", addresses[0]);
+    let chain = "add chain ip test out { type filter hook output priority -300; }";
+    for rule in ["add table ip test", chain, &pretend] {
+        network.succeeds(RECEIVER, "nft", &[rule]);
+    }
+    let run = |host, program: &str, arguments: &[&str]| {
+        Running::new(network.command(host, program).args(arguments).stdin(Stdio::null()))
+    };
+    let server = run(RECEIVER, "iperf3", &["--server", "--one-off", "--forceflush"]);
+    eventually("iperf3", || String::from_utf8_lossy(&server.stdout()).contains("listening").then_some(()));
+    // What it says by TCP goes another way.
+    let tcp = run(PROXY, "socat", &["-d", "-d", "TCP-LISTEN:5201,reuseaddr,fork", &format!("TCP:{target}")]);
+    tcp.says("listening on");
+    let mut proxy =
+        transparent(&network, PROXY, FORWARD.0, &["--udp-listen-addr", &input, FORWARD.1, &target]);
+    let options = ["--udp", "--length", "1316", "--bitrate", "4M", "--bytes", "1M"];
+    let out = network.run(SENDER, "iperf3", &[&["--client", &addresses[0]], &options[..]].concat());
+    let told = String::from_utf8_lossy(&out.stdout);
+    let receiver = told.lines().find(|line| line.ends_with("receiver"));
+    assert!(receiver.is_some_and(|line| line.contains("(0%)")), "{told}");
+    proxy.stop();
 }
