@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use mproxy_forward::{Forward, Options};
 use mproxy_reverse::Reverse;
 use mproxy_tests::{
-    Network, PATIENCE, can_make_networks, datagram, eventually, has_ipv6, loopback_group, run, start, udp,
-    udp_on,
+    Network, PATIENCE, can_make_networks, datagram, eventually, has_ipv6, loopback_group, run, send, server,
+    start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -242,6 +242,46 @@ fn across_hosts_only_the_allowed_one_is_heard_by_unicast_and_multicast() {
     assert_eq!(server.writes(14), b"from 1\nfrom 1\n");
     server.stop();
     assert_eq!(server.stdout(), b"from 1\nfrom 1\n");
+}
+
+/// They come from the address that the channel's interface has at the moment, and through whichever works.
+#[test]
+fn a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_changed() {
+    if !can_make_networks("a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_changed")
+    {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1], &[0, 1]]);
+    network.ip(0, "link delete eth1");
+    let output = server(&network, 0, &["--listen-addr", "127.0.0.1:9930"]);
+    let endpoints =
+        ["--udp-listen-addr", "127.0.0.1:9900", "--multicast-addr", "239.7.7.7:9918", "--udp-output-addr"];
+    let options = ["127.0.0.1:9930", "-v", "--interface", "eth0", "--interface", "eth1"];
+    let allow = ["--allow", "127.0.0.1"];
+    let reverse = network.start(0, "mproxy-reverse", &[&endpoints[..], &options, &allow].concat());
+    reverse.says("127.0.0.1:9900: listening");
+    network.switched(0, 0, "239.7.7.7", true);
+    let passes = |what: &str| {
+        let text = format!("{what}\n");
+        eventually(what, || {
+            send(&network, 0, &["--server-addr", "127.0.0.1:9900"], &text);
+            String::from_utf8(output.stdout()).unwrap().contains(&text).then_some(())
+        });
+    };
+    passes("as it began");
+    network.ip(0, "addr del 10.77.0.1/24 dev eth0");
+    network.ip(0, "addr add 10.77.0.9/24 dev eth0");
+    passes("another address");
+    network.attach(0, 1);
+    network.switched(1, 0, "239.7.7.7", true);
+    passes("two interfaces");
+    network.ip(0, "link delete eth0");
+    passes("the other interface");
+    // Still not what others send.
+    send(&network, 1, &["--server-addr", "239.7.7.7%eth1:9918"], "stranger\n");
+    reverse.says("elsewhere than allowed");
+    passes("afterwards");
+    assert!(!String::from_utf8(output.stdout()).unwrap().contains("stranger"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -192,17 +193,34 @@ impl Stream {
     }
 
     /// Stops it, and waits until all of it has arrived, once and in order.
-    fn arrives(mut self, at: &Running) {
+    fn arrives(self, at: &Running) {
+        let name = self.name;
+        let (count, lines) = self.ends(at);
+        assert!(lines.iter().copied().eq(0..count), "of {count} lines of {name} there are {}", lines.len());
+    }
+
+    /// Stops it, and waits until its last line has arrived. Returns how many lines it had, and which arrived.
+    fn ends(mut self, at: &Running) -> (usize, Vec<usize>) {
         self.stop.store(true, Ordering::Relaxed);
         let count = self.writer.join().unwrap();
         assert_eq!(self.client.exit_code(), 0);
         let last = format!("{} {}\n", self.name, count - 1);
         eventually("the last line", || output(at).contains(&last).then_some(()));
-        let output = output(at);
-        let lines: Vec<_> = output.lines().filter(|line| line.starts_with(self.name)).collect();
-        let sent: Vec<_> = (0..count).map(|n| format!("{} {n}", self.name)).collect();
-        assert!(lines == sent, "of {count} lines of {} there are {}", self.name, lines.len());
+        (count, arrived(self.name, at))
     }
+
+    /// Waits until one that is sent from now on has arrived, and returns it.
+    fn goes_on(&self, at: &Running) -> usize {
+        let before = arrived(self.name, at).len();
+        eventually("another line", || arrived(self.name, at).get(before).copied())
+    }
+}
+
+/// The numbers of the stream's lines that have arrived so far.
+fn arrived(name: &str, at: &Running) -> Vec<usize> {
+    let output = output(at);
+    let whole = output.rfind('\n').map_or("", |end| &output[..end]);
+    whole.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok()).collect()
 }
 
 /// Host 0 in the middle: it listens to groups and sends to others, on both of its interfaces.
@@ -362,6 +380,48 @@ fn an_interface_is_used_again_after_all_that_may_become_of_it() {
     for (stream, out) in streams {
         stream.arrives(if out { &middle.away[0] } else { &middle.hears });
     }
+}
+
+/// A client hears the channel through one of the interfaces. When that fails, what is lost before the proxy has
+/// noticed is in one piece, and when it is back nothing is.
+#[test]
+fn a_channel_stays_heard_while_its_interfaces_come_and_go() {
+    let test = "a_channel_stays_heard_while_its_interfaces_come_and_go";
+    if !can_make_networks(test) || !has(test, &["socat"]) {
+        return;
+    }
+    let network = multihomed();
+    let (group, channel) = SENT[0];
+    let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900", "--tcp-output-addr", "127.0.0.1:9902"];
+    let options = [&listen[..], &["--multicast-addr", channel], &BOTH].concat();
+    let reverse = network.start(0, "mproxy-reverse", &options);
+    reverse.says("accepting TCP connections");
+    let mut socat = network.command(0, "socat");
+    let client = Running::new(socat.args(["-u", "TCP4:127.0.0.1:9902", "-"]).stdin(Stdio::null()));
+    reverse.says("connected");
+    for segment in [0, 1] {
+        network.switched(segment, 0, group, true);
+    }
+    let stream = Stream::new(&network, 0, "127.0.0.1:9900", "line");
+    let mut gone = Vec::new();
+    for segment in [0, 1] {
+        let name = format!("eth{segment}");
+        let before = stream.goes_on(&client);
+        network.ip(0, &format!("link set {name} down"));
+        tells(&reverse, 1, channel, &format!("{name} cannot be used"));
+        gone.push(before..stream.goes_on(&client));
+        network.ip(0, &format!("link set {name} up"));
+        network.address(0, segment);
+        tells(&reverse, 1, channel, &format!("{name} can be used again"));
+        network.switched(segment, 0, group, true);
+        stream.goes_on(&client);
+    }
+    let (count, lines) = stream.ends(&client);
+    assert!(lines.is_sorted_by(|one, next| one < next), "not in order, or twice: {lines:?}");
+    let lost: Vec<_> = (0..count).filter(|line| lines.binary_search(line).is_err()).collect();
+    let pieces = lost.windows(2).filter(|pair| pair[0] + 1 < pair[1]).count();
+    let meanwhile = lost.iter().all(|line| gone.iter().any(|gone| gone.contains(line)));
+    assert!(meanwhile && pieces < gone.len(), "lost {lost:?} of {count}, gone at {gone:?}");
 }
 
 /// A host that sends to groups and to all without saying on which interface, and those who may hear it.
@@ -572,4 +632,204 @@ fn listeners_on_two_interfaces_of_a_host_hear_each_their_own() {
         }
         assert_eq!(servers.each_ref().map(output), expected);
     }
+}
+
+/// Of a single one: its one interface has gone, and loopback is no substitute.
+#[test]
+fn the_interface_that_was_picked_is_used_again_when_it_is_back() {
+    if !can_make_networks("the_interface_that_was_picked_is_used_again_when_it_is_back") {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1]]);
+    let hears = member(&network, 0, &[0], HEARD, &[]);
+    let away = member(&network, 1, &[0], SENT, &[]);
+    let forward = picking_forward(&network);
+    for (stage, what) in ["down", "deleted"].into_iter().enumerate() {
+        network.ip(0, if stage == 0 { "link set eth0 down" } else { "link delete eth0" });
+        for (_, endpoint) in HEARD {
+            tells(&hears, stage + 1, endpoint, "eth0 cannot be used");
+        }
+        for (_, endpoint) in SENT {
+            tells(&forward, stage + 1, endpoint, "eth0 cannot be used");
+        }
+        if stage == 0 {
+            network.ip(0, "link set eth0 up");
+            network.address(0, 0);
+        } else {
+            network.attach(0, 0);
+        }
+        network.settled(0, 0);
+        works_soon_on_eth0(&network, &hears, &away, what);
+    }
+    for program in [hears, forward] {
+        assert!(!program.messages().contains("interface lo"), "{}", program.messages());
+    }
+}
+
+/// At boot there is often loopback only, which carries IPv4 groups.
+#[test]
+fn what_began_on_loopback_moves_to_the_first_interface_that_comes() {
+    if !can_make_networks("what_began_on_loopback_moves_to_the_first_interface_that_comes") {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1]]);
+    let away = member(&network, 1, &[0], SENT, &[]);
+    network.ip(0, "addr flush dev eth0");
+    let [(group, listen), (_, target)] = [HEARD[0], SENT[0]];
+    let hears = server(&network, 0, &["--listen-addr", listen]);
+    joins(&hears, listen, "lo");
+    let options = ["-v", "--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", target];
+    let forward = network.start(0, "mproxy-forward", &options);
+    forward.says("127.0.0.1:9900: listening");
+    send(&network, 0, &["--server-addr", listen], "on loopback\n");
+    receives(&hears, "on loopback\n");
+
+    network.address(0, 0);
+    let start = Instant::now();
+    network.switched(0, 0, group, true);
+    eventually("a datagram on eth0", || {
+        send(&network, 0, &["--server-addr", "127.0.0.1:9900"], "out\n");
+        output(&away).contains("out\n").then_some(())
+    });
+    assert!(start.elapsed() < 2 * PROMISED, "it took {:?}", start.elapsed());
+    send(&network, 1, &["--server-addr", listen], "from eth0\n");
+    receives(&hears, "on loopback\nfrom eth0\n");
+}
+
+/// Sends to groups of both families what comes in at `127.0.0.1:9900`, through whatever interface it picks.
+fn picking_forward(network: &Network) -> Running {
+    let targets = SENT.map(|(_, target)| ["--udp-downstream-addr", target]).concat();
+    let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900"];
+    let forward = network.start(0, "mproxy-forward", &[&listen[..], &targets].concat());
+    forward.says("127.0.0.1:9900: listening");
+    forward
+}
+
+/// Within the time that is promised both groups are heard from the other host, and sent there.
+fn works_soon_on_eth0(network: &Network, hears: &Running, away: &Running, what: &str) {
+    let start = Instant::now();
+    for (_, target) in HEARD {
+        let text = format!("to {target} after {what}\n");
+        eventually(&text, || {
+            send(network, 1, &["--server-addr", target], &text);
+            output(hears).contains(&text).then_some(())
+        });
+    }
+    let text = format!("from host 0 after {what}\n");
+    eventually(&text, || {
+        send(network, 0, &["--server-addr", "127.0.0.1:9900"], &text);
+        // Once through each group.
+        let arrived = output(away).matches(&text).count();
+        (arrived > 0 && arrived % 2 == 0).then_some(())
+    });
+    assert!(start.elapsed() < 2 * PROMISED, "{what}: it took {:?}", start.elapsed());
+}
+
+/// Waits until the program has told this of the endpoint so often.
+fn tells(program: &Running, times: usize, endpoint: &str, what: &str) {
+    eventually(&format!("'{endpoint} ... {what}', {times} times"), || {
+        let messages = program.messages();
+        let told = messages.lines().filter(|line| line.contains(endpoint) && line.contains(what)).count();
+        (told >= times).then_some(())
+    });
+}
+
+/// An interface that is not named is missed all the same.
+#[test]
+fn of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back() {
+    if !can_make_networks("of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back") {
+        return;
+    }
+    let network = multihomed();
+    let hears = member(&network, 0, &[0, 1], HEARD, &["--interface", "all"]);
+    network.ip(0, "link delete eth1");
+    for (_, endpoint) in HEARD {
+        tells(&hears, 1, endpoint, "eth1 cannot be used");
+    }
+    assert!(!hears.messages().contains("again"), "{}", hears.messages());
+    network.attach(0, 1);
+    for (group, endpoint) in HEARD {
+        tells(&hears, 1, endpoint, "eth1 can be used again");
+        network.switched(1, 0, group, true);
+    }
+}
+
+/// One that cannot be joined costs the others nothing, and is tried until it works.
+#[test]
+fn a_group_that_the_system_lets_nobody_join_is_joined_when_it_does() {
+    if !can_make_networks("a_group_that_the_system_lets_nobody_join_is_joined_when_it_does") {
+        return;
+    }
+    let network = multihomed();
+    let (group, endpoint) = HEARD[0];
+    let options = [&["--listen-addr", endpoint], &BOTH[..]].concat();
+    let hears = server(&network, 0, &options);
+    let memberships = |most: u32| {
+        let set = format!("echo {most} > /proc/sys/net/ipv4/igmp_max_memberships");
+        network.succeeds(0, "sh", &["-c", &set]);
+    };
+    memberships(0);
+    network.ip(0, "link delete eth1");
+    network.attach(0, 1);
+    // The warning comes with each attempt: some of them, with few awakenings between.
+    hears.says("trying again");
+    let wakes = hears.wakes();
+    tells(&hears, 3, endpoint, "trying again");
+    if let Some((before, after)) = wakes.zip(hears.wakes()) {
+        assert!(after - before < 50, "woken {} times", after - before);
+    }
+    send(&network, 1, &["--server-addr", endpoint], "meanwhile\n");
+    receives(&hears, "meanwhile\n");
+    memberships(20);
+    network.switched(1, 0, group, true);
+    send(&network, 2, &["--server-addr", endpoint], "after\n");
+    receives(&hears, "meanwhile\nafter\n");
+}
+
+/// As a service that blocks strange networks has them: they say nothing of where the rest goes.
+#[test]
+fn a_route_that_leads_nowhere_does_not_hide_the_default_route() {
+    let test = "a_route_that_leads_nowhere_does_not_hide_the_default_route";
+    if !can_make_networks(test) || !has(test, &["socat", "/dev/net/tun"]) {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1]]);
+    let _tunnel = network.tunnel(0, "tun");
+    network.ip(0, "-6 addr add fd09::1/64 dev tun0 nodad");
+    network.ip(0, "route add default dev tun0");
+    let mut chooser = Chooser::new(&network, 1);
+    for kind in ["blackhole", "unreachable"] {
+        network.ip(0, &format!("route replace {kind} 192.0.2.0/24"));
+        chooser.chooses(kind, [0, 0, 0]);
+    }
+    chooser.nothing_else();
+}
+
+/// The address is one of a family that chooses by index: what is sent must have the new one all the same.
+#[test]
+fn what_is_sent_to_an_ipv6_group_leaves_from_the_address_that_the_interface_has_now() {
+    let test = "what_is_sent_to_an_ipv6_group_leaves_from_the_address_that_the_interface_has_now";
+    if !can_make_networks(test) || !has(test, &["tshark"]) {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1]]);
+    let _away = member(&network, 1, &[0], SENT, &[]);
+    let wire = Capture::new(&network, 0, "eth0");
+    let _forward = picking_forward(&network);
+    let leaves_from = |source: &str| {
+        let payload = format!("from {source}\n");
+        let start = Instant::now();
+        eventually(&payload, || {
+            send(&network, 0, &["--server-addr", "127.0.0.1:9900"], &payload);
+            let packets = wire.packets().into_iter();
+            let mut sources =
+                packets.filter(|packet| packet.payload == payload).map(|packet| packet.source.to_string());
+            sources.any(|found| found == source).then_some(())
+        });
+        assert!(start.elapsed() < 2 * PROMISED, "{source}: it took {:?}", start.elapsed());
+    };
+    leaves_from("fd77::1");
+    network.ip(0, "addr add fd77::9/64 dev eth0 nodad");
+    network.ip(0, "addr del fd77::1/64 dev eth0");
+    leaves_from("fd77::9");
 }

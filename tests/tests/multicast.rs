@@ -128,6 +128,37 @@ fn all_that_is_sent_has_the_dscp_that_was_asked_for() {
     receives(&client, "through 127.0.0.1:9901\n");
 }
 
+/// Of a connection that it makes, too: that is, of its acknowledgments.
+#[test]
+fn what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for() {
+    if !able("what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for", &["tshark"]) {
+        return;
+    }
+    let network = Network::snooping(&[&[0, 1]]);
+    let capture = Capture::new(&network, 1, "eth0");
+    let sink = server(&network, 0, &["--listen-addr", "127.0.0.1:9920"]);
+    let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900"];
+    for (n, address) in [Network::ipv4(1), format!("[{}]", Network::ipv6(1))].into_iter().enumerate() {
+        let upstream = format!("{address}:9902");
+        let options = [&listen[..], &["--tcp-output-addr", &upstream]].concat();
+        let mut reverse = network.start(1, "mproxy-reverse", &options);
+        reverse.says("accepting TCP connections");
+        let target = ["--udp-downstream-addr", "127.0.0.1:9920", "--dscp", "46"];
+        let options = [&["-v", "--tcp-connect-addr", &upstream][..], &target].concat();
+        let mut forward = network.start(0, "mproxy-forward", &options);
+        forward.says("connected");
+        reverse.says("connected");
+        send(&network, 1, &["--server-addr", "127.0.0.1:9900"], "line\n");
+        receives(&sink, &"line\n".repeat(n + 1));
+        let from = [ip(&Network::ipv4(0)), ip(&Network::ipv6(0))][n];
+        capture.sees("a marked segment", |packet| {
+            packet.source == from && packet.port == 9902 && packet.dscp == 46
+        });
+        forward.stop();
+        reverse.stop();
+    }
+}
+
 #[test]
 fn a_listener_reports_its_membership_and_leaves_its_group_when_it_stops() {
     if !able("a_listener_reports_its_membership_and_leaves_its_group", &["tshark"]) {
@@ -419,6 +450,11 @@ fn what_would_go_round_for_ever_is_refused() {
         forward("239.1.2.3%eth1:9920", "239.1.2.3:9920", &both),
         forward("239.1.2.3:9920", "239.1.2.3%eth1:9920", &both),
         forward("239.1.2.3:9920", "239.1.2.3%10.78.0.1:9920", &["--interface", "all"]),
+        // Whatever is picked at the start, it may be another one later.
+        forward("239.1.2.3:9920", "239.1.2.3%eth0:9920", &[]),
+        forward("239.1.2.3:9920", "239.1.2.3%eth1:9920", &[]),
+        forward("239.1.2.3%eth1:9920", "239.1.2.3:9920", &[]),
+        forward("[ff15::3]:9920", "[ff15::3%eth1]:9920", &[]),
         forward("[ff15::3%eth0]:9920", "[ff15::3%eth0]:9920", &[]),
         forward("[ff15::3%eth1]:9920", "[ff15::3]:9920", &both),
         forward("127.0.0.1:9920", "127.0.0.1:9920", &[]),
@@ -438,6 +474,9 @@ fn what_would_go_round_for_ever_is_refused() {
 
     for (listen, target, options) in [
         ("239.1.2.3%eth0:9920", "239.1.2.3%eth1:9920", &[][..]),
+        // No other interface turns to loopback.
+        ("239.1.2.3%lo:9920", "239.1.2.3:9920", &[]),
+        ("239.1.2.3:9920", "239.1.2.3%lo:9920", &[]),
         ("[ff15::3%eth0]:9920", "[ff15::3%eth1]:9920", &[]),
         ("239.1.2.3:9920", "239.1.2.4:9920", &both),
         ("239.1.2.3:9920", "239.1.2.3:9921", &both),

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,6 +17,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::process::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 
 const SENDER: usize = 0;
@@ -288,6 +289,125 @@ fn a_sender_with_a_link_local_address() {
             }
         }
         ends_without_a_word(proxy);
+    }
+}
+
+/// Beyond the link such an address leads nowhere: a failure of this sender, not of the target.
+#[test]
+fn a_sender_that_cannot_be_sent_on_costs_the_others_nothing() {
+    if !can_make_networks("a_sender_that_cannot_be_sent_on_costs_the_others_nothing") {
+        return;
+    }
+    let network = Network::snooping(&[&[SENDER, PROXY], &[PROXY, RECEIVER]]);
+    network.ip(SENDER, "addr add fe80::77:0/64 dev eth0 nodad");
+    let receiver = on(&network, RECEIVER, || bound("[fd78::3]:9930".parse().unwrap()));
+    let address = "fe80::77:0".parse().unwrap();
+    let local = on(&network, SENDER, || bound(SocketAddrV6::new(address, 5001, 0, eth0()).into()));
+    let sender = socket(&network, SENDER, "[fd77::1]:5000");
+    for (program, option) in [FORWARD, REVERSE] {
+        let arguments = ["--udp-listen-addr", "[::]:9920", option, "[fd78::3]:9930"];
+        let mut proxy = transparent(&network, PROXY, program, &arguments);
+        // Several of each are received together.
+        proxy.signal(Signal::STOP);
+        for number in 0..100 {
+            sender.send_to(number.to_string().as_bytes(), "[fd77::2]:9920").unwrap();
+            if number % 10 == 0 {
+                local.send_to(b"local", "[fd77::2]:9920").unwrap();
+                local.send_to(b"local", "[fd77::2]:9920").unwrap();
+            }
+        }
+        proxy.signal(Signal::CONT);
+        for number in 0..100 {
+            receives(&receiver, &number.to_string(), &sender);
+        }
+        let warning = proxy.says("[fe80::77:0");
+        assert!(warning.contains("warning") && warning.contains("[fd78::3]:9930"), "{warning}");
+        proxy.stop();
+        has_nothing(&receiver);
+        assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+    }
+}
+
+/// The proxy hears its own channel through one of them only.
+#[test]
+fn a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once() {
+    if !can_make_networks("a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once") {
+        return;
+    }
+    let network = Network::snooping(&[&[SENDER, PROXY], &[PROXY, RECEIVER]]);
+    let sender = socket(&network, SENDER, "10.77.0.1:5000");
+    let both = ["--interface", "eth0", "--interface", "eth1"];
+    let endpoints = ["--udp-listen-addr", "0.0.0.0:9920", "--tcp-output-addr", "0.0.0.0:9921"];
+    for options in [&["-v"][..], &["-v", "--transparent"]] {
+        for (group, channel) in [("239.1.2.3", "239.1.2.3:9918"), ("ff15::3", "[ff15::3]:9918")] {
+            // No datagram of one IP version leaves as from a sender of the other.
+            if options.len() > 1 && group.contains(':') {
+                continue;
+            }
+            let arguments = [options, &endpoints, &["--multicast-addr", channel], &both].concat();
+            let mut reverse = network.start(PROXY, "mproxy-reverse", &arguments);
+            reverse.says("accepting TCP connections");
+            let mut client = on(&network, RECEIVER, || TcpStream::connect("10.78.0.2:9921")).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            for segment in [0, 1] {
+                network.switched(segment, PROXY, group, true);
+            }
+            let lines = (0..20).map(|number| format!("line {number}\n")).collect::<Vec<_>>();
+            for line in &lines {
+                sender.send_to(line.as_bytes(), "10.77.0.2:9920").unwrap();
+            }
+            let mut came = vec![0; lines.concat().len()];
+            client.read_exact(&mut came).unwrap();
+            assert_eq!(String::from_utf8(came).unwrap(), lines.concat(), "{options:?}");
+            // After what is behind all of them, no copy can come any more.
+            reverse.stop();
+            let mut rest = String::new();
+            client.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "{options:?}");
+            network.switched(0, PROXY, group, false);
+        }
+    }
+}
+
+/// Though they have closed their sockets by then: this host must neither take the port nor keep it.
+#[test]
+fn a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port() {
+    if !can_make_networks("a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port") {
+        return;
+    }
+    let network = Network::new(3);
+    second_address(&network, PROXY);
+    let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
+    let receiver_v6 = socket(&network, RECEIVER, "[fd77::3]:9930");
+    let other = socket(&network, SENDER, "10.77.0.1:5000");
+    let other_v6 = socket(&network, SENDER, "[fd77::1]:5000");
+    for (own, input, receiver, other) in [
+        ("10.77.0.2:5000", "10.77.0.2:9920", &receiver, &other),
+        ("10.77.0.101:5000", "10.77.0.2:9920", &receiver, &other),
+        ("127.0.0.1:5000", "127.0.0.1:9920", &receiver, &other),
+        ("127.0.0.2:5000", "127.0.0.1:9920", &receiver, &other),
+        ("[fd77::101]:5000", "[fd77::2]:9920", &receiver_v6, &other_v6),
+        ("[::1]:5000", "[::1]:9920", &receiver_v6, &other_v6),
+    ] {
+        let target = receiver.local_addr().unwrap().to_string();
+        for (program, option) in [FORWARD, REVERSE] {
+            let listen = if other.local_addr().unwrap().is_ipv6() { "[::]:9920" } else { "0.0.0.0:9920" };
+            let arguments = ["--udp-listen-addr", listen, option, &target];
+            let mut proxy = transparent(&network, PROXY, program, &arguments);
+            proxy.signal(Signal::STOP);
+            let once = on(&network, PROXY, || bound(own.parse().unwrap()));
+            once.send_to(b"own", input).unwrap();
+            drop(once);
+            proxy.signal(Signal::CONT);
+            let there = if listen == "[::]:9920" { "[fd77::2]:9920" } else { "10.77.0.2:9920" };
+            other.send_to(b"other", there).unwrap();
+            receives(receiver, "other", other);
+            let warning = proxy.says(own);
+            assert!(warning.contains("warning") && warning.contains(&target), "{warning}");
+            drop(on(&network, PROXY, || bound(own.parse().unwrap())));
+            proxy.stop();
+            has_nothing(receiver);
+        }
     }
 }
 
