@@ -157,7 +157,7 @@ impl Choice {
     /// The interfaces that were named; of all, or if none was, those that are made for it, loopback if there is
     /// no other.
     fn names(&self, all: &[Interface], ip: IpAddr) -> Vec<String> {
-        if !self.is_all() && !self.0.is_empty() {
+        if self.is_named() {
             return self.0.clone();
         }
         let (mut inner, mut outer) = (Vec::new(), Vec::new());
@@ -167,6 +167,11 @@ impl Choice {
             }
         }
         if outer.is_empty() { inner } else { outer }
+    }
+
+    /// Whether interfaces were named, whatever there is.
+    pub(crate) fn is_named(&self) -> bool {
+        !self.0.is_empty() && !self.is_all()
     }
 
     fn is_all(&self) -> bool {
@@ -181,8 +186,10 @@ impl Choice {
     /// The indices of the interfaces that a group may ever go through, up or not.
     pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
         let Ok(all) = list() else { return Vec::new() };
+        // Loopback, too, if that is picked as long as no other can be used.
+        let picked = rule::pick(&all, group.ip()).filter(|_| self.0.is_empty()).map(|picked| picked.index);
         let names = self.names(&all, group.ip());
-        names.iter().filter_map(|name| find_in(&all, name)).map(|found| found.index).collect()
+        names.iter().filter_map(|name| find_in(&all, name)).map(|found| found.index).chain(picked).collect()
     }
 }
 

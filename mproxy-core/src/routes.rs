@@ -148,12 +148,12 @@ impl Shared {
             }
             None => {}
         }
-        // What has gone for good was not named perhaps.
+        // What has gone for good, if it was not named.
         let used = state.routes.iter().filter_map(|route| route.interface.as_ref());
         let used = used.filter(|interface| !interface.is_loopback()).map(|interface| &interface.name);
         let mut dead = chosen.dead;
         for before in used.chain(&state.dead) {
-            if !dead.contains(before) && !usable.contains(before) {
+            if !resolved.choice.is_named() && !dead.contains(before) && !usable.contains(before) {
                 dead.push(before.clone());
             }
         }

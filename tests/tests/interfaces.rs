@@ -754,6 +754,25 @@ fn of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back(
     }
 }
 
+/// Both times as it was named.
+#[test]
+fn an_interface_that_was_named_by_its_address_is_told_once_and_told_again_when_it_is_back() {
+    if !can_make_networks("an_interface_that_was_named_by_its_address_is_told_once") {
+        return;
+    }
+    let network = multihomed();
+    let endpoint = HEARD[0].1;
+    let options = ["--listen-addr", endpoint, "--interface", "10.77.0.1", "--interface", "10.78.0.1"];
+    let hears = server(&network, 0, &options);
+    for times in [1, 2] {
+        network.ip(0, "addr del 10.78.0.1/24 dev eth1");
+        tells(&hears, times, endpoint, "10.78.0.1 cannot be used");
+        network.ip(0, "addr add 10.78.0.1/24 dev eth1");
+        tells(&hears, times, endpoint, "10.78.0.1 can be used again");
+    }
+    assert!(!hears.messages().contains("interface eth1 can"), "{}", hears.messages());
+}
+
 /// One that cannot be joined costs the others nothing, and is tried until it works.
 #[test]
 fn a_group_that_the_system_lets_nobody_join_is_joined_when_it_does() {

@@ -490,6 +490,13 @@ fn what_would_go_round_for_ever_is_refused() {
         program.says("listening");
         program.stop();
     }
+
+    // Without an address on any other interface the one that is picked is loopback.
+    for segment in ["eth0", "eth1"] {
+        network.ip(0, &format!("-4 addr flush dev {segment}"));
+    }
+    let (_, _, code, messages) = forward("239.1.2.3%lo:9920", "239.1.2.3:9920", &[]);
+    assert_eq!(code, 2, "{messages}");
 }
 
 #[test]

@@ -82,15 +82,20 @@ impl UdpSink {
         let (version, routes) = self.target.routes.current();
         self.version = version;
         let mut before = std::mem::take(&mut self.ways);
+        let later = self.target.heard_once && !before.is_empty();
         for route in routes {
             let known = before.iter().position(|way| way.serves(&route));
-            let way = match known {
-                Some(index) => {
-                    let mut way = before.swap_remove(index);
-                    way.follow(route);
-                    way
+            let way = if let Some(index) = known {
+                let mut way = before.swap_remove(index);
+                way.follow(route);
+                way
+            } else {
+                let mut way = Way::open(&self.target, route, self.counters.clone(), self.origins.clone());
+                // Those who listen may not have joined it there yet.
+                if later {
+                    way.set_heard(false);
                 }
-                None => Way::open(&self.target, route, self.counters.clone(), self.origins.clone()),
+                way
             };
             self.ways.push(way);
         }
