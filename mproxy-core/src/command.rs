@@ -19,8 +19,7 @@ macro_rules! options_help {
     () => {
         "      --interface NAME|INDEX|ADDRESS|all
 \tThe network interface for multicast; may be repeated.
-\tA zone in an address comes before it. By default one
-\tthat leads out of this host
+\tA zone in an address comes before it
       --ttl N                 How far multicast goes: 0 stays on this host, 1
 \t(default) on this link, more crosses routers.
 \tUnicast is not affected

@@ -47,16 +47,14 @@ OPTIONS:
       --udp-listen-addr HOST:PORT
 \tWhere to receive UDP; may be repeated
       --tcp-listen-addr HOST:PORT
-\tWhere to accept TCP connections that send data; may
-\tbe repeated
+\tWhere to accept TCP that sends data; may be repeated
       --multicast-addr GROUP:PORT
 \tThe channel: the multicast group to route through,
 \twhich others can join and send to. By default one
 \tthat is private to this process and never leaves the
 \thost. Further ones get what comes in, too
       --tcp-output-addr HOST:PORT
-\tWhere to accept TCP clients that get everything; may
-\tbe repeated
+\tWhere TCP clients get everything; may be repeated
       --udp-output-addr HOST:PORT
 \tWhere to send everything; may be repeated
       --max-clients N         TCP and TLS clients at a time (default 1024), and as
@@ -73,9 +71,8 @@ HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920; a
 GROUP may name its interface: 239.1.2.3%eth0:9918, [ff02::114%eth0]:9918. TCP
 clients have receive buffers of 1M each unless --recv-buffer is given.
 
-EXAMPLES:
+EXAMPLE:
   mproxy-reverse --udp-listen-addr 0.0.0.0:9920 --tcp-output-addr 0.0.0.0:9921
-  mproxy-reverse --tcp-listen-addr 0.0.0.0:9920 --multicast-addr 239.1.2.3:9918
 "
     ),
 };
