@@ -127,9 +127,10 @@ fn start_with_pipe(arguments: &[&str]) -> (Running, PipeReader) {
     (Running::spawn(&mut command), reader)
 }
 
-/// Waits until a pipe has hardly any room left: small writes do not fill its pages.
+/// Waits until a pipe has little room left, or none: of its 16 pages a write that does not fit into the rest of
+/// one begins another, so that each may be hardly more than half full.
 fn stalled(reader: &PipeReader) {
-    eventually("a full pipe", || (rustix::io::ioctl_fionread(reader).unwrap() > 50_000).then_some(()));
+    eventually("a full pipe", || (rustix::io::ioctl_fionread(reader).unwrap() > 32_768).then_some(()));
 }
 
 #[test]
