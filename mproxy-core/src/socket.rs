@@ -337,18 +337,15 @@ fn group_bind_address(group: SocketAddr) -> SocketAddr {
 }
 
 /// Keeps out groups that other sockets of this host have joined. Only Linux delivers those.
+#[cfg(target_os = "linux")]
 fn only_own_groups(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    return if address.is_ipv4() {
-        socket.set_multicast_all_v4(false)
-    } else {
-        socket.set_multicast_all_v6(false)
-    };
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = (socket, address);
-        Ok(())
-    }
+    if address.is_ipv4() { socket.set_multicast_all_v4(false) } else { socket.set_multicast_all_v6(false) }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps)] // the interface of Linux's
+fn only_own_groups(_: &Socket, _: SocketAddr) -> io::Result<()> {
+    Ok(())
 }
 
 /// Joins a group on the interface, of one source only or of all (RFC 3376, RFC 3810).
