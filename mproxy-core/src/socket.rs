@@ -413,8 +413,11 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
     let reserve = || {
         let address = SocketAddr::from((group, 0));
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        // Exclusive at first, so that the port is free; shared then, for the receivers to come. On Windows those
-        // say alone that they share.
+        // Exclusive at first, so that the port is free; shared then, for the receivers to come. Windows gives a
+        // free one anyway, and will not share it later.
+        if cfg!(windows) {
+            share(&socket)?;
+        }
         socket.bind(&group_bind_address(address).into())?;
         if cfg!(not(windows)) {
             share(&socket)?;
