@@ -262,7 +262,9 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
     if let Some(interface) = &route.interface {
         send_through(&socket, address, interface)?;
         if address.is_ipv4() && !address.ip().is_multicast() {
-            // Its own address is what has broadcast leave through an interface.
+            // Its own address is what has broadcast leave through an interface; on macOS, its index is.
+            #[cfg(target_vendor = "apple")]
+            socket.bind_device_by_index_v4(std::num::NonZeroU32::new(interface.index))?;
             socket.bind(&SocketAddr::from((interface.require_ipv4()?, 0)).into())?;
         }
         if address.ip().is_multicast() && options.ttl == 0 {
