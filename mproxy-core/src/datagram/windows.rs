@@ -18,7 +18,7 @@ use super::{Missed, passing};
 use crate::batch::{Batch, Place};
 use crate::socket::path_payload;
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
-use crate::sys::{MessageReader, can_send_segmented, has_more, receive_coalesced};
+use crate::sys::{Arrival, MessageReader, can_send_segmented, has_more, receive_coalesced};
 use crate::{Allow, SLOT};
 
 /// Slots that a listener's batch has: of large datagrams, enough for some offloaded sends.
@@ -105,14 +105,18 @@ impl Receiver {
         };
         let mut control = Control([0; CONTROL]);
         let arrival = reader.receive(socket, area, &mut control.0)?;
-        #[allow(clippy::cast_possible_wrap)] // 3
-        let kind = UDP_COALESCED_INFO as i32;
-        let segment = number(&control.0[..arrival.control], IPPROTO_UDP, kind);
-        match (segment, arrival.sender) {
-            (Some(segment), Some(sender)) if !arrival.cut => Ok((arrival.len, segment as usize, sender)),
-            // Whose ends are not known, or not there, must not go on as if they were.
-            _ => Err(io::Error::from_raw_os_error(WSAEMSGSIZE)),
-        }
+        whole(&arrival, &control.0[..arrival.control])
+    }
+}
+
+/// What arrived, as [`Receiver::next`] tells it. Datagrams of which the ends are not known, or are not there,
+/// must not go on as if they were: they count as one that was cut.
+fn whole(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usize, SocketAddr)> {
+    #[allow(clippy::cast_possible_wrap)] // 3
+    let segment = number(control, IPPROTO_UDP, UDP_COALESCED_INFO as i32);
+    match (segment, arrival.sender) {
+        (Some(segment), Some(sender)) if !arrival.cut => Ok((arrival.len, segment as usize, sender)),
+        _ => Err(io::Error::from_raw_os_error(WSAEMSGSIZE)),
     }
 }
 
@@ -166,15 +170,7 @@ impl Sender {
     ) -> io::Result<()> {
         let name = to.map(SockAddr::from);
         self.send_each(batch, at, &mut |parts, segment| match (segment, parts) {
-            (Some(segment), _) => {
-                let control = Number::new(IPPROTO_UDP, UDP_SEND_MSG_SIZE, segment);
-                let message = MsgHdr::new().with_buffers(parts).with_control(&control.0);
-                let message = match &name {
-                    Some(name) => message.with_addr(name),
-                    None => message,
-                };
-                SockRef::from(socket).sendmsg(&message, 0).map(drop)
-            }
+            (Some(segment), _) => send_together(socket, name.as_ref(), parts, segment),
             (None, [datagram]) => match to {
                 Some(to) => socket.send_to(datagram, to).map(drop),
                 None => socket.send(datagram).map(drop),
@@ -218,6 +214,22 @@ impl Sender {
         *at = group.end;
         group.datagrams
     }
+}
+
+/// Has the system cut what the parts make into datagrams of this size, and send them (`WSASendMsg`).
+fn send_together(
+    socket: &UdpSocket,
+    to: Option<&SockAddr>,
+    parts: &[IoSlice<'_>],
+    segment: u32,
+) -> io::Result<()> {
+    let control = Number::new(IPPROTO_UDP, UDP_SEND_MSG_SIZE, segment);
+    let message = MsgHdr::new().with_buffers(parts).with_control(&control.0);
+    let message = match to {
+        Some(to) => message.with_addr(to),
+        None => message,
+    };
+    SockRef::from(socket).sendmsg(&message, 0).map(drop)
 }
 
 /// What is left of the offload after an error that may come from it: the path is too narrow for datagrams of
@@ -317,6 +329,52 @@ mod tests {
             .send_each(&batch, &mut at, &mut |_, _| Err(io::Error::from_raw_os_error(WSAEINVAL)))
             .unwrap_err();
         assert_eq!(error.raw_os_error(), Some(WSAEINVAL));
+    }
+
+    #[test]
+    fn the_parts_of_one_send_arrive_in_order() {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        listener.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = SockAddr::from(listener.local_addr().unwrap());
+        let parts = [&b"ab"[..], b"cdef", b"g"].map(IoSlice::new);
+        for to in [Some(&address), None] {
+            if to.is_none() {
+                sender.connect(listener.local_addr().unwrap()).unwrap();
+            }
+            // Where there is no such offload the control message is refused, or it is one datagram.
+            let sent = send_together(&sender, to, &parts, 2);
+            if sent.is_err() && !can_send_segmented(&sender) {
+                continue;
+            }
+            sent.unwrap();
+            let mut received = Vec::new();
+            while received.len() < 7 {
+                let mut area = [0; 10];
+                let len = listener.recv(&mut area).unwrap();
+                assert_eq!(len, if can_send_segmented(&sender) { 2.min(7 - received.len()) } else { 7 });
+                received.extend_from_slice(&area[..len]);
+            }
+            assert_eq!(received, b"abcdefg");
+        }
+    }
+
+    #[test]
+    fn what_arrives_is_told_apart_or_dropped() {
+        let sender = SocketAddr::from(([127, 0, 0, 1], 5));
+        let arrival = |cut| Arrival { len: 100, control: 0, cut, sender: Some(sender) };
+        let control = Number::new(IPPROTO_UDP, 3, 30).0;
+        assert_eq!(whole(&arrival(false), &control).unwrap(), (100, 30, sender));
+        assert_eq!(whole(&arrival(false), &[]).unwrap(), (100, 0, sender));
+        // Of something else.
+        let other = Number::new(0, 19, 30).0;
+        assert_eq!(whole(&arrival(false), &other).unwrap(), (100, 0, sender));
+        for (cut, control) in [(true, &control[..]), (true, &[]), (false, &control[..17])] {
+            let error = whole(&arrival(cut), control).unwrap_err();
+            assert_eq!(passing(error).unwrap(), Missed { dropped: 1, denied: 0 });
+        }
+        let nobody = Arrival { sender: None, ..arrival(false) };
+        assert!(whole(&nobody, &control).is_err());
     }
 
     #[test]
