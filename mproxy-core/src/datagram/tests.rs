@@ -19,12 +19,12 @@ type OpenSender = fn(UdpSocket) -> Send;
 
 const RECEIVERS: &[(&str, OpenReceiver)] = &[
     ("portable", |socket, allow| {
-        let mut receiver = portable::Receiver::new(socket, allow, true);
+        let mut receiver = portable::Receiver::new(socket, None, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux", |socket, allow| {
-        let mut receiver = super::linux::Receiver::new(socket, allow, true);
+        let mut receiver = super::linux::Receiver::new(socket, None, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
@@ -34,7 +34,7 @@ const RECEIVERS: &[(&str, OpenReceiver)] = &[
     }),
     #[cfg(windows)]
     ("Windows", |socket, allow| {
-        let mut receiver = super::windows::Receiver::new(socket, allow, true);
+        let mut receiver = super::windows::Receiver::new(socket, None, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(windows)]
@@ -368,7 +368,7 @@ fn what_is_not_allowed_is_counted_and_left_out_however_it_comes() {
 fn drops_are_told_once() {
     let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(0).unwrap();
-    let mut receiver = super::linux::Receiver::new(&listener, Allow::default(), false);
+    let mut receiver = super::linux::Receiver::new(&listener, None, Allow::default(), false);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listener.local_addr().unwrap()).unwrap();
     let mut batch = Batch::with_capacity(64 * SLOT);

@@ -157,7 +157,8 @@ impl UdpSource {
         if self.polled || WAITS_FIRST {
             socket.set_nonblocking(true)?;
         }
-        let receiver = Receiver::new(&socket, options.allow.clone(), options.transparent);
+        let group = route.as_ref().and_then(|route| route.addresses.first()).map(SocketAddr::ip);
+        let receiver = Receiver::new(&socket, group, options.allow.clone(), options.transparent);
         let socket = Arc::new(socket);
         self.stop.watch(&socket);
         self.entries.push(Entry { socket, receiver, route });
