@@ -16,6 +16,7 @@ mod connection;
 mod datagram;
 mod endpoint;
 mod error;
+mod explain;
 mod file;
 mod framing;
 #[cfg(fuzzing)]
@@ -36,7 +37,6 @@ mod stats;
 pub mod stdio;
 mod stop;
 mod stream;
-#[cfg(target_os = "linux")]
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
 mod tls;

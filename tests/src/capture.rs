@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::process::Stdio;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{Network, Running, eventually};
@@ -143,7 +142,7 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         // Killed, it would leave its child behind, which has the interface open.
-        self.tshark.signal(Signal::INT);
+        self.tshark.interrupt();
         let end = std::time::Instant::now() + crate::PATIENCE;
         while !self.tshark.has_ended() && std::time::Instant::now() < end {
             std::thread::sleep(std::time::Duration::from_millis(5));

@@ -7,6 +7,9 @@
 
 mod capture;
 mod certificates;
+#[cfg(windows)]
+mod console;
+mod needs;
 mod network;
 
 use std::fmt::Write as _;
@@ -19,11 +22,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
-
 pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
-pub use network::{MulticastRouter, Network, can_make_networks, has, receives, send, server};
+#[cfg(windows)]
+pub use console::press_ctrl_c;
+pub use needs::{can_make_networks, has, has_ipv6, skipped};
+pub use network::{MulticastRouter, Network, receives, send, server};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +43,8 @@ fn launch(command: &mut Command) -> Child {
 
 fn try_launch(command: &mut Command) -> std::io::Result<Child> {
     let _no_port_is_looked_for = STARTING.lock();
+    #[cfg(windows)]
+    console::separate(command);
     command.spawn()
 }
 
@@ -277,14 +283,34 @@ impl Running {
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
+    #[cfg(unix)]
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        use rustix::process::{Pid, kill_process};
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
-    /// Sends SIGTERM and waits for the end, which must come with exit code 0.
+    /// Asks it to stop as the system's own means do: SIGTERM, or Ctrl-C at a Windows console.
+    pub fn interrupt(&self) {
+        #[cfg(unix)]
+        self.signal(rustix::process::Signal::TERM);
+        #[cfg(windows)]
+        {
+            // target/PROFILE/deps/test-1234.exe
+            let exe = std::env::current_exe().unwrap();
+            let press = exe.ancestors().nth(2).unwrap().join("ctrl-c.exe");
+            output(Command::new(press).arg(self.id().to_string()));
+        }
+    }
+
+    /// Ends it at once, without asking.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
+    /// Asks it to stop and waits for the end, which must come with exit code 0.
     pub fn stop(&mut self) {
-        self.signal(Signal::TERM);
+        self.interrupt();
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{}", self.messages());
     }
@@ -357,17 +383,6 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I], input: &[u8])
     Outcome { code, stdout: running.stdout(), stderr: running.messages() }
 }
 
-/// Whether this machine has `::1`. Where it has not, a test that needs it says so and passes.
-pub fn has_ipv6(test: &str) -> bool {
-    let has = UdpSocket::bind("[::1]:0").is_ok();
-    if !has {
-        // Not `eprintln`, which the test runner would keep to itself.
-        let said = format!("SKIPPED {test}: this machine has no ::1\n");
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
-    }
-    has
-}
-
 /// A host of its own that has no network but the loopback interface, as most containers do. It goes
 /// when this is dropped.
 pub struct LoopbackHost {
@@ -430,11 +445,4 @@ mod readmes {
     #[doc = include_str!("../../mproxy-forward/README.md")]
     #[doc = include_str!("../../mproxy-reverse/README.md")]
     struct Readmes;
-}
-
-/// Says that a test, or a part of it, is skipped. Unlike what `eprintln!` says, it is seen though the
-/// test passes: what is written to standard error itself is not captured.
-pub fn skipped(test: &str, why: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }

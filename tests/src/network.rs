@@ -9,37 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{PATIENCE, Running, close, eventually, output, piped, program, skipped, try_launch};
-
-/// Whether this process may make network namespaces. Where it may not, a test that needs them says so
-/// and passes; under CI it must not come to that, so there this panics instead.
-pub fn can_make_networks(test: &str) -> bool {
-    let able = cfg!(target_os = "linux")
-        && rustix::process::geteuid().is_root()
-        && try_launch(Command::new("ip").args(["netns", "list"]).stdout(Stdio::null()))
-            .and_then(|mut ip| ip.wait())
-            .is_ok_and(|status| status.success());
-    if !able {
-        assert!(std::env::var_os("CI").is_none(), "{test}: network namespaces are needed under CI");
-        skipped(test, "making network namespaces needs root and iproute2 on Linux");
-    }
-    able
-}
-
-/// Whether this machine has these: a program by its name, a device by its path. Where one is missing, a test
-/// that needs it says so and passes; under CI this panics instead.
-pub fn has(test: &str, tools: &[&str]) -> bool {
-    for tool in tools {
-        let found = Path::new(tool).exists()
-            || output(Command::new("sh").args(["-c", &format!("command -v {tool}")])).status.success();
-        if !found {
-            assert!(std::env::var_os("CI").is_none(), "{test}: {tool} is needed under CI");
-            skipped(test, &format!("this machine has no {tool}"));
-            return false;
-        }
-    }
-    true
-}
+use crate::{PATIENCE, Running, close, eventually, output, piped, program};
 
 /// Hosts `0..n`, joined by switches that are one segment each. A host `i` on segment `s` has there the interface
 /// `eth<s>` with the addresses `10.(77+s).0.(1+i)/24` and `fd(77+s)::(1+i)/64`. All of it goes when this is
