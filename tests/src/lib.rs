@@ -9,6 +9,7 @@ mod capture;
 mod certificates;
 #[cfg(windows)]
 mod console;
+mod loopback;
 mod needs;
 mod network;
 
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
+pub use loopback::{loopback, member, sender_to};
 pub use needs::{can_make_networks, has, has_ipv6, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
 
@@ -157,7 +159,10 @@ pub fn udp() -> (UdpSocket, SocketAddr) {
 pub fn udp_on(address: &str) -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20);
+    let buffers = socket2::SockRef::from(&socket);
+    let _ = buffers.set_recv_buffer_size(4 << 20);
+    // BSD and macOS send no datagram that is larger than that.
+    let _ = buffers.set_send_buffer_size(1 << 17);
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
@@ -294,6 +299,19 @@ impl Running {
         self.signal(rustix::process::Signal::TERM);
         #[cfg(windows)]
         console::interrupt(self.child.id()).unwrap();
+    }
+
+    /// Has it take nothing more, a request to stop included, where the system can do that to a process. Elsewhere
+    /// it goes on as it is.
+    pub fn hold(&self) {
+        #[cfg(unix)]
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Has it go on after [`hold`](Self::hold).
+    pub fn release(&self) {
+        #[cfg(unix)]
+        self.signal(rustix::process::Signal::CONT);
     }
 
     /// Ends it at once, without asking.
