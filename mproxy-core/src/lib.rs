@@ -8,6 +8,8 @@
 //! became.
 
 mod accept;
+#[cfg(any(test, windows))]
+mod ahead;
 mod allow;
 pub mod batch;
 mod client;
@@ -18,6 +20,9 @@ mod endpoint;
 mod error;
 mod explain;
 mod file;
+#[cfg(windows)]
+#[path = "sys/files.rs"]
+mod files;
 mod framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -68,4 +73,4 @@ pub use tls::{Reload, Tls};
 pub use tls::{TlsClient, TlsServer};
 pub use udp::{UdpSink, UdpSource, UdpTarget, boxed, datagram_size, open_all};
 pub use upstream::TcpServerSource;
-pub use wait::Input;
+pub use wait::{Input, pollable};
