@@ -12,6 +12,7 @@ mod console;
 mod loopback;
 mod needs;
 mod network;
+mod pipes;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -28,6 +29,9 @@ pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 pub use loopback::{loopback, member, sender_to};
 pub use needs::{can_make_networks, has, has_ipv6, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
+#[cfg(windows)]
+pub use pipes::NamedPipe;
+pub use pipes::pending;
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
