@@ -262,7 +262,9 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
     if let Some(interface) = &route.interface {
         send_through(&socket, address, interface)?;
         if address.is_ipv4() && !address.ip().is_multicast() {
-            // Its own address is what has broadcast leave through an interface.
+            // Its own address is what has broadcast leave through an interface; on macOS, its index is.
+            #[cfg(target_vendor = "apple")]
+            socket.bind_device_by_index_v4(std::num::NonZeroU32::new(interface.index))?;
             socket.bind(&SocketAddr::from((interface.require_ipv4()?, 0)).into())?;
         }
         if address.ip().is_multicast() && options.ttl == 0 {
@@ -413,8 +415,11 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
     let reserve = || {
         let address = SocketAddr::from((group, 0));
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        // Exclusive at first, so that the port is free; shared then, for the receivers to come. On Windows those
-        // say alone that they share.
+        // Exclusive at first, so that the port is free; shared then, for the receivers to come. Windows gives a
+        // free one anyway, and will not share it later.
+        if cfg!(windows) {
+            share(&socket)?;
+        }
         socket.bind(&group_bind_address(address).into())?;
         if cfg!(not(windows)) {
             share(&socket)?;

@@ -26,8 +26,10 @@ use std::time::{Duration, Instant};
 
 pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
+#[cfg(windows)]
+pub use console::press_ctrl_c;
 pub use loopback::{loopback, member, sender_to};
-pub use needs::{can_make_networks, has, has_ipv6, skipped};
+pub use needs::{can_make_networks, has, has_ipv6, is_wine, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
 #[cfg(windows)]
 pub use pipes::NamedPipe;
@@ -297,12 +299,17 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Asks it to stop as the system's own means do: SIGTERM, or Ctrl-Break where there are consoles.
+    /// Asks it to stop as the system's own means do: SIGTERM, or Ctrl-C at a Windows console.
     pub fn interrupt(&self) {
         #[cfg(unix)]
         self.signal(rustix::process::Signal::TERM);
         #[cfg(windows)]
-        console::interrupt(self.child.id()).unwrap();
+        {
+            // target/PROFILE/deps/test-1234.exe
+            let exe = std::env::current_exe().unwrap();
+            let press = exe.ancestors().nth(2).unwrap().join("ctrl-c.exe");
+            output(Command::new(press).arg(self.id().to_string()));
+        }
     }
 
     /// Has it take nothing more, a request to stop included, where the system can do that to a process. Elsewhere
