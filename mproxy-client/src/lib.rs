@@ -141,5 +141,5 @@ impl Client {
 
 /// Standard input without the buffer that `std` has behind it, or the file.
 fn open(path: &Path) -> std::io::Result<File> {
-    if path.as_os_str() == "-" { stdio::stdin() } else { File::open(path) }
+    if path.as_os_str() == "-" { stdio::stdin() } else { stdio::open(File::options().read(true), path) }
 }

@@ -12,6 +12,8 @@ mod accept;
 mod ahead;
 mod allow;
 pub mod batch;
+#[cfg(any(test, windows))]
+mod behind;
 mod client;
 pub mod command;
 mod connection;

@@ -103,7 +103,22 @@ pub fn pollable(file: File, _size: usize) -> Result<impl Input + Send, Error> {
 #[cfg(windows)]
 pub fn pollable(file: File, size: usize) -> Result<impl Input + Send, Error> {
     let never_blocks = crate::files::is_on_disk(&file);
-    crate::ahead::ReadAhead::new(file, never_blocks, size)
+    crate::ahead::ReadAhead::new(Readable(file), never_blocks, size)
+}
+
+#[cfg(windows)]
+struct Readable(File);
+
+#[cfg(windows)]
+impl io::Read for Readable {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        use windows_sys::Win32::Foundation::ERROR_PIPE_NOT_CONNECTED;
+        match self.0.read(area) {
+            // The server of a named pipe has not closed it but ended this connection.
+            Err(error) if error.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED.cast_signed()) => Ok(0),
+            read => read,
+        }
+    }
 }
 
 /// Waits until one of the descriptors is ready, and leaves the events in them.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, can_make_networks, close, datagram, loopback_group, member, program, run,
+    Network, Running, can_make_networks, close, datagram, eventually, loopback_group, member, program, run,
     skipped, start, start_piped, udp, udp_on,
 };
 use tempfile::TempDir;
@@ -307,13 +307,15 @@ fn the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192() {
     let largest = [&arguments[..], &["--framing", "blocks", "--datagram-size", "65507"]].concat();
     assert_eq!(run(CLIENT, &largest, b"").code, 0);
     for expected in content.chunks(65_507) {
-        assert_eq!(datagram(&socket), expected);
+        assert!(datagram(&socket) == expected);
     }
 
     let (_directory, path) = file(&content[..20_000]);
     assert_eq!(run(CLIENT, &["--path", text(&path), "--server-addr", &address], b"").code, 0);
-    for expected in content[..20_000].chunks(8192) {
-        assert_eq!(datagram(&socket), expected);
+    // The path's payload is not known everywhere.
+    let size = if cfg!(target_os = "linux") { 8192 } else { 1452 };
+    for expected in content[..20_000].chunks(size) {
+        assert!(datagram(&socket) == expected);
     }
 }
 
@@ -459,21 +461,16 @@ fn a_dead_target_costs_the_live_one_nothing_and_is_warned_about_once() {
         stdin.write_all(line.as_bytes()).unwrap();
         assert_eq!(datagram(&socket), line.as_bytes());
     }
-    // Windows tells those who receive of a refusal, not those who send.
-    if cfg!(unix) {
-        client.says(&dead);
-    }
+    client.says(&dead);
     drop(stdin);
     assert_eq!(client.exit_code(), 0, "{}", client.messages());
     let messages = client.messages();
-    assert_eq!(messages.lines().count(), usize::from(cfg!(unix)), "{messages}");
-    if cfg!(unix) {
-        assert!(messages.contains("cannot send to") && messages.contains("refused"), "{messages}");
-    }
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    assert!(messages.contains("cannot send to"), "{messages}");
+    // Windows says that the connection was reset.
+    assert!(cfg!(windows) || messages.contains("refused"), "{messages}");
 }
 
-/// Only Unix tells those who send of a refusal.
-#[cfg(unix)]
 #[test]
 fn a_target_that_comes_up_is_said_to_work_again_once() {
     let dead = dead_address();

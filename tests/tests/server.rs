@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    PATIENCE, Running, can_make_networks, close, eventually, file_with, free_port, loopback, loopback_group,
-    pending, program, run, sender_to, skipped, start, start_piped,
+    PATIENCE, Running, can_make_networks, close, eventually, file_with, free_port, is_wine, loopback,
+    loopback_group, pending, program, run, sender_to, skipped, start, start_piped,
 };
 use tempfile::TempDir;
 
@@ -321,6 +321,8 @@ fn two_servers_of_one_group_both_get_everything() {
     }
 }
 
+/// On Windows, which binds no group, a listener has the port of the unicast addresses, too.
+#[cfg(unix)]
 #[test]
 fn a_group_listener_gets_nothing_but_its_group() {
     let group = loopback_group();
@@ -352,6 +354,12 @@ fn a_group_listener_gets_nothing_but_its_group() {
 
 #[test]
 fn one_server_listens_to_several_groups_on_one_port_each_by_itself() {
+    if is_wine() {
+        return skipped(
+            "one_server_listens_to_several_groups",
+            "Wine has each socket hear all groups of the host",
+        );
+    }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("{addr}");
     let group = loopback_group();
