@@ -81,7 +81,7 @@ fn open_to_append(path: &Path) -> io::Result<File> {
 #[cfg(windows)]
 fn open_to_append(path: &Path) -> io::Result<File> {
     match stdio::open(OpenOptions::new().write(true), path) {
-        Ok(file) if !crate::files::is_on_disk(&file) => Ok(file),
+        Ok(file) if !crate::sys::is_on_disk(&file) => Ok(file),
         _ => stdio::open(OpenOptions::new().append(true).create(true), path),
     }
 }
@@ -225,7 +225,7 @@ fn stream(file: File) -> Result<Stream, Error> {
 
 #[cfg(windows)]
 fn stream(file: File) -> Result<Stream, Error> {
-    if crate::files::is_on_disk(&file) {
+    if crate::sys::is_on_disk(&file) {
         return Ok(Stream::Disk(file));
     }
     crate::behind::WriteBehind::new(file).map(Stream::Other)

@@ -22,9 +22,6 @@ mod endpoint;
 mod error;
 mod explain;
 mod file;
-#[cfg(windows)]
-#[path = "sys/files.rs"]
-mod files;
 mod framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -44,7 +41,7 @@ mod stats;
 pub mod stdio;
 mod stop;
 mod stream;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
 mod tls;

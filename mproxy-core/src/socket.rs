@@ -147,6 +147,8 @@ fn listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize
     }
     // A wildcard listener too would else hear each group that any socket of this host has joined.
     only_own_groups(&socket, address)?;
+    #[cfg(windows)]
+    crate::sys::ignore_reports(&socket);
     let buffer = set_recv_buffer(&socket, options.recv_buffer)?;
     Ok((socket, buffer))
 }
@@ -459,7 +461,13 @@ pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
             if ipv4 { (ip_mtu(socket), IPV4_AND_UDP) } else { (ipv6_mtu(socket), IPV6_AND_UDP) };
         usize::try_from(mtu.ok()?).ok()?.checked_sub(headers)
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(windows)]
+    {
+        let ipv4 = socket.local_addr().ok()?.is_ipv4();
+        let headers = if ipv4 { IPV4_AND_UDP } else { IPV6_AND_UDP };
+        usize::try_from(crate::sys::path_mtu(socket, ipv4).ok()?).ok()?.checked_sub(headers)
+    }
+    #[cfg(not(any(target_os = "linux", windows)))]
     {
         let _ = (socket, IPV4_AND_UDP, IPV6_AND_UDP);
         None

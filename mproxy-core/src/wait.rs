@@ -102,7 +102,7 @@ pub fn pollable(file: File, _size: usize) -> Result<impl Input + Send, Error> {
 /// If the system has no room for a thread.
 #[cfg(windows)]
 pub fn pollable(file: File, size: usize) -> Result<impl Input + Send, Error> {
-    let never_blocks = crate::files::is_on_disk(&file);
+    let never_blocks = crate::sys::is_on_disk(&file);
     crate::ahead::ReadAhead::new(Readable(file), never_blocks, size)
 }
 

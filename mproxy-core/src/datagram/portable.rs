@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-use super::Missed;
+use super::{Missed, passing};
 use crate::Allow;
 use crate::batch::{Batch, Place};
 
@@ -31,7 +31,10 @@ impl Receiver {
     /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch if its
     /// sender is allowed. What the system has dropped nobody tells.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
-        let (len, sender) = socket.recv_from(batch.spare())?;
+        let (len, sender) = match socket.recv_from(batch.spare()) {
+            Ok(received) => received,
+            Err(error) => return passing(error),
+        };
         if self.allow.permits(sender.ip()) {
             batch.push(len);
             if self.with_senders {

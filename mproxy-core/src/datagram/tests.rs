@@ -32,6 +32,16 @@ const RECEIVERS: &[(&str, OpenReceiver)] = &[
         let mut receiver = super::linux::Receiver::single(allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
+    #[cfg(windows)]
+    ("Windows", |socket, allow| {
+        let mut receiver = super::windows::Receiver::new(socket, allow, true);
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
+    #[cfg(windows)]
+    ("Windows, with control messages", |socket, allow| {
+        let mut receiver = super::windows::Receiver::with_control(socket, allow, true).unwrap();
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
 ];
 
 const SENDERS: &[(&str, OpenSender)] = &[
@@ -42,16 +52,31 @@ const SENDERS: &[(&str, OpenSender)] = &[
     #[cfg(target_os = "linux")]
     ("Linux", |socket| {
         let mut sender = super::linux::Sender::new(&socket);
-        let limits = sender.limits;
+        let limits = sender.offload.limits();
         Box::new(move |batch, at| {
             let result = each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at));
-            assert_eq!(sender.limits, limits, "on loopback no offload fails");
+            assert_eq!(sender.offload.limits(), limits, "on loopback no offload fails");
             result
         })
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GSO", |socket| {
         let mut sender = super::linux::Sender::without_offload(&socket);
+        Box::new(move |batch, at| each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at)))
+    }),
+    #[cfg(windows)]
+    ("Windows", |socket| {
+        let mut sender = super::windows::Sender::new(&socket);
+        let limits = sender.offload.limits();
+        Box::new(move |batch, at| {
+            let result = each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at));
+            assert_eq!(sender.offload.limits(), limits, "on loopback no offload fails");
+            result
+        })
+    }),
+    #[cfg(windows)]
+    ("Windows without USO", |socket| {
+        let mut sender = super::windows::Sender::without_offload();
         Box::new(move |batch, at| each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at)))
     }),
 ];
@@ -245,6 +270,49 @@ fn what_different_senders_send_is_never_mixed() {
             assert!(received == all, "{pair}, seed {seed}");
         }
     });
+}
+
+#[test]
+fn a_receive_ends_when_its_time_is_over() {
+    for (receiving, receive) in RECEIVERS {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut receive = receive(&listener, Allow::default());
+        let mut batch = Batch::with_capacity(super::SLOTS.max(64) * SLOT);
+        for timeout in [Some(Duration::from_millis(200)), None] {
+            // The second time the socket does not block at all.
+            listener.set_read_timeout(timeout).unwrap();
+            listener.set_nonblocking(timeout.is_none()).unwrap();
+            let error = receive(&listener, &mut batch).unwrap_err();
+            let kind = error.kind();
+            assert!(
+                matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+                "{receiving}: {error}"
+            );
+            // And it has lost nothing.
+            sender.send_to(b"late", listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            batch.clear();
+            receive(&listener, &mut batch).unwrap();
+            assert!(batch.datagrams().eq([b"late"]), "{receiving}");
+            batch.clear();
+        }
+    }
+}
+
+#[test]
+fn what_windows_reports_of_others_or_has_cut_ends_no_listener() {
+    let of = |code| super::passing(io::Error::from_raw_os_error(code));
+    for report in [10_052, 10_054] {
+        assert_eq!(of(report).unwrap(), Missed::default());
+    }
+    assert_eq!(of(10_040).unwrap(), Missed { dropped: 1, denied: 0 });
+    // It has been shut down, has no buffers, would block, its time is over.
+    for other in [10_058, 10_055, 10_035, 10_060] {
+        assert_eq!(of(other).unwrap_err().raw_os_error(), Some(other));
+    }
+    assert_eq!(super::passing(io::ErrorKind::ConnectionReset.into()).unwrap_err().raw_os_error(), None);
 }
 
 #[test]
