@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use mproxy_client::Client;
 use mproxy_tests::{
     NamedPipe, Running, close, datagram, eventually, file_with, is_wine, program, run, skipped, start,
     start_piped, udp,
@@ -188,6 +189,8 @@ fn what_is_not_there_is_named_with_exit_code_1() {
         r"\\?\C:\no\such",
         r"\\.\pipe\mproxy-no-such-pipe",
         r"\\.\no-such-device",
+        r"\\127.0.0.1\mproxy-no-such-share\file",
+        r"\\?\UNC\127.0.0.1\mproxy-no-such-share\file",
         r"C:\no|such*name?",
     ] {
         let client = run(CLIENT, &["--path", path, "--tee"], b"");
@@ -357,6 +360,18 @@ fn the_console_is_a_path() {
     }
 }
 
+#[test]
+fn a_client_of_a_library_whose_pipe_stays_open_is_stopped() {
+    let mut pipe = NamedPipe::new();
+    let (socket, address) = udp();
+    let client = Client::new(&pipe.path).target(address.to_string()).spawn().unwrap();
+    pipe.connected();
+    pipe.file.write_all(b"one\n").unwrap();
+    assert_eq!(datagram(&socket), b"one\n");
+    client.stop();
+    assert_eq!(client.join().unwrap().sent(), 1);
+}
+
 /// Ends within the time that a program gives itself, with exit code 0.
 #[track_caller]
 fn stops(program: &mut Running) {
@@ -398,6 +413,16 @@ fn a_console_event_ends_every_wait_and_what_was_read_goes_out() {
     stops(&mut server);
     assert!(std::fs::read(&path).unwrap() == b"a line\r\n".repeat(100), "the file lacks something");
     assert!(server.stdout() == b"a line\r\n".repeat(100), "standard output lacks something");
+
+    // A pipe that is open but never read.
+    let pipe = NamedPipe::new();
+    let mut server = start(SERVER, &["--path", &pipe.path, "--listen-addr", LISTEN, "-v"]);
+    pipe.connected();
+    let socket = to(server.udp_address(LISTEN));
+    for _ in 0..20 {
+        socket.send(&[b'x'; 8000]).unwrap();
+    }
+    stops(&mut server);
 }
 
 #[test]
