@@ -45,7 +45,8 @@ impl Server {
     }
 
     /// The file to append to, or standard output if it is `-`. An `{addr}` in it stands for the
-    /// listener's endpoint, so that each has a file of its own.
+    /// listener's endpoint, so that each has a file of its own; on Windows with `_` for what the name of a
+    /// file may not hold.
     #[must_use]
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.path = Some(path.into());

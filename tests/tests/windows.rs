@@ -238,10 +238,10 @@ fn listeners_have_a_file_each_whose_name_windows_takes() {
 /// Several servers append to one file, each batch in one write, the newline that a datagram lacked included.
 #[test]
 fn servers_that_share_a_file_tear_no_line() {
+    const LINES: usize = 300;
     if is_wine() {
         return skipped("servers_that_share_a_file_tear_no_line", "Wine's processes append over each other");
     }
-    const LINES: usize = 300;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
     let arguments = ["--path", text(&path), "--framing", "lines", "--listen-addr", LISTEN, "-v"];

@@ -220,8 +220,10 @@ extern "system" fn console_event(event: u32) -> BOOL {
         let _ = events.lock().unwrap_or_else(PoisonError::into_inner).send(());
     }
     // A console that closes, and a session that ends, end the process when this returns: it ends itself sooner.
-    while !matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
-        std::thread::park();
+    if !matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+        loop {
+            std::thread::park();
+        }
     }
     1
 }
