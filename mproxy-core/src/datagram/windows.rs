@@ -18,7 +18,7 @@ use super::{Missed, passing};
 use crate::batch::{Batch, Place};
 use crate::socket::path_payload;
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
-use crate::sys::{Arrival, MessageReader, can_send_segmented, has_more, receive_coalesced};
+use crate::sys::{Arrival, MessageReader, can_send_segmented, receive_coalesced};
 use crate::{Allow, SLOT};
 
 /// Slots that a listener's batch has: of large datagrams, enough for some offloaded sends.
@@ -36,6 +36,9 @@ const CONTROL: usize = 128;
 pub(crate) struct Receiver {
     /// What receives coalesced datagrams, if there may be any.
     coalesced: Option<MessageReader>,
+    /// How many messages to look for, and at most.
+    offered: usize,
+    most: usize,
     allow: Allow,
     with_senders: bool,
 }
@@ -46,13 +49,20 @@ impl Receiver {
         // In this order: once they are coalesced they must be told apart.
         let reader = if may_coalesce() { MessageReader::new(socket).ok() } else { None };
         let coalesced = reader.filter(|_| receive_coalesced(socket).is_ok());
-        Self { coalesced, allow, with_senders }
+        Self { coalesced, offered: 1, most: MESSAGES, allow, with_senders }
     }
 
-    /// Receives as if datagrams were coalesced, which they are not.
+    /// Receives a message with each call, so that the socket may block.
+    #[cfg(test)]
+    pub(crate) fn single(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+        Self { most: 1, ..Self::new(socket, allow, with_senders) }
+    }
+
+    /// The same, as if datagrams were coalesced, which they are not.
     #[cfg(test)]
     pub(crate) fn with_control(socket: &UdpSocket, allow: Allow, with_senders: bool) -> io::Result<Self> {
-        Ok(Self { coalesced: Some(MessageReader::new(socket)?), allow, with_senders })
+        let coalesced = Some(MessageReader::new(socket)?);
+        Ok(Self { coalesced, ..Self::single(socket, allow, with_senders) })
     }
 
     /// From now on these are allowed. An empty list stays one.
@@ -60,20 +70,23 @@ impl Receiver {
         self.allow = allow;
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
-    /// empty batch: none if their senders are not allowed, or if it was only a report of something else. What
-    /// the system has dropped for want of room nobody tells.
+    /// Takes the datagrams that are there into the empty batch: none if their senders are not allowed, or if it
+    /// was only a report of something else. The socket must not block, or it waits for more. What the system
+    /// has dropped for want of room nobody tells.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
         let mut missed = self.take(socket, batch)?;
-        for _ in 1..MESSAGES {
-            if batch.spare().len() < SLOT || !has_more(socket) {
-                break;
-            }
+        let mut received = 1;
+        while received < self.offered && batch.spare().len() >= SLOT {
             // What keeps the socket from receiving comes up again.
             let Ok(also) = self.take(socket, batch) else { break };
             missed.dropped += also.dropped;
             missed.denied += also.denied;
+            received += 1;
         }
+        // As on Linux: after lone datagrams few look for others, but the next burst finds some.
+        let next =
+            if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
+        self.offered = next.min(self.most);
         Ok(missed)
     }
 
@@ -394,25 +407,27 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_there_comes_at_once() {
+    fn what_is_there_comes_at_once() {
         let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(listener.local_addr().unwrap()).unwrap();
-        for len in [10, 1316, 40_000] {
-            for _ in 0..=MESSAGES {
+        let mut receiver = Receiver::new(&listener, Allow::default(), false);
+        let mut batch = Batch::with_capacity(SLOTS * SLOT);
+        for len in [10, 1316, 25_000] {
+            for _ in 0..6 {
                 sender.send(&vec![7; len]).unwrap();
             }
-            let mut receiver = Receiver::new(&listener, Allow::default(), false);
-            let mut batch = Batch::with_capacity(SLOTS * SLOT);
-            receiver.receive(&listener, &mut batch).unwrap();
-            // What has no room in the batch comes with the next one.
-            let most = MESSAGES.min((SLOTS - 1) * SLOT / len + 1);
-            assert!((2..=most).contains(&batch.count()), "{} of {len} bytes", batch.count());
-            listener.set_nonblocking(true).unwrap();
-            while receiver.receive(&listener, &mut batch).is_ok() {
+            let mut counts = Vec::new();
+            loop {
                 batch.clear();
+                match receiver.receive(&listener, &mut batch) {
+                    Ok(_) => counts.push(batch.count()),
+                    Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
             }
-            listener.set_nonblocking(false).unwrap();
+            assert_eq!(counts.iter().sum::<usize>(), 6, "{counts:?}");
+            assert!(counts.len() < 6, "{counts:?}");
         }
     }
 }

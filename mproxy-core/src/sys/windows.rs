@@ -7,10 +7,10 @@ use std::ptr;
 
 use socket2::SockAddr;
 use windows_sys::Win32::Networking::WinSock::{
-    FIONREAD, IP_MTU, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_MTU, LPFN_WSARECVMSG, MSG_CTRUNC,
-    MSG_TRUNC, SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SOCKET,
+    IP_MTU, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_MTU, LPFN_WSARECVMSG, MSG_CTRUNC, MSG_TRUNC,
+    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SOCKET,
     UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE, WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl,
-    WSAMSG, getsockopt, ioctlsocket, setsockopt,
+    WSAMSG, getsockopt, setsockopt,
 };
 
 use crate::stream::MAX_DATAGRAM;
@@ -93,14 +93,6 @@ pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
     checked(unsafe {
         setsockopt(raw(socket), IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, (&raw const most).cast(), size)
     })
-}
-
-/// Whether the socket holds bytes that can be received. An empty datagram does not show.
-pub(crate) fn has_more(socket: &UdpSocket) -> bool {
-    let mut bytes = 0_u32;
-    // SAFETY: the socket is open, and the number that the request fills outlives the call.
-    let result = unsafe { ioctlsocket(raw(socket), FIONREAD, &raw mut bytes) };
-    result == 0 && bytes > 0
 }
 
 /// What a message came with.
