@@ -137,7 +137,7 @@ fn whole(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usize, SocketA
 /// are systems that then deliver coalesced datagrams without the control message that tells where each ends, so
 /// that many become one: Windows on ARM, and Windows 11 version 24H2 with some network adapters on x86-64 too
 /// (quinn issue 2041, msquic issue 4955). Nothing shows it in time: a large datagram looks the same. So only who
-/// knows the machine can ask for it, and QUIC libraries leave it off too. Groups lose nothing by that: the
+/// knows the machine can ask for it; quinn has it off by default too. Groups lose nothing by that: the
 /// system coalesces only unicast, if the adapter does not.
 fn may_coalesce() -> bool {
     cfg!(target_arch = "x86_64") && std::env::var_os("MPROXY_URO").is_some_and(|value| value == "1")
