@@ -8,11 +8,11 @@ use std::ptr;
 
 use socket2::SockAddr;
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET6, FIONREAD, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
+    AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, LPFN_WSARECVMSG, MCAST_JOIN_SOURCE_GROUP, MSG_CTRUNC, MSG_TRUNC,
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_EXCLUSIVEADDRUSE,
     SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE,
-    WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl, WSAMSG, getsockopt, ioctlsocket, setsockopt,
+    WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl, WSAMSG, getsockopt, setsockopt,
 };
 
 use crate::stream::MAX_DATAGRAM;
@@ -134,14 +134,6 @@ pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
     #[allow(clippy::cast_possible_truncation)] // less than 65,536
     let most = MAX_DATAGRAM as u32;
     set_option(socket, IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, &most)
-}
-
-/// Whether the socket holds bytes that can be received. An empty datagram does not show.
-pub(crate) fn has_more(socket: &UdpSocket) -> bool {
-    let mut bytes = 0_u32;
-    // SAFETY: the socket is open, and the number that the request fills outlives the call.
-    let result = unsafe { ioctlsocket(raw(socket), FIONREAD, &raw mut bytes) };
-    result == 0 && bytes > 0
 }
 
 /// What a message came with.
