@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use crate::explain::explained;
+
 /// What went wrong, with what operation, on which endpoint or file.
 ///
 /// It prints as one line that names them, for example
@@ -70,7 +72,7 @@ impl fmt::Display for Error {
         match &*self.0 {
             Cause::Usage(message) => f.write_str(message),
             Cause::Io { operation, subject, source } => {
-                write!(f, "cannot {operation} {subject}: {source}")
+                write!(f, "cannot {operation} {subject}: {}", explained(source))
             }
             Cause::StdoutClosed => f.write_str("nobody reads standard output any more"),
         }

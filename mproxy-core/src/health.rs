@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::explain::explained;
 use crate::report;
 
 /// How long nothing may fail before a target counts as recovered. Hosts send no more than about one
@@ -29,6 +30,7 @@ impl Health {
     /// Takes note of an error.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.last_error.is_none() {
+            let error = explained(error);
             report::warn(format_args!("cannot send to {}: {error}; going on without it", self.target));
             self.failed = 0;
         }

@@ -2,7 +2,7 @@
 
 mod rule;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{fmt, io};
 
 use getifaddrs::{Address, InterfaceFlags};
@@ -258,16 +258,37 @@ fn list() -> io::Result<Vec<Interface>> {
                     interface.broadcasts.push(IpAddr::V4(network.address | !mask));
                 }
             }
-            Address::V6(network) => interface.addresses.push(IpAddr::V6(network.address)),
+            Address::V6(network) => {
+                let address = network.address;
+                let address = if cfg!(target_os = "linux") { address } else { without_zone(address) };
+                interface.addresses.push(IpAddr::V6(address));
+            }
             Address::Mac(_) => {}
         }
     }
     Ok(all)
 }
 
+/// The address as it goes over the wire: BSD, and so macOS, may keep the zone of a link-local one in bytes that
+/// are zero elsewhere (RFC 4291, 2.5.6).
+fn without_zone(address: Ipv6Addr) -> Ipv6Addr {
+    let mut segments = address.segments();
+    if address.is_unicast_link_local() {
+        segments[1] = 0;
+    }
+    segments.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_local_address_has_no_zone_in_it() {
+        let without_zone = |text: &str| without_zone(text.parse().unwrap()).to_string();
+        assert_eq!(without_zone("fe80:4::1:2"), "fe80::1:2");
+        assert_eq!(without_zone("fd00:4::1:2"), "fd00:4::1:2");
+    }
 
     #[test]
     fn loopback_is_found_by_address_name_and_index() {

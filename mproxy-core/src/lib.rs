@@ -16,6 +16,7 @@ mod connection;
 mod datagram;
 mod endpoint;
 mod error;
+mod explain;
 mod file;
 mod framing;
 #[cfg(fuzzing)]

@@ -184,6 +184,11 @@ impl Options {
         if self.dscp > 63 {
             return Err(Error::usage(format!("{} is no DSCP: 0 to 63", self.dscp)));
         }
+        if self.dscp > 0 && cfg!(windows) {
+            return Err(Error::usage(
+                "Windows lets no program mark its packets with a DSCP: a policy does (New-NetQosPolicy)",
+            ));
+        }
         if self.max_sources == 0 {
             return Err(Error::usage("at least one source must be allowed"));
         }

@@ -157,13 +157,7 @@ pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) 
         return Err(no_interface());
     };
     let (socket, buffer) = listener(*group, options)?;
-    // Several receivers on one host may share a group; a unicast stream could be stolen so.
-    socket.set_reuse_address(true)?;
-    #[cfg(all(
-        unix,
-        not(any(target_os = "linux", target_os = "android", target_os = "solaris", target_os = "illumos"))
-    ))]
-    socket.set_reuse_port(true)?;
+    share(&socket)?;
     #[cfg(target_os = "linux")]
     if group.is_ipv6() {
         // Or it would hear what others on this host have joined the group for on other interfaces. Kernels
@@ -178,6 +172,18 @@ pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) 
         "{endpoint}: listening to group {group}{from} on interface {interface}, receive buffer {buffer} bytes"
     ));
     Ok(socket.into())
+}
+
+/// Lets several receivers on this host share a group and its port. A unicast stream could be stolen so.
+fn share(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    // What BSD, and so macOS, asks of all who share.
+    #[cfg(all(
+        unix,
+        not(any(target_os = "linux", target_os = "android", target_os = "solaris", target_os = "illumos"))
+    ))]
+    socket.set_reuse_port(true)?;
+    Ok(())
 }
 
 /// One socket, or several that share the port. Then the system gives each sender to one of them, for
@@ -251,11 +257,14 @@ pub fn open_target(target: &Resolved, options: &Options) -> Result<(SocketAddr, 
 
 fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    send_whole(&socket);
     set_up_sender(&socket, address, options)?;
     if let Some(interface) = &route.interface {
         send_through(&socket, address, interface)?;
         if address.is_ipv4() && !address.ip().is_multicast() {
-            // Its own address is what has broadcast leave through an interface.
+            // Its own address is what has broadcast leave through an interface; on macOS, its index is.
+            #[cfg(target_vendor = "apple")]
+            socket.bind_device_by_index_v4(std::num::NonZeroU32::new(interface.index))?;
             socket.bind(&SocketAddr::from((interface.require_ipv4()?, 0)).into())?;
         }
         if address.ip().is_multicast() && options.ttl == 0 {
@@ -266,6 +275,19 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
     }
     Ok(socket.into())
 }
+
+/// Has the socket take datagrams of every size. On macOS and BSD none may be larger than its send buffer, of
+/// 9216 bytes by default (`net.inet.udp.maxdgram`, udp(4)).
+#[cfg(all(unix, not(target_os = "linux")))]
+fn send_whole(socket: &Socket) {
+    if socket.send_buffer_size().is_ok_and(|size| size < crate::MAX_DATAGRAM) {
+        // Where it may not be so large, the send that fails tells.
+        let _ = socket.set_send_buffer_size(crate::MAX_DATAGRAM);
+    }
+}
+
+#[cfg(not(all(unix, not(target_os = "linux"))))]
+fn send_whole(_: &Socket) {}
 
 /// What is the same for all addresses of the family.
 pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
@@ -295,6 +317,7 @@ pub(crate) fn mark(socket: &Socket, family: SocketAddr, options: &Options) -> io
     }
     #[cfg(unix)]
     return socket.set_tclass_v6(field);
+    // Refused by the options' check.
     #[cfg(not(unix))]
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -392,15 +415,36 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
     let reserve = || {
         let address = SocketAddr::from((group, 0));
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        // Exclusive at first, so that the port is free; shared then, for the receivers to come.
+        // Exclusive at first, so that the port is free; shared then, for the receivers to come. Windows gives a
+        // free one anyway, and will not share it later.
+        if cfg!(windows) {
+            share(&socket)?;
+        }
         socket.bind(&group_bind_address(address).into())?;
-        socket.set_reuse_address(true)?;
+        if cfg!(not(windows)) {
+            share(&socket)?;
+        }
         only_own_groups(&socket, address)?;
         let socket = UdpSocket::from(socket);
         let port = socket.local_addr()?.port();
         Ok((socket, SocketAddr::from((group, port))))
     };
     reserve().map_err(|error| Error::io("reserve the private group", group, error))
+}
+
+/// What this host says at once of a datagram that went to itself, if nobody listens there.
+#[cfg(not(windows))]
+pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    socket.take_error()
+}
+
+/// The same of Windows, which says it to a receive alone, and soon after.
+#[cfg(windows)]
+pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let refused =
+        |e: &io::Error| matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused);
+    Ok(socket.recv(&mut [0]).err().filter(refused))
 }
 
 /// The largest payload that the path takes without fragmentation, where the system tells it.
@@ -431,7 +475,11 @@ pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
         TcpKeepalive::new().with_time(Duration::from_secs(8)).with_interval(Duration::from_secs(3));
     #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
     let keepalive = keepalive.with_retries(6);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    let set = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    // Windows has known the number of probes, which is set last, since 2017 only; before, it is ten.
+    if cfg!(not(windows)) {
+        set?;
+    }
     // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour. With
     // this limit, which holds for keepalive too, the last probe is due, and so is what would be sent again
     // for the seventh time: an outage may last nearly as long.

@@ -1,23 +1,29 @@
 //! Stopping a program as a user at a Windows console does.
+#![allow(unsafe_code)] // nothing offers this in safe form
 
 use std::io;
 use std::os::windows::process::CommandExt;
 use std::process::Command;
 
-use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
-use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
+use windows_sys::Win32::System::Console::{
+    AttachConsole, CTRL_C_EVENT, FreeConsole, GenerateConsoleCtrlEvent,
+};
+use windows_sys::Win32::System::Threading::CREATE_NO_WINDOW;
 
-/// Has the process that the command starts be one that events can be sent to, alone.
+/// Gives what the command starts a console of its own, without a window: what is pressed there nobody else hears.
 pub(crate) fn separate(command: &mut Command) {
-    command.creation_flags(CREATE_NEW_PROCESS_GROUP);
+    command.creation_flags(CREATE_NO_WINDOW);
 }
 
-/// Presses Ctrl-Break for the process, and for no other. Ctrl-C cannot be sent to one alone.
-#[allow(unsafe_code)] // nothing offers this in safe form
-pub(crate) fn interrupt(process: u32) -> io::Result<()> {
-    // SAFETY: the call takes two numbers, and fails if the second is no process group of this console.
-    if unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, process) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+/// Presses Ctrl-C at the console of a process. The process that calls this leaves its own console for that, and
+/// hears it too.
+///
+/// # Errors
+/// If the process has ended, or has no console.
+pub fn press_ctrl_c(process: u32) -> io::Result<()> {
+    // SAFETY: the call takes nothing.
+    unsafe { FreeConsole() };
+    // SAFETY: the calls take numbers, and fail where these are of nothing.
+    let done = unsafe { AttachConsole(process) != 0 && GenerateConsoleCtrlEvent(CTRL_C_EVENT, 0) != 0 };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

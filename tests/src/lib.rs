@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
+#[cfg(windows)]
+pub use console::press_ctrl_c;
 pub use loopback::{loopback, member, sender_to};
 pub use needs::{can_make_networks, has, has_ipv6, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
@@ -293,12 +295,22 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Asks it to stop as the system's own means do: SIGTERM, or Ctrl-Break where there are consoles.
+    /// Asks it to stop as the system's own means do: SIGTERM, or Ctrl-C at a Windows console.
     pub fn interrupt(&self) {
         #[cfg(unix)]
         self.signal(rustix::process::Signal::TERM);
         #[cfg(windows)]
-        console::interrupt(self.child.id()).unwrap();
+        {
+            static BESIDE: OnceLock<PathBuf> = OnceLock::new();
+            let beside = BESIDE.get_or_init(|| {
+                // Cargo has built it with a test, but not with an example.
+                let exe = std::env::current_exe().unwrap();
+                let beside = exe.ancestors().nth(2).unwrap().to_owned();
+                let there = beside.join("ctrl-c.exe").exists();
+                if there { beside } else { built("MPROXY_TESTS_BIN_DIR", &["mproxy-tests"], None) }
+            });
+            output(Command::new(beside.join("ctrl-c.exe")).arg(self.id().to_string()));
+        }
     }
 
     /// Has it take nothing more, a request to stop included, where the system can do that to a process. Elsewhere

@@ -2,8 +2,8 @@
 //! their ports and groups are fixed.
 //!
 //! Each `sh` block has a name, in a comment before it that the page does not show:
-//! `<!-- test: NAME -->`. The blocks `set-up`, `install`, `install with TLS` and `benchmark` are run
-//! by `.ci/run`.
+//! `<!-- test: NAME -->`. The blocks `set-up`, `install`, `install with TLS`, `install from an archive`
+//! and `benchmark` are run by `.ci/run`.
 // They are commands of a Unix shell.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
@@ -238,10 +238,8 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     assert_eq!(names.len(), unique.len(), "two blocks have the same name: {names:?}");
     // The parts of this file that use a block name it.
     let this = include_str!("readme.rs");
-    for name in names
-        .iter()
-        .filter(|name| !["set-up", "install", "install with TLS", "benchmark"].contains(&name.as_str()))
-    {
+    let by_ci = ["set-up", "install", "install with TLS", "install from an archive", "benchmark"];
+    for name in names.iter().filter(|name| !by_ci.contains(&name.as_str())) {
         assert!(this.contains(&format!("\"{name}\")")), "no test runs the block '{name}'");
     }
     assert_eq!(block("set-up"), "cargo run --release --example demo\ncargo test --workspace");
@@ -249,6 +247,8 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     assert_eq!(block("install"), PROGRAMS.map(|name| format!("cargo install --path {name}")).join("\n"));
     let with_tls = PROGRAMS[2..].iter().map(|name| format!("cargo install --path {name} --features tls"));
     assert_eq!(block("install with TLS"), with_tls.collect::<Vec<_>>().join("\n"));
+    let from_archive = ["sha256sum --check --ignore-missing SHA256SUMS", "tar -xzf mproxy-*.tar.gz"];
+    assert_eq!(block("install from an archive"), from_archive.join("\n"));
 }
 
 #[test]

@@ -10,10 +10,11 @@ use rustix::io::Errno;
 use super::target::UdpTarget;
 use crate::batch::Place;
 use crate::datagram::Sender;
+use crate::explain::explained;
 use crate::health::Health;
 use crate::origin::{Origins, Own};
 use crate::routes::Route;
-use crate::socket::{connect_udp, path_payload, tell_target};
+use crate::socket::{connect_udp, path_payload, refusal, tell_target};
 use crate::stats::Counters;
 use crate::{Batch, Options, Resolved, report};
 
@@ -197,7 +198,7 @@ impl Way {
             Some(first) if doubtful => {
                 socket.send(first)?;
                 // On this host a refusal is known at once, and another address may not refuse.
-                if let Some(refused) = socket.take_error()? {
+                if let Some(refused) = refusal(socket)? {
                     return Err(refused);
                 }
                 *at = batch.after(*at, first.len());
@@ -244,6 +245,7 @@ impl Way {
                 let len = self.pass_over(batch, at);
                 if self.too_long.now() {
                     let target = &self.target;
+                    let error = explained(&error);
                     report::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
                 }
             } else {

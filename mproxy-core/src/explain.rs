@@ -1,0 +1,49 @@
+//! What an error may mean on this system beyond what it says.
+
+use std::{fmt, io};
+
+/// The error, and on macOS and BSD what its user would have to know.
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+pub(crate) fn explained(error: &io::Error) -> impl fmt::Display + use<> {
+    match hint(std::env::consts::OS, error) {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    }
+}
+
+/// The error: it says enough.
+#[cfg(not(any(target_os = "macos", target_os = "freebsd")))]
+pub(crate) fn explained(error: &io::Error) -> &(impl fmt::Display + use<>) {
+    error
+}
+
+/// What is to be known of the error on that system.
+#[cfg(any(test, target_os = "macos", target_os = "freebsd"))]
+fn hint(system: &str, error: &io::Error) -> Option<&'static str> {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error)? {
+        Errno::MSGSIZE => Some("this system's limit for a datagram is the setting net.inet.udp.maxdgram"),
+        // Apple's technical note 3179.
+        Errno::HOSTUNREACH if system == "macos" => Some(
+            "if the address is on the local network, allow it for this program, or for the terminal it runs in, \
+             under System Settings, Privacy & Security, Local Network",
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_macos_means_is_told() {
+        let hint = |system, errno: Errno| hint(system, &errno.into()).unwrap_or("none");
+        assert!(hint("macos", Errno::MSGSIZE).contains("net.inet.udp.maxdgram"));
+        assert!(hint("macos", Errno::HOSTUNREACH).contains("Local Network"));
+        assert!(hint("freebsd", Errno::MSGSIZE).contains("net.inet.udp.maxdgram"));
+        assert_eq!(hint("freebsd", Errno::HOSTUNREACH), "none");
+        assert_eq!(hint("macos", Errno::CONNREFUSED), "none");
+    }
+}
