@@ -37,7 +37,6 @@ mod stats;
 pub mod stdio;
 mod stop;
 mod stream;
-#[cfg(target_os = "linux")]
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
 mod tls;

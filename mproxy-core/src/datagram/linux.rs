@@ -2,13 +2,13 @@
 //! `sendmmsg` with segmentation offload. Batched calls alone gain next to nothing; offload does.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use rustix::io::Errno;
 
 use super::Missed;
 use super::gather::{Limits, gather};
+use super::offload::Offload;
 use crate::batch::{Batch, Place};
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{
@@ -37,8 +37,9 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
-    pub(crate) fn new(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. It is bound
+    /// to the group, if it is for one, so nothing else comes.
+    pub(crate) fn new(socket: &UdpSocket, _: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
         receive_coalesced(socket);
         Self::single(allow, with_senders)
     }
@@ -101,26 +102,20 @@ fn worthwhile(len: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Sender {
     outgoing: Outgoing,
-    pub(super) limits: Limits,
-    /// What the kernel offers, and when the limits became less than that.
-    able: Limits,
-    limited: Option<Instant>,
+    pub(super) offload: Offload,
 }
-
-/// How long to do without what failed: a path may change for a while only.
-const DO_WITHOUT: Duration = Duration::from_secs(10);
 
 impl Sender {
     /// For sockets that can do what this one can.
     pub(crate) fn new(socket: &UdpSocket) -> Self {
         let limits = if can_send_segmented(socket) { Limits::OFFLOAD } else { Limits::SINGLE };
-        Self { outgoing: Outgoing::default(), limits, able: limits, limited: None }
+        Self { outgoing: Outgoing::default(), offload: Offload::new(limits) }
     }
 
     /// As a kernel without segmentation offload has it.
     #[cfg(test)]
     pub(crate) fn without_offload(socket: &UdpSocket) -> Self {
-        Self { limits: Limits::SINGLE, ..Self::new(socket) }
+        Self { offload: Offload::new(Limits::SINGLE), ..Self::new(socket) }
     }
 
     /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
@@ -135,9 +130,7 @@ impl Sender {
         at: &mut Place,
     ) -> io::Result<()> {
         let from = *at;
-        if self.limited.is_some_and(|since| since.elapsed() > DO_WITHOUT) {
-            (self.limits, self.limited) = (self.able, None);
-        }
+        self.offload.renew();
         // Where the offload seems to have failed.
         let mut doubted = None;
         while batch.goes_on(from, *at) {
@@ -145,7 +138,7 @@ impl Sender {
             let (mut end, mut count, mut segments) = (*at, 0, 0);
             while messages.have_room()
                 && batch.goes_on(from, end)
-                && let Some(group) = gather(batch, end, self.limits, &mut |part| messages.add(part))
+                && let Some(group) = gather(batch, end, self.offload.limits(), &mut |part| messages.add(part))
             {
                 let together = group.datagrams > 1;
                 messages.end(if together { u16::try_from(group.segment).ok() } else { None });
@@ -185,18 +178,17 @@ impl Sender {
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
     pub(crate) fn skip(&self, batch: &Batch, at: &mut Place) -> usize {
-        let Some(group) = gather(batch, *at, self.limits, &mut drop) else { return 0 };
+        let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams
     }
 
     /// Leaves the offload alone where it fails, for a while.
     fn do_without(&mut self, error: &io::Error, segment: usize) {
-        self.limits = match Errno::from_io_error(error) {
+        self.offload.reduce(match Errno::from_io_error(error) {
             Some(Errno::IO) => Limits::SINGLE,
-            _ => self.limits.below(segment),
-        };
-        self.limited = Some(Instant::now());
+            _ => self.offload.limits().below(segment),
+        });
     }
 }
 

@@ -1,9 +1,9 @@
 //! One datagram at a time, with nothing but the standard library.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use super::Missed;
+use super::{Missed, passing};
 use crate::Allow;
 use crate::batch::{Batch, Place};
 
@@ -18,8 +18,9 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
-    pub(crate) fn new(_socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. What was
+    /// not sent to the group, on a system where that comes too, comes.
+    pub(crate) fn new(_socket: &UdpSocket, _: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
         Self { allow, with_senders }
     }
 
@@ -31,7 +32,10 @@ impl Receiver {
     /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch if its
     /// sender is allowed. What the system has dropped nobody tells.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
-        let (len, sender) = socket.recv_from(batch.spare())?;
+        let (len, sender) = match socket.recv_from(batch.spare()) {
+            Ok(received) => received,
+            Err(error) => return passing(error),
+        };
         if self.allow.permits(sender.ip()) {
             batch.push(len);
             if self.with_senders {

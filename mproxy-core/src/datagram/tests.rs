@@ -19,17 +19,27 @@ type OpenSender = fn(UdpSocket) -> Send;
 
 const RECEIVERS: &[(&str, OpenReceiver)] = &[
     ("portable", |socket, allow| {
-        let mut receiver = portable::Receiver::new(socket, allow, true);
+        let mut receiver = portable::Receiver::new(socket, None, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux", |socket, allow| {
-        let mut receiver = super::linux::Receiver::new(socket, allow, true);
+        let mut receiver = super::linux::Receiver::new(socket, None, allow, true);
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GRO", |_, allow| {
         let mut receiver = super::linux::Receiver::single(allow, true);
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
+    #[cfg(windows)]
+    ("Windows", |socket, allow| {
+        let mut receiver = super::windows::Receiver::new(socket, None, allow, true);
+        Box::new(move |socket, batch| receiver.receive(socket, batch))
+    }),
+    #[cfg(windows)]
+    ("Windows, with control messages", |socket, allow| {
+        let mut receiver = super::windows::Receiver::with_control(socket, allow, true).unwrap();
         Box::new(move |socket, batch| receiver.receive(socket, batch))
     }),
 ];
@@ -42,16 +52,31 @@ const SENDERS: &[(&str, OpenSender)] = &[
     #[cfg(target_os = "linux")]
     ("Linux", |socket| {
         let mut sender = super::linux::Sender::new(&socket);
-        let limits = sender.limits;
+        let limits = sender.offload.limits();
         Box::new(move |batch, at| {
             let result = each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at));
-            assert_eq!(sender.limits, limits, "on loopback no offload fails");
+            assert_eq!(sender.offload.limits(), limits, "on loopback no offload fails");
             result
         })
     }),
     #[cfg(target_os = "linux")]
     ("Linux without GSO", |socket| {
         let mut sender = super::linux::Sender::without_offload(&socket);
+        Box::new(move |batch, at| each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at)))
+    }),
+    #[cfg(windows)]
+    ("Windows", |socket| {
+        let mut sender = super::windows::Sender::new(&socket);
+        let limits = sender.offload.limits();
+        Box::new(move |batch, at| {
+            let result = each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at));
+            assert_eq!(sender.offload.limits(), limits, "on loopback no offload fails");
+            result
+        })
+    }),
+    #[cfg(windows)]
+    ("Windows without USO", |socket| {
+        let mut sender = super::windows::Sender::without_offload();
         Box::new(move |batch, at| each_of_one(batch, at, &mut |at| sender.send(&socket, None, batch, at)))
     }),
 ];
@@ -248,6 +273,49 @@ fn what_different_senders_send_is_never_mixed() {
 }
 
 #[test]
+fn a_receive_ends_when_its_time_is_over() {
+    for (receiving, receive) in RECEIVERS {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut receive = receive(&listener, Allow::default());
+        let mut batch = Batch::with_capacity(super::SLOTS.max(64) * SLOT);
+        for timeout in [Some(Duration::from_millis(200)), None] {
+            // The second time the socket does not block at all.
+            listener.set_read_timeout(timeout).unwrap();
+            listener.set_nonblocking(timeout.is_none()).unwrap();
+            let error = receive(&listener, &mut batch).unwrap_err();
+            let kind = error.kind();
+            assert!(
+                matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+                "{receiving}: {error}"
+            );
+            // And it has lost nothing.
+            sender.send_to(b"late", listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            batch.clear();
+            receive(&listener, &mut batch).unwrap();
+            assert!(batch.datagrams().eq([b"late"]), "{receiving}");
+            batch.clear();
+        }
+    }
+}
+
+#[test]
+fn what_windows_reports_of_others_or_has_cut_ends_no_listener() {
+    let of = |code| super::passing(io::Error::from_raw_os_error(code));
+    for report in [10_052, 10_054] {
+        assert_eq!(of(report).unwrap(), Missed::default());
+    }
+    assert_eq!(of(10_040).unwrap(), Missed { dropped: 1, denied: 0 });
+    // It has been shut down, has no buffers, would block, its time is over.
+    for other in [10_058, 10_055, 10_035, 10_060] {
+        assert_eq!(of(other).unwrap_err().raw_os_error(), Some(other));
+    }
+    assert_eq!(super::passing(io::ErrorKind::ConnectionReset.into()).unwrap_err().raw_os_error(), None);
+}
+
+#[test]
 fn an_error_leaves_the_place_at_what_was_not_sent() {
     each_pair(1, |pair, _, _, mut senders| {
         // IPv4 has no datagrams of this size.
@@ -300,7 +368,7 @@ fn what_is_not_allowed_is_counted_and_left_out_however_it_comes() {
 fn drops_are_told_once() {
     let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(0).unwrap();
-    let mut receiver = super::linux::Receiver::new(&listener, Allow::default(), false);
+    let mut receiver = super::linux::Receiver::new(&listener, None, Allow::default(), false);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listener.local_addr().unwrap()).unwrap();
     let mut batch = Batch::with_capacity(64 * SLOT);

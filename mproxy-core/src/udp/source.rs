@@ -20,6 +20,10 @@ use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Source, Stop};
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
 
+/// Whether a listener waits before it receives, rather than while it does: on Windows a socket is in no
+/// dependable state when the time of a receive is over (`SO_RCVTIMEO`).
+const WAITS_FIRST: bool = cfg!(windows);
+
 /// A UDP listener on one address; at a group, on each of its interfaces.
 #[derive(Debug)]
 pub struct UdpSource {
@@ -150,10 +154,11 @@ impl UdpSource {
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         socket.set_read_timeout(timeout)?;
-        if self.polled {
+        if self.polled || WAITS_FIRST {
             socket.set_nonblocking(true)?;
         }
-        let receiver = Receiver::new(&socket, options.allow.clone(), options.transparent);
+        let group = route.as_ref().and_then(|route| route.addresses.first()).map(SocketAddr::ip);
+        let receiver = Receiver::new(&socket, group, options.allow.clone(), options.transparent);
         let socket = Arc::new(socket);
         self.stop.watch(&socket);
         self.entries.push(Entry { socket, receiver, route });
@@ -195,7 +200,7 @@ impl UdpSource {
         }
         // Several are waited for together.
         for entry in &self.entries {
-            let alone = self.entries.len() == 1 && !self.polled;
+            let alone = self.entries.len() == 1 && !self.polled && !WAITS_FIRST;
             failed = failed.and(entry.socket.set_nonblocking(!alone));
         }
         failed?;
@@ -328,7 +333,7 @@ impl Source for UdpSource {
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if self.draining => return Ok(Flow::End),
-                io::ErrorKind::WouldBlock if !self.polled && self.entries.len() != 1 => {
+                io::ErrorKind::WouldBlock if !self.polled && (WAITS_FIRST || self.entries.len() != 1) => {
                     self.wait().map_err(|error| Error::io("wait for", &self.endpoint, error))?;
                 }
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
