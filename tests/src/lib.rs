@@ -12,6 +12,7 @@ mod console;
 mod loopback;
 mod needs;
 mod network;
+mod tls;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -30,6 +31,7 @@ pub use console::press_ctrl_c;
 pub use loopback::{loopback, member, sender_to};
 pub use needs::{can_make_networks, has, has_ipv6, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
+pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
