@@ -41,7 +41,6 @@ mod stats;
 pub mod stdio;
 mod stop;
 mod stream;
-#[cfg(any(target_os = "linux", windows))]
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
 mod tls;

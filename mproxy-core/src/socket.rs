@@ -84,9 +84,11 @@ pub fn listen_tcp(endpoint: &Resolved, options: &Options) -> Result<Vec<TcpListe
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        // So that a restart need not wait for old connections. On Windows it would let others in.
+        // So that a restart need not wait for old connections. On Windows it would let others in, as nothing would.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
+        #[cfg(windows)]
+        crate::sys::bind_alone(&socket)?;
         // Each connection gets it from here.
         mark(&socket, address, options)?;
         socket.bind(&address.into())?;
@@ -200,6 +202,8 @@ fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io:
         }
         #[cfg(target_os = "linux")]
         socket.set_reuse_port(!sockets.is_empty())?;
+        #[cfg(windows)]
+        crate::sys::bind_alone(&socket)?;
         socket.bind(&bound.into())?;
         bound = socket.local_addr()?.as_socket().unwrap_or(address);
         #[cfg(target_os = "linux")]
@@ -385,7 +389,11 @@ fn join(socket: &Socket, group: IpAddr, source: Option<IpAddr>, interface: &Inte
             use std::os::fd::AsFd;
             crate::sys::join_source_v6(socket.as_fd(), group, source, interface.index)
         }
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(any(windows, target_os = "macos", target_os = "freebsd"))]
+        (IpAddr::V6(group), Some(IpAddr::V6(source))) => {
+            crate::sys::join_source_v6(socket, group, source, interface.index)
+        }
+        #[cfg(not(any(target_os = "linux", windows, target_os = "macos", target_os = "freebsd")))]
         (IpAddr::V6(_), Some(_)) => Err(io::ErrorKind::Unsupported.into()),
         (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, interface.index),
     }

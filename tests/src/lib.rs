@@ -13,6 +13,7 @@ mod loopback;
 mod needs;
 mod network;
 mod pipes;
+mod tls;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -34,6 +35,7 @@ pub use network::{MulticastRouter, Network, receives, send, server};
 #[cfg(windows)]
 pub use pipes::NamedPipe;
 pub use pipes::pending;
+pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -305,10 +307,15 @@ impl Running {
         self.signal(rustix::process::Signal::TERM);
         #[cfg(windows)]
         {
-            // target/PROFILE/deps/test-1234.exe
-            let exe = std::env::current_exe().unwrap();
-            let press = exe.ancestors().nth(2).unwrap().join("ctrl-c.exe");
-            output(Command::new(press).arg(self.id().to_string()));
+            static BESIDE: OnceLock<PathBuf> = OnceLock::new();
+            let beside = BESIDE.get_or_init(|| {
+                // Cargo has built it with a test, but not with an example.
+                let exe = std::env::current_exe().unwrap();
+                let beside = exe.ancestors().nth(2).unwrap().to_owned();
+                let there = beside.join("ctrl-c.exe").exists();
+                if there { beside } else { built("MPROXY_TESTS_BIN_DIR", &["mproxy-tests"], None) }
+            });
+            output(Command::new(beside.join("ctrl-c.exe")).arg(self.id().to_string()));
         }
     }
 
@@ -349,7 +356,7 @@ impl Running {
     /// How often its threads have gone to sleep and were woken; not known but on Linux, and no measure
     /// where threads look for a stop now and then, as in the portable build.
     pub fn wakes(&self) -> Option<u64> {
-        if cfg!(mproxy_portable) {
+        if cfg!(any(mproxy_portable, not(target_os = "linux"))) {
             return None;
         }
         let mut sum = None;

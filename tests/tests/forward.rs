@@ -767,7 +767,8 @@ fn what_the_udp_socket_holds_at_a_stop_is_delivered() {
 #[test]
 fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
     for framing in ["auto", "lines", "blocks", "raw"] {
-        let (mut running, _server, mut connection, target) = from_tcp(&["--framing", framing]);
+        let (mut running, _server, mut connection, target) =
+            from_tcp(&["--framing", framing, "--datagram-size", "8192"]);
         // It runs, and is not still starting.
         let block = vec![b'\n'; 8192];
         connection.write_all(&block).unwrap();

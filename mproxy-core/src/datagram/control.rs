@@ -29,6 +29,14 @@ impl Number {
 /// The number that a control message of this level and type tells; 0 without one, and none if they cannot be
 /// read.
 pub(crate) fn number(control: &[u8], level: i32, kind: i32) -> Option<u32> {
+    match payload(control, level, kind)? {
+        [] => Some(0),
+        payload => Some(u32::from_ne_bytes(*payload.first_chunk()?)),
+    }
+}
+
+/// What a control message of this level and type carries: nothing without one, and none if they cannot be read.
+pub(crate) fn payload(control: &[u8], level: i32, kind: i32) -> Option<&[u8]> {
     let mut rest = control;
     while !rest.is_empty() {
         let len = usize::from_ne_bytes(*rest.first_chunk()?);
@@ -38,11 +46,11 @@ pub(crate) fn number(control: &[u8], level: i32, kind: i32) -> Option<u32> {
         });
         let payload = rest.get(HEADER..len)?;
         if of == (level, kind) {
-            return Some(u32::from_ne_bytes(*payload.first_chunk()?));
+            return Some(payload);
         }
         rest = rest.get(len.next_multiple_of(WORD)..).unwrap_or_default();
     }
-    Some(0)
+    Some(&[])
 }
 
 #[cfg(test)]

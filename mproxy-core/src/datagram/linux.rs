@@ -2,7 +2,7 @@
 //! `sendmmsg` with segmentation offload. Batched calls alone gain next to nothing; offload does.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use rustix::io::Errno;
 
@@ -37,8 +37,9 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
-    pub(crate) fn new(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. It is bound
+    /// to the group, if it is for one, so nothing else comes.
+    pub(crate) fn new(socket: &UdpSocket, _: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
         receive_coalesced(socket);
         Self::single(allow, with_senders)
     }

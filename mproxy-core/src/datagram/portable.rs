@@ -1,7 +1,7 @@
 //! One datagram at a time, with nothing but the standard library.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::{Missed, passing};
 use crate::Allow;
@@ -18,8 +18,9 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
-    pub(crate) fn new(_socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. What was
+    /// not sent to the group, on a system where that comes too, comes.
+    pub(crate) fn new(_socket: &UdpSocket, _: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
         Self { allow, with_senders }
     }
 

@@ -3,22 +3,22 @@
 //! [`may_coalesce`].
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use socket2::{MsgHdr, SockAddr, SockRef};
 use windows_sys::Win32::Networking::WinSock::{
-    IPPROTO_UDP, UDP_COALESCED_INFO, UDP_SEND_MSG_SIZE, WSAEFAULT, WSAEINVAL, WSAEMSGSIZE, WSAENOPROTOOPT,
-    WSAEOPNOTSUPP,
+    IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, UDP_COALESCED_INFO, UDP_SEND_MSG_SIZE,
+    WSAEFAULT, WSAEINVAL, WSAEMSGSIZE, WSAENOPROTOOPT, WSAEOPNOTSUPP,
 };
 
-use super::control::{Control, Number, number};
+use super::control::{Control, Number, number, payload};
 use super::gather::{Limits, gather};
 use super::offload::Offload;
 use super::{Missed, passing};
 use crate::batch::{Batch, Place};
 use crate::socket::path_payload;
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
-use crate::sys::{Arrival, MessageReader, can_send_segmented, has_more, receive_coalesced};
+use crate::sys::{Arrival, MessageReader, can_send_segmented, receive_coalesced, tell_destinations};
 use crate::{Allow, SLOT};
 
 /// Slots that a listener's batch has: of large datagrams, enough for some offloaded sends.
@@ -34,25 +34,40 @@ const CONTROL: usize = 128;
 /// Fills batches from a socket.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    /// What receives coalesced datagrams, if there may be any.
-    coalesced: Option<MessageReader>,
+    /// What receives with what accompanies a message, if any of that is wanted.
+    reader: Option<MessageReader>,
+    /// Only what was sent there.
+    group: Option<IpAddr>,
+    /// How many messages to look for, and at most.
+    offered: usize,
+    most: usize,
     allow: Allow,
     with_senders: bool,
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not.
-    pub(crate) fn new(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
-        // In this order: once they are coalesced they must be told apart.
-        let reader = if may_coalesce() { MessageReader::new(socket).ok() } else { None };
-        let coalesced = reader.filter(|_| receive_coalesced(socket).is_ok());
-        Self { coalesced, allow, with_senders }
+    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. A group
+    /// cannot be bound here, so what was sent to this host on the same port comes too, and is not taken.
+    pub(crate) fn new(socket: &UdpSocket, group: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
+        // In this order: once datagrams are coalesced they must be told apart.
+        let reader = MessageReader::new(socket).ok();
+        let group = group.filter(|group| reader.is_some() && tell_destinations(socket, *group).is_ok());
+        let coalesced = reader.is_some() && may_coalesce() && receive_coalesced(socket).is_ok();
+        let reader = reader.filter(|_| coalesced || group.is_some());
+        Self { reader, group, offered: 1, most: MESSAGES, allow, with_senders }
     }
 
-    /// Receives as if datagrams were coalesced, which they are not.
+    /// Receives a message with each call, so that the socket may block.
+    #[cfg(test)]
+    pub(crate) fn single(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+        Self { most: 1, ..Self::new(socket, None, allow, with_senders) }
+    }
+
+    /// The same, as if datagrams were coalesced, which they are not.
     #[cfg(test)]
     pub(crate) fn with_control(socket: &UdpSocket, allow: Allow, with_senders: bool) -> io::Result<Self> {
-        Ok(Self { coalesced: Some(MessageReader::new(socket)?), allow, with_senders })
+        let reader = Some(MessageReader::new(socket)?);
+        Ok(Self { reader, ..Self::single(socket, allow, with_senders) })
     }
 
     /// From now on these are allowed. An empty list stays one.
@@ -60,27 +75,31 @@ impl Receiver {
         self.allow = allow;
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
-    /// empty batch: none if their senders are not allowed, or if it was only a report of something else. What
-    /// the system has dropped for want of room nobody tells.
+    /// Takes the datagrams that are there into the empty batch: none if their senders are not allowed, or if it
+    /// was only a report of something else. The socket must not block, or it waits for more. What the system
+    /// has dropped for want of room nobody tells.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
         let mut missed = self.take(socket, batch)?;
-        for _ in 1..MESSAGES {
-            if batch.spare().len() < SLOT || !has_more(socket) {
-                break;
-            }
+        let mut received = 1;
+        while received < self.offered && batch.spare().len() >= SLOT {
             // What keeps the socket from receiving comes up again.
             let Ok(also) = self.take(socket, batch) else { break };
             missed.dropped += also.dropped;
             missed.denied += also.denied;
+            received += 1;
         }
+        // As on Linux: after lone datagrams few look for others, but the next burst finds some.
+        let next =
+            if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
+        self.offered = next.min(self.most);
         Ok(missed)
     }
 
     /// Takes one message.
     fn take(&self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
         let (len, segment, sender) = match self.next(socket, batch.spare()) {
-            Ok(message) => message,
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(Missed::default()),
             Err(error) => return passing(error),
         };
         if !self.allow.permits(sender.ip()) {
@@ -97,15 +116,20 @@ impl Receiver {
         Ok(Missed::default())
     }
 
-    /// The length of the next message, that of its datagrams if they were coalesced, and its sender.
-    fn next(&self, socket: &UdpSocket, area: &mut [u8]) -> io::Result<(usize, usize, SocketAddr)> {
-        let Some(reader) = self.coalesced else {
+    /// The length of the next message, that of its datagrams if they were coalesced, and its sender; none if it
+    /// was not sent to the group.
+    fn next(&self, socket: &UdpSocket, area: &mut [u8]) -> io::Result<Option<(usize, usize, SocketAddr)>> {
+        let Some(reader) = self.reader else {
             let (len, sender) = socket.recv_from(area)?;
-            return Ok((len, 0, sender));
+            return Ok(Some((len, 0, sender)));
         };
         let mut control = Control([0; CONTROL]);
         let arrival = reader.receive(socket, area, &mut control.0)?;
-        whole(&arrival, &control.0[..arrival.control])
+        let control = &control.0[..arrival.control];
+        if self.group.is_some_and(|group| !was_sent_to(group, control)) {
+            return Ok(None);
+        }
+        whole(&arrival, control).map(Some)
     }
 }
 
@@ -120,11 +144,21 @@ fn whole(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usize, SocketA
     }
 }
 
+/// Whether that is the destination that accompanies a message (`IP_PKTINFO`, `IPV6_PKTINFO`: an address, and then an
+/// interface).
+fn was_sent_to(group: IpAddr, control: &[u8]) -> bool {
+    let destination = |level, kind| payload(control, level, kind).unwrap_or_default();
+    match group {
+        IpAddr::V4(group) => destination(IPPROTO_IP, IP_PKTINFO).starts_with(&group.octets()),
+        IpAddr::V6(group) => destination(IPPROTO_IPV6, IPV6_PKTINFO).starts_with(&group.octets()),
+    }
+}
+
 /// Whether the system may be asked to coalesce what comes in (UDP receive segment coalescing offload). There
 /// are systems that then deliver coalesced datagrams without the control message that tells where each ends, so
 /// that many become one: Windows on ARM, and Windows 11 version 24H2 with some network adapters on x86-64 too
 /// (quinn issue 2041, msquic issue 4955). Nothing shows it in time: a large datagram looks the same. So only who
-/// knows the machine can ask for it, and QUIC libraries leave it off too. Groups lose nothing by that: the
+/// knows the machine can ask for it; quinn has it off by default too. Groups lose nothing by that: the
 /// system coalesces only unicast, if the adapter does not.
 fn may_coalesce() -> bool {
     cfg!(target_arch = "x86_64") && std::env::var_os("MPROXY_URO").is_some_and(|value| value == "1")
@@ -378,12 +412,41 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_sent_to_the_group_is_taken() {
+        let listener = UdpSocket::bind("0.0.0.0:0").unwrap();
+        listener.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let own = std::net::Ipv4Addr::LOCALHOST;
+        // As if that were the group.
+        for (group, taken) in [(own, 1), ([239, 1, 2, 3].into(), 0)] {
+            let receiver = Receiver::new(&listener, Some(group.into()), Allow::default(), false);
+            assert_eq!(receiver.group, Some(group.into()));
+            sender.send_to(b"x", (own, port)).unwrap();
+            let mut batch = Batch::with_capacity(SLOT);
+            let missed = receiver.take(&listener, &mut batch).unwrap();
+            assert_eq!((missed, batch.count()), (Missed::default(), taken));
+        }
+    }
+
+    #[test]
+    fn a_destination_that_is_not_told_is_not_the_group() {
+        let group = IpAddr::from([239, 1, 2, 3]);
+        let told = |ip: [u8; 4]| Number::new(IPPROTO_IP, IP_PKTINFO, u32::from_ne_bytes(ip)).0;
+        assert!(was_sent_to(group, &told([239, 1, 2, 3])));
+        assert!(!was_sent_to(group, &told([239, 1, 2, 4])));
+        assert!(!was_sent_to(group, &Number::new(IPPROTO_IPV6, IP_PKTINFO, 0).0));
+        assert!(!was_sent_to(group, &[]));
+        assert!(!was_sent_to(group, &told([239, 1, 2, 3])[..17]));
+    }
+
+    #[test]
     fn a_datagram_that_is_cut_is_dropped() {
         let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
         listener.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(listener.local_addr().unwrap()).unwrap();
-        let plain = Receiver::new(&listener, Allow::default(), false);
+        let plain = Receiver::new(&listener, None, Allow::default(), false);
         let control = Receiver::with_control(&listener, Allow::default(), false).unwrap();
         for receiver in [plain, control] {
             sender.send(&[1; 100]).unwrap();
@@ -394,25 +457,27 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_there_comes_at_once() {
+    fn what_is_there_comes_at_once() {
         let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(listener.local_addr().unwrap()).unwrap();
-        for len in [10, 1316, 40_000] {
-            for _ in 0..=MESSAGES {
+        let mut receiver = Receiver::new(&listener, None, Allow::default(), false);
+        let mut batch = Batch::with_capacity(SLOTS * SLOT);
+        for len in [10, 1316, 25_000] {
+            for _ in 0..6 {
                 sender.send(&vec![7; len]).unwrap();
             }
-            let mut receiver = Receiver::new(&listener, Allow::default(), false);
-            let mut batch = Batch::with_capacity(SLOTS * SLOT);
-            receiver.receive(&listener, &mut batch).unwrap();
-            // What has no room in the batch comes with the next one.
-            let most = MESSAGES.min((SLOTS - 1) * SLOT / len + 1);
-            assert!((2..=most).contains(&batch.count()), "{} of {len} bytes", batch.count());
-            listener.set_nonblocking(true).unwrap();
-            while receiver.receive(&listener, &mut batch).is_ok() {
+            let mut counts = Vec::new();
+            loop {
                 batch.clear();
+                match receiver.receive(&listener, &mut batch) {
+                    Ok(_) => counts.push(batch.count()),
+                    Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
             }
-            listener.set_nonblocking(false).unwrap();
+            assert_eq!(counts.iter().sum::<usize>(), 6, "{counts:?}");
+            assert!(counts.len() < 6, "{counts:?}");
         }
     }
 }

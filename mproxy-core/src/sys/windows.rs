@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::mem::zeroed;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::windows::io::{AsRawHandle, AsRawSocket};
 use std::ptr;
 use std::sync::mpsc::Sender;
@@ -11,10 +12,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use socket2::SockAddr;
 use windows_sys::Win32::Networking::WinSock::{
-    FIONREAD, IP_MTU, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_MTU, LPFN_WSARECVMSG, MSG_CTRUNC,
-    MSG_TRUNC, SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SOCKET,
-    UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE, WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl,
-    WSAMSG, getsockopt, ioctlsocket, setsockopt,
+    AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, LPFN_WSARECVMSG, MCAST_JOIN_SOURCE_GROUP, MSG_CTRUNC, MSG_TRUNC,
+    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_EXCLUSIVEADDRUSE,
+    SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE,
+    WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl, WSAMSG, getsockopt, setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType};
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
@@ -45,6 +47,50 @@ fn get_option(socket: &UdpSocket, level: i32, option: i32) -> io::Result<u32> {
     // SAFETY: the socket is open, and value and size outlive the call; the size is that of the value.
     checked(unsafe { getsockopt(raw(socket), level, option, (&raw mut value).cast(), &raw mut size) })?;
     Ok(value)
+}
+
+fn set_option<T>(socket: &impl AsRawSocket, level: i32, option: i32, value: &T) -> io::Result<()> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // some hundred bytes at most
+    let size = size_of::<T>() as i32;
+    // SAFETY: the socket is open, and the option's value, of the size that is told, outlives the call.
+    checked(unsafe { setsockopt(raw(socket), level, option, ptr::from_ref(value).cast(), size) })
+}
+
+/// Lets nobody else have the address that the socket will be bound to, as other systems do by themselves
+/// (`SO_EXCLUSIVEADDRUSE`).
+pub(crate) fn bind_alone(socket: &impl AsRawSocket) -> io::Result<()> {
+    set_option(socket, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, &1_u32)
+}
+
+/// Has each message come with its destination, of the family of this address.
+pub(crate) fn tell_destinations(socket: &UdpSocket, family: IpAddr) -> io::Result<()> {
+    let (level, option) =
+        if family.is_ipv4() { (IPPROTO_IP, IP_PKTINFO) } else { (IPPROTO_IPV6, IPV6_PKTINFO) };
+    set_option(socket, level, option, &1_u32)
+}
+
+/// Joins the group on this interface for one source alone (RFC 3678, RFC 4607).
+pub(crate) fn join_source_v6(
+    socket: &impl AsRawSocket,
+    group: Ipv6Addr,
+    source: Ipv6Addr,
+    index: u32,
+) -> io::Result<()> {
+    let request =
+        GROUP_SOURCE_REQ { gsr_interface: index, gsr_group: storage(group), gsr_source: storage(source) };
+    set_option(socket, IPPROTO_IPV6, MCAST_JOIN_SOURCE_GROUP.cast_signed(), &request)
+}
+
+fn storage(ip: Ipv6Addr) -> SOCKADDR_STORAGE {
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut name: SOCKADDR_IN6 = unsafe { zeroed() };
+    name.sin6_family = AF_INET6;
+    name.sin6_addr = IN6_ADDR { u: IN6_ADDR_0 { Byte: ip.octets() } };
+    // SAFETY: as above.
+    let mut storage: SOCKADDR_STORAGE = unsafe { zeroed() };
+    // SAFETY: an address is smaller than the storage, which is aligned for each and written from its beginning.
+    unsafe { (&raw mut storage).cast::<SOCKADDR_IN6>().write(name) };
+    storage
 }
 
 /// Has a request that takes a flag turn it off.
@@ -94,20 +140,7 @@ pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<u32> {
 pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
     #[allow(clippy::cast_possible_truncation)] // less than 65,536
     let most = MAX_DATAGRAM as u32;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // 4
-    let size = size_of::<u32>() as i32;
-    // SAFETY: the socket is open, and the option's value, of the size that is told, outlives the call.
-    checked(unsafe {
-        setsockopt(raw(socket), IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, (&raw const most).cast(), size)
-    })
-}
-
-/// Whether the socket holds bytes that can be received. An empty datagram does not show.
-pub(crate) fn has_more(socket: &UdpSocket) -> bool {
-    let mut bytes = 0_u32;
-    // SAFETY: the socket is open, and the number that the request fills outlives the call.
-    let result = unsafe { ioctlsocket(raw(socket), FIONREAD, &raw mut bytes) };
-    result == 0 && bytes > 0
+    set_option(socket, IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, &most)
 }
 
 /// What a message came with.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
-use crate::datagram::{Missed, Receiver, SLOTS};
+use crate::datagram::{Missed, Receiver, SLOTS, WAITS_FIRST};
 use crate::report;
 use crate::routes::{LOOK, Route, Routes};
 use crate::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
@@ -19,10 +19,6 @@ use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Source, Stop};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
-
-/// Whether a listener waits before it receives, rather than while it does: on Windows a socket is in no
-/// dependable state when the time of a receive is over (`SO_RCVTIMEO`).
-const WAITS_FIRST: bool = cfg!(windows);
 
 /// A UDP listener on one address; at a group, on each of its interfaces.
 #[derive(Debug)]
@@ -157,7 +153,8 @@ impl UdpSource {
         if self.polled || WAITS_FIRST {
             socket.set_nonblocking(true)?;
         }
-        let receiver = Receiver::new(&socket, options.allow.clone(), options.transparent);
+        let group = route.as_ref().and_then(|route| route.addresses.first()).map(SocketAddr::ip);
+        let receiver = Receiver::new(&socket, group, options.allow.clone(), options.transparent);
         let socket = Arc::new(socket);
         self.stop.watch(&socket);
         self.entries.push(Entry { socket, receiver, route });
