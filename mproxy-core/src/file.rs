@@ -65,7 +65,7 @@ impl Sink for FileSink {
             }
             Err((written, error)) => {
                 self.counters.failed(1);
-                take_back(&file, written - framing.whole(batch, written));
+                take_back(&file, path, written - framing.whole(batch, written));
                 Err(Error::io("write to", path.display(), error))
             }
         }
@@ -101,13 +101,24 @@ fn write_at_once(mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
 }
 
 /// Takes back the part of a datagram that was written before the disk was full.
-fn take_back(mut file: &File, torn: usize) {
+fn take_back(mut file: &File, path: &Path, torn: usize) {
     let Ok(end) = file.stream_position() else { return };
     // Only if no other process has appended behind it; and if this fails too, the first error is the one
     // to tell.
     if torn > 0 && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == end) {
-        let _ = file.set_len(end - torn as u64);
+        let _ = shorten(file, path, end - torn as u64);
     }
+}
+
+#[cfg(unix)]
+fn shorten(file: &File, _: &Path, len: u64) -> io::Result<()> {
+    file.set_len(len)
+}
+
+/// Windows has another right for that than the one to append.
+#[cfg(windows)]
+fn shorten(_: &File, path: &Path, len: u64) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.set_len(len)
 }
 
 /// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
@@ -272,7 +283,6 @@ fn write_some(stream: &Stream, slices: &[IoSlice<'_>], stop: &crate::Stop) -> io
     }
 }
 
-#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,11 +306,12 @@ mod tests {
         // As if only 8 of the 11 bytes of a second batch had found room.
         let mut file = output.file.lock().unwrap();
         file.write_all(b"onetwoth").unwrap();
-        take_back(&file, 8 - Framing::Auto.whole(&batch, 8));
+        take_back(&file, &path, 8 - Framing::Auto.whole(&batch, 8));
         assert_eq!(std::fs::read(&path).unwrap(), b"onetwothreeonetwo");
         std::fs::remove_file(&path).unwrap();
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_full_device_is_an_error_that_names_it() {
         let output = Output::open(Path::new("/dev/full"), Framing::Auto, meter()).unwrap();
