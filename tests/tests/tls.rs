@@ -449,6 +449,7 @@ fn what_came_before_a_broken_record_is_not_lost() {
     for (number, broken) in broken.into_iter().enumerate() {
         let options = TlsOptions { authority: Some(&pki.authority.path), ..TlsOptions::default() };
         let mut peer = TlsPeer::connect(address, options).unwrap();
+        running.says(&format!("{} connected", peer.socket.local_addr().unwrap()));
         let line = "a line that is good\n".repeat(100);
         let bytes = [&peer.record(line.as_bytes()), broken].concat();
         peer.socket.write_all(&bytes).unwrap();
