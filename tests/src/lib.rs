@@ -12,6 +12,7 @@ mod console;
 mod loopback;
 mod needs;
 mod network;
+mod pipes;
 mod tls;
 
 use std::fmt::Write as _;
@@ -29,8 +30,11 @@ pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 #[cfg(windows)]
 pub use console::press_ctrl_c;
 pub use loopback::{loopback, member, sender_to};
-pub use needs::{can_make_networks, has, has_ipv6, skipped};
+pub use needs::{can_make_networks, has, has_ipv6, is_wine, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
+#[cfg(windows)]
+pub use pipes::NamedPipe;
+pub use pipes::pending;
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.

@@ -57,6 +57,15 @@ pub fn has_ipv6(test: &str) -> bool {
     has
 }
 
+/// Whether this is Wine, whose sockets are those of the system below it: it binds any address, for one.
+pub fn is_wine() -> bool {
+    #[cfg(windows)]
+    let is = crate::console::is_wine();
+    #[cfg(not(windows))]
+    let is = false;
+    is
+}
+
 /// Says that a test, or a part of it, is skipped. Unlike what `eprintln!` says, it is seen though the
 /// test passes: what is written to standard error itself is not captured.
 pub fn skipped(test: &str, why: &str) {
