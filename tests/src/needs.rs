@@ -68,12 +68,11 @@ pub fn is_wine() -> bool {
 
 /// Whether groups can be joined for one source alone. Where they cannot, a test that needs it says so and passes.
 pub fn has_sources(test: &str) -> bool {
-    // It passes its environment on, and takes the source for the interface.
-    let wine = cfg!(windows) && std::env::var_os("WINEPREFIX").is_some();
-    if wine {
-        skipped(test, "Wine joins no group for one source");
+    let has = !is_wine();
+    if !has {
+        skipped(test, "Wine takes the source for the interface");
     }
-    !wine
+    has
 }
 
 /// Says that a test, or a part of it, is skipped. Unlike what `eprintln!` says, it is seen though the
