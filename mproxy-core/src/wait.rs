@@ -112,11 +112,13 @@ struct Readable(File);
 #[cfg(windows)]
 impl io::Read for Readable {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        use windows_sys::Win32::Foundation::ERROR_PIPE_NOT_CONNECTED;
-        match self.0.read(area) {
-            // The server of a named pipe has not closed it but ended this connection.
-            Err(error) if error.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED.cast_signed()) => Ok(0),
-            read => read,
+        use windows_sys::Win32::Foundation::{ERROR_OPERATION_ABORTED, ERROR_PIPE_NOT_CONNECTED};
+        let read = self.0.read(area);
+        match read.as_ref().map_err(|error| error.raw_os_error().map(i32::cast_unsigned)) {
+            // The server of a named pipe has not closed it but ended this connection; or somebody has pressed
+            // Ctrl-C at the console that is read.
+            Err(Some(ERROR_PIPE_NOT_CONNECTED | ERROR_OPERATION_ABORTED)) => Ok(0),
+            _ => read,
         }
     }
 }
