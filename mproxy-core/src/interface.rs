@@ -23,6 +23,9 @@ pub struct Interface {
     pub ipv4: Option<Ipv4Addr>,
     /// All of its addresses.
     pub addresses: Vec<IpAddr>,
+    /// What else it is called: on Windows, as its tools show it, `Ethernet`, where the system's name is
+    /// `ethernet_32768`.
+    alias: Option<String>,
     /// Where all hosts of its subnets hear.
     broadcasts: Vec<IpAddr>,
     flags: InterfaceFlags,
@@ -80,7 +83,7 @@ impl Interface {
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(self.alias.as_deref().unwrap_or(&self.name))
     }
 }
 
@@ -223,7 +226,11 @@ fn find_in(all: &[Interface], text: &str) -> Option<Interface> {
         .iter()
         .find(|interface| match address {
             Some(ip) => interface.addresses.contains(&ip),
-            None => interface.name == text || Some(interface.index) == index,
+            None => {
+                interface.name == text
+                    || interface.alias.as_deref() == Some(text)
+                    || Some(interface.index) == index
+            }
         })?
         .clone();
     if let Some(IpAddr::V4(ip)) = address {
@@ -245,7 +252,11 @@ fn list() -> io::Result<Vec<Interface>> {
         let position = all.iter().position(|i| i.index == index).unwrap_or_else(|| {
             let name = row.name.clone();
             let (addresses, broadcasts) = (Vec::new(), Vec::new());
-            all.push(Interface { name, index, ipv4: None, addresses, broadcasts, flags: row.flags });
+            #[cfg(windows)]
+            let alias = Some(row.description.clone());
+            #[cfg(not(windows))]
+            let alias = None;
+            all.push(Interface { name, index, ipv4: None, addresses, alias, broadcasts, flags: row.flags });
             all.len() - 1
         });
         let interface = &mut all[position];

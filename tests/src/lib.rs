@@ -30,7 +30,7 @@ pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 #[cfg(windows)]
 pub use console::press_ctrl_c;
 pub use loopback::{loopback, member, sender_to};
-pub use needs::{can_make_networks, has, has_ipv6, is_wine, skipped};
+pub use needs::{can_make_networks, has, has_ipv6, has_sources, is_wine, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
 #[cfg(windows)]
 pub use pipes::NamedPipe;

@@ -312,6 +312,45 @@ fn a_renewed_certificate_is_shown_to_a_server_from_the_next_connection_on() {
     running.says("TLS certificates read again");
 }
 
+/// The functions of mproxy 0.1.8 trust what the environment names, which a process can set only for another.
+#[test]
+fn the_functions_of_0_1_8_do_the_same() {
+    const NAME: &str = "MPROXY_TEST_TLS_SERVER";
+    if let Ok(server) = std::env::var(NAME) {
+        return old_functions(&server);
+    }
+    let pki = Pki::new();
+    let server = showing(&pki.server);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "the_functions_of_0_1_8_do_the_same", "--nocapture"]);
+    command.env(NAME, format!("localhost:{}", server.address().port()));
+    command.env("SSL_CERT_FILE", &pki.authority.path);
+    let mut running = Running::new(command.stdin(Stdio::null()));
+    // Each for one of its connections.
+    let _peers = [(), ()].map(|()| {
+        let mut peer = server.accept();
+        peer.send(b"over TLS\n");
+        peer
+    });
+    assert_eq!(running.exit_code(), 0, "{}", String::from_utf8_lossy(&running.stdout()));
+}
+
+fn old_functions(server: &str) {
+    use std::io::{BufRead, BufReader};
+
+    let (mut session, mut socket) = mproxy_forward::tls_connection(server.to_owned()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = String::new();
+    BufReader::new(rustls::Stream::new(&mut session, &mut socket)).read_line(&mut line).unwrap();
+    assert_eq!(line, "over TLS\n");
+    drop(socket);
+    let (target, address) = udp();
+    let _forever = mproxy_forward::proxy_tls_udp(server.to_owned(), address.to_string());
+    assert_eq!(datagram(&target), b"over TLS\n");
+    let error = mproxy_forward::tls_connection("localhost".to_owned()).unwrap_err();
+    assert!(error.to_string().contains("the port is missing"), "{error}");
+}
+
 /// A proxy with UDP in and TLS out, on 127.0.0.1.
 struct Output {
     running: Running,
@@ -449,6 +488,7 @@ fn what_came_before_a_broken_record_is_not_lost() {
     for (number, broken) in broken.into_iter().enumerate() {
         let options = TlsOptions { authority: Some(&pki.authority.path), ..TlsOptions::default() };
         let mut peer = TlsPeer::connect(address, options).unwrap();
+        running.says(&format!("{} connected", peer.socket.local_addr().unwrap()));
         let line = "a line that is good\n".repeat(100);
         let bytes = [&peer.record(line.as_bytes()), broken].concat();
         peer.socket.write_all(&bytes).unwrap();

@@ -8,8 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{ChildStdin, Command, Stdio};
 
 use mproxy_tests::{
-    Authority, Certificate, PATIENCE, Pki, Running, Valid, datagram, eventually, free_port, piped, program,
-    start, udp,
+    Authority, Certificate, Pki, Running, Valid, datagram, eventually, free_port, piped, program, start, udp,
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use rustix::process::Signal;
@@ -346,51 +345,4 @@ fn a_renewed_certificate_is_shown_from_the_next_connection_on() {
     server.input.write_all(b"renewed\n").unwrap();
     assert_eq!(datagram(&target), b"renewed\n");
     running.says("TLS certificates read again");
-}
-
-/// The functions of mproxy 0.1.8 trust what the environment names, which a process can set only for another.
-#[test]
-fn the_functions_of_0_1_8_do_the_same() {
-    const NAME: &str = "MPROXY_TEST_TLS_SERVER";
-    if let Ok(server) = std::env::var(NAME) {
-        return old_functions(&server);
-    }
-    let pki = Pki::new();
-    let mut server = Server::openssl(&pki.server, &[]);
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "the_functions_of_0_1_8_do_the_same", "--nocapture"]);
-    command.env(NAME, format!("localhost:{}", server.port)).env("SSL_CERT_FILE", &pki.authority.path);
-    let mut running = Running::new(command.stdin(Stdio::null()));
-    let lines = std::thread::spawn(move || {
-        // One for each of its connections; more than one client would not be served at a time.
-        for mark in ["one\n", "two\n"] {
-            server.input.write_all(b"over TLS\n").unwrap();
-            // The test runner writes there, too.
-            eventually("an answer", || {
-                let marked = String::from_utf8_lossy(&running.stdout()).contains(mark);
-                (marked || running.has_ended()).then_some(())
-            });
-        }
-        running.exit_code()
-    });
-    assert_eq!(lines.join().unwrap(), 0);
-}
-
-fn old_functions(server: &str) {
-    use std::io::{BufRead, BufReader};
-
-    let (mut session, mut socket) = mproxy_forward::tls_connection(server.to_owned()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut line = String::new();
-    BufReader::new(rustls::Stream::new(&mut session, &mut socket)).read_line(&mut line).unwrap();
-    assert_eq!(line, "over TLS\n");
-    drop(socket);
-    // A mark for the parent.
-    std::io::stdout().write_all(b"one\n").unwrap();
-    let (target, address) = udp();
-    let _forever = mproxy_forward::proxy_tls_udp(server.to_owned(), address.to_string());
-    assert_eq!(datagram(&target), b"over TLS\n");
-    std::io::stdout().write_all(b"two\n").unwrap();
-    let error = mproxy_forward::tls_connection("localhost".to_owned()).unwrap_err();
-    assert!(error.to_string().contains("the port is missing"), "{error}");
 }
