@@ -194,6 +194,14 @@ impl UdpSource {
             };
             failed = failed.and(entered);
         }
+        // Whether a host hears itself is up to the receiver there (Winsock's IP_MULTICAST_LOOP): once is enough.
+        #[cfg(windows)]
+        for (index, entry) in self.entries.iter().enumerate().filter(|_| own) {
+            let family = resolved.addresses.first().copied().ok_or_else(no_interface);
+            failed = failed.and(family.and_then(|family| {
+                crate::socket::set_loop(&SockRef::from(&*entry.socket), family, index == 0)
+            }));
+        }
         // Several are waited for together.
         for entry in &self.entries {
             let alone = self.entries.len() == 1 && !self.polled && !WAITS_FIRST;
