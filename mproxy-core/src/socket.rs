@@ -368,7 +368,13 @@ fn group_bind_address(group: SocketAddr) -> SocketAddr {
 /// Keeps out groups that other sockets of this host have joined. Only Linux delivers those.
 #[cfg(target_os = "linux")]
 fn only_own_groups(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.is_ipv4() { socket.set_multicast_all_v4(false) } else { socket.set_multicast_all_v6(false) }
+    let set = if address.is_ipv4() {
+        socket.set_multicast_all_v4(false)
+    } else {
+        socket.set_multicast_all_v6(false)
+    };
+    // IPv6 has it since Linux 4.20. Before, what is bound to a group still hears only that one.
+    set.or_else(|error| if error.raw_os_error() == Some(libc::ENOPROTOOPT) { Ok(()) } else { Err(error) })
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -139,12 +139,15 @@ pub(crate) fn take_reported(socket: &UdpSocket) -> Option<io::Error> {
     let mut last = None;
     loop {
         let mut control = [Control([0; CONTROL]); 4];
+        let mut nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         let mut header = message(ptr::null_mut()).msg_hdr;
-        header.msg_iovlen = 0;
+        // One that is empty, not none: QEMU's user mode does not ask the system then, and knows of no error.
+        header.msg_iov = &raw mut nothing;
+        header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = size_of_val(&control) as _;
-        // SAFETY: the descriptor is open; the header has no vectors, and control room of the size that is
-        // told, which lives for the call.
+        // SAFETY: the descriptor is open; the header has one empty vector, and control room of the size
+        // that is told; both live for the call.
         let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE) };
         if result < 0 {
             return last;
