@@ -250,48 +250,6 @@ fn an_old_version_of_tls_is_refused() {
     }
 }
 
-/// A server that does this to each connection.
-fn rogue(serve: fn(TcpStream)) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(serve));
-    address
-}
-
-#[test]
-fn what_is_no_tls_at_all_is_told() {
-    let garbage = rogue(|mut stream| {
-        let _ = stream.write_all(b"220 mail.example.org ESMTP at your service\r\n");
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
-    });
-    assert_refused(&garbage.to_string(), &[], "does not speak TLS");
-    let closing = rogue(drop);
-    let line = refusal(&closing.to_string(), &[]);
-    assert!(
-        line.contains("closed the connection instead of a TLS handshake") || line.contains("reset"),
-        "{line}"
-    );
-}
-
-#[test]
-fn a_handshake_that_stalls_is_given_up_after_ten_seconds_and_holds_up_nobody() {
-    let pki = Pki::new();
-    let silent = rogue(|mut stream| {
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
-    });
-    let mut good = Server::openssl(&pki.server, &[]);
-    let silent = silent.to_string();
-    let options = ["--tls-ca", &pki.authority.path, "--tls-connect-addr", &silent];
-    let (mut running, target) = forward(&good.address(), &options);
-    good.input.write_all(b"meanwhile\n").unwrap();
-    assert_eq!(datagram(&target), b"meanwhile\n");
-    assert!(!running.messages().contains("warning"), "{}", running.messages());
-    let line = running.says("warning: ");
-    assert!(line.contains("no TLS handshake in 10 seconds") && line.contains(&silent), "{line}");
-    // The next attempt is under way: it holds up no stop.
-    running.stop();
-}
-
 #[test]
 fn a_stream_that_is_cut_off_is_told_from_one_that_ends() {
     let pki = Pki::new();
