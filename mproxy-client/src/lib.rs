@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, open_all, relay, stdio,
+    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, open_all, pollable,
+    relay, stdio,
 };
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
@@ -113,6 +114,7 @@ impl Client {
             let meter = registry.endpoint("standard output", Direction::Out);
             sinks.push(Box::new(Stdout::open(framing, !has_targets, meter)?.sink(&stop)));
         }
+        let input = pollable(input, size)?;
         let mut source = StreamSource::new(input, name, framing, size, &stop, meter.counters());
         let (rate, endpoints) = (self.rate, self.targets.clone());
         let run = move || {
@@ -139,5 +141,5 @@ impl Client {
 
 /// Standard input without the buffer that `std` has behind it, or the file.
 fn open(path: &Path) -> std::io::Result<File> {
-    if path.as_os_str() == "-" { stdio::stdin() } else { File::open(path) }
+    if path.as_os_str() == "-" { stdio::stdin() } else { stdio::open(File::options().read(true), path) }
 }

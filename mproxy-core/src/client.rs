@@ -22,6 +22,13 @@ const STALLED: Duration = Duration::from_secs(10);
 /// of the buffer is free, which takes a slow client long, but takes a write as soon as there is some.
 const RETRY_WRITE: Duration = Duration::from_millis(250);
 
+/// Whether a hang-up is the end of both directions. Elsewhere it may be that of what the client sends, and is told
+/// again and again.
+const HANG_UP_IS_ALL: bool = cfg!(target_os = "linux");
+
+/// How long to wait for room where a hang-up ends each wait.
+const HUNG_UP: Duration = Duration::from_millis(20);
+
 /// A client's connection, as its sink and its source share it: on one thread, so that neither ever waits
 /// for the other.
 #[derive(Clone)]
@@ -102,7 +109,12 @@ impl Patient<'_> {
     fn wait(&mut self, since: &mut Instant) -> io::Result<()> {
         let socket = self.connection.socket();
         let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-        let ready = match wait(&mut fds, Some(RETRY_WRITE), self.stop)? {
+        let mut waited = wait(&mut fds, Some(RETRY_WRITE), self.stop)?;
+        if waited == Wait::Ready && is_only_hung_up(&fds[0]) {
+            self.stop.sleep(HUNG_UP);
+            waited = Wait::TimedOut;
+        }
+        let ready = match waited {
             Wait::Ready => true,
             Wait::TimedOut => {
                 let left = unacknowledged(socket);
@@ -114,7 +126,13 @@ impl Patient<'_> {
             }
             Wait::Stopped => {
                 let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
-                poll_for(&mut fds, Some(left))?
+                let ready = poll_for(&mut fds, Some(left))?;
+                if is_only_hung_up(&fds[0]) {
+                    std::thread::sleep(left.min(HUNG_UP));
+                    !left.is_zero()
+                } else {
+                    ready
+                }
             }
         };
         if ready {
@@ -136,6 +154,11 @@ impl Patient<'_> {
             }
         }
     }
+}
+
+/// Whether a wait for room has found none, but a peer that sends nothing more.
+fn is_only_hung_up(client: &PollFd<'_>) -> bool {
+    !HANG_UP_IS_ALL && client.revents() == PollFlags::HUP
 }
 
 /// Whether what was sent is not acknowledged, rather than not wanted. Only Linux tells.
@@ -165,24 +188,34 @@ impl ClientSource {
     /// Waits for data or for the client, and looks whether it is still there.
     fn watch(&mut self) -> io::Result<()> {
         let mut connection = self.connection.lock();
-        let events = {
-            // One that only has shut down its sending side still gets everything: then only an error or a
-            // reset, which are always reported, say that it is gone.
-            let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
-            let mut fds = vec![PollFd::new(connection.socket(), interest)];
-            fds.extend(self.channel.poll());
-            if !self.stop.requested() {
-                // A stop wakes this by way of the channel's sockets: all clients' threads would else queue up
-                // at one pipe for each datagram.
-                poll_for(&mut fds, self.channel.patience())?;
-            }
-            fds[0].revents()
-        };
-        if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
-            let error = connection.socket().take_error()?;
+        let socket = connection.socket();
+        // One that only has shut down its sending side still gets everything: then only an error or a reset, which
+        // are always reported, say that it is gone.
+        let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
+        let client = PollFd::new(socket, interest);
+        let waits = self.sending || HANG_UP_IS_ALL;
+        let mut fds = if waits { vec![client.clone()] } else { Vec::new() };
+        fds.extend(self.channel.poll());
+        if !self.stop.requested() {
+            // A stop wakes this by way of the channel's sockets: all clients' threads would else queue up at one
+            // pipe for each datagram.
+            poll_for(&mut fds, self.channel.patience())?;
+        }
+        if !waits {
+            fds = vec![client];
+            poll_for(&mut fds, Some(Duration::ZERO))?;
+        }
+        let events = fds[0].revents();
+        let hung_up = events.contains(PollFlags::HUP);
+        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && HANG_UP_IS_ALL {
+            let error = socket.take_error()?;
             return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }
-        if events.contains(PollFlags::IN) {
+        if !waits && let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        drop(fds);
+        if self.sending && (hung_up || events.intersects(PollFlags::IN)) {
             self.sending = ignore(&mut |area| connection.read(area))?;
             if connection.is_over() {
                 return Err(io::ErrorKind::ConnectionAborted.into());

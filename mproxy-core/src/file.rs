@@ -26,7 +26,7 @@ impl Output {
     /// # Errors
     /// If it cannot be opened.
     pub fn open(path: &Path, framing: Framing, meter: Meter) -> Result<Self, Error> {
-        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = open_to_append(path);
         let file = file.map_err(|error| Error::io("open", path.display(), error))?;
         Ok(Self { file: Arc::new(Mutex::new(file)), path: path.to_owned(), framing, meter })
     }
@@ -57,7 +57,7 @@ impl Sink for FileSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         let Output { file, path, framing, .. } = &self.output;
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut write = |slices: &[IoSlice<'_>]| (&*file).write_vectored(slices);
+        let mut write = |slices: &[IoSlice<'_>]| write_at_once(&file, slices);
         match write_all(&mut write, &mut framing.slices(batch, &mut Vec::new())) {
             Ok(_) => {
                 self.counters.passed(batch.count(), batch.bytes());
@@ -65,21 +65,60 @@ impl Sink for FileSink {
             }
             Err((written, error)) => {
                 self.counters.failed(1);
-                take_back(&file, written - framing.whole(batch, written));
+                take_back(&file, path, written - framing.whole(batch, written));
                 Err(Error::io("write to", path.display(), error))
             }
         }
     }
 }
 
+#[cfg(unix)]
+fn open_to_append(path: &Path) -> io::Result<File> {
+    stdio::open(OpenOptions::new().append(true).create(true), path)
+}
+
+/// What is not on a disk is opened to be written to: the right to append to a pipe is that to make another one.
+#[cfg(windows)]
+fn open_to_append(path: &Path) -> io::Result<File> {
+    match stdio::open(OpenOptions::new().write(true), path) {
+        Ok(file) if !crate::sys::is_on_disk(&file) => Ok(file),
+        _ => stdio::open(OpenOptions::new().append(true).create(true), path),
+    }
+}
+
+#[cfg(unix)]
+fn write_at_once(mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    file.write_vectored(slices)
+}
+
+/// Windows writes no more than one slice at once.
+#[cfg(windows)]
+fn write_at_once(mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    match slices {
+        [slice] => file.write(slice),
+        _ => file.write(&slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>()),
+    }
+}
+
 /// Takes back the part of a datagram that was written before the disk was full.
-fn take_back(mut file: &File, torn: usize) {
+fn take_back(mut file: &File, path: &Path, torn: usize) {
     let Ok(end) = file.stream_position() else { return };
     // Only if no other process has appended behind it; and if this fails too, the first error is the one
     // to tell.
     if torn > 0 && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == end) {
-        let _ = file.set_len(end - torn as u64);
+        let _ = shorten(file, path, end - torn as u64);
     }
+}
+
+#[cfg(unix)]
+fn shorten(file: &File, _: &Path, len: u64) -> io::Result<()> {
+    file.set_len(len)
+}
+
+/// Windows has another right for that than the one to append.
+#[cfg(windows)]
+fn shorten(_: &File, path: &Path, len: u64) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.set_len(len)
 }
 
 /// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
@@ -106,7 +145,7 @@ pub(crate) fn write_all(
 /// Standard output, as all threads of a program share it: each writes whole batches.
 #[derive(Debug, Clone)]
 pub struct Stdout {
-    shared: Arc<Mutex<Option<File>>>,
+    shared: Arc<Mutex<Option<Stream>>>,
     framing: Framing,
     only: bool,
     meter: Meter,
@@ -122,7 +161,8 @@ impl Stdout {
     /// If standard output is closed.
     pub fn open(framing: Framing, only: bool, meter: Meter) -> Result<Self, Error> {
         let file = stdio::stdout().map_err(|error| Error::io("open", "standard output", error))?;
-        Ok(Self { shared: Arc::new(Mutex::new(Some(file))), framing, only, meter })
+        let stream = stream(file)?;
+        Ok(Self { shared: Arc::new(Mutex::new(Some(stream))), framing, only, meter })
     }
 
     /// A sink for one more thread.
@@ -143,8 +183,8 @@ pub struct StdoutSink {
 impl Sink for StdoutSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         let mut shared = self.stdout.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = &*shared else { return Ok(()) };
-        let mut write = |slices: &[IoSlice<'_>]| write_some(file, slices, &self.stop);
+        let Some(stream) = &*shared else { return Ok(()) };
+        let mut write = |slices: &[IoSlice<'_>]| write_some(stream, slices, &self.stop);
         let error = match write_all(&mut write, &mut self.stdout.framing.slices(batch, &mut Vec::new())) {
             Ok(_) => {
                 self.counters.passed(batch.count(), batch.bytes());
@@ -175,6 +215,31 @@ impl Sink for StdoutSink {
             }
         }
     }
+}
+
+/// What standard output is written through.
+#[cfg(unix)]
+type Stream = File;
+
+#[cfg(windows)]
+#[derive(Debug)]
+enum Stream {
+    Disk(File),
+    Other(crate::behind::WriteBehind),
+}
+
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps)] // elsewhere it can fail
+fn stream(file: File) -> Result<Stream, Error> {
+    Ok(file)
+}
+
+#[cfg(windows)]
+fn stream(file: File) -> Result<Stream, Error> {
+    if crate::sys::is_on_disk(&file) {
+        return Ok(Stream::Disk(file));
+    }
+    crate::behind::WriteBehind::new(file).map(Stream::Other)
 }
 
 /// Writes as much as the reader takes without blocking, and gives up on a stalled one when stopped.
@@ -209,13 +274,15 @@ fn write_some(mut file: &File, slices: &[IoSlice<'_>], stop: &crate::Stop) -> io
     file.write_vectored(&fitting)
 }
 
-/// Nothing but sockets can be polled here.
-#[cfg(not(unix))]
-fn write_some(mut file: &File, slices: &[IoSlice<'_>], _: &crate::Stop) -> io::Result<usize> {
-    file.write_vectored(slices)
+/// As above.
+#[cfg(windows)]
+fn write_some(stream: &Stream, slices: &[IoSlice<'_>], stop: &crate::Stop) -> io::Result<usize> {
+    match stream {
+        Stream::Disk(file) => write_at_once(file, slices),
+        Stream::Other(output) => output.write(slices, stop),
+    }
 }
 
-#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,11 +306,12 @@ mod tests {
         // As if only 8 of the 11 bytes of a second batch had found room.
         let mut file = output.file.lock().unwrap();
         file.write_all(b"onetwoth").unwrap();
-        take_back(&file, 8 - Framing::Auto.whole(&batch, 8));
+        take_back(&file, &path, 8 - Framing::Auto.whole(&batch, 8));
         assert_eq!(std::fs::read(&path).unwrap(), b"onetwothreeonetwo");
         std::fs::remove_file(&path).unwrap();
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_full_device_is_an_error_that_names_it() {
         let output = Output::open(Path::new("/dev/full"), Framing::Auto, meter()).unwrap();

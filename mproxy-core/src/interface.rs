@@ -23,6 +23,9 @@ pub struct Interface {
     pub ipv4: Option<Ipv4Addr>,
     /// All of its addresses.
     pub addresses: Vec<IpAddr>,
+    /// What it is called by the system's tools: `Ethernet`, where the system's name is `ethernet_32768`.
+    #[cfg(windows)]
+    alias: String,
     /// Where all hosts of its subnets hear.
     broadcasts: Vec<IpAddr>,
     flags: InterfaceFlags,
@@ -35,6 +38,14 @@ impl Interface {
     /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
     pub fn find(text: &str) -> Result<Self, Error> {
         find_in(&list_all()?, text).ok_or_else(|| unknown(text))
+    }
+
+    /// The name that its user knows.
+    fn shown_name(&self) -> &str {
+        #[cfg(windows)]
+        return &self.alias;
+        #[cfg(not(windows))]
+        &self.name
     }
 
     /// Whether it is up with a link.
@@ -80,7 +91,7 @@ impl Interface {
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(self.shown_name())
     }
 }
 
@@ -223,7 +234,9 @@ fn find_in(all: &[Interface], text: &str) -> Option<Interface> {
         .iter()
         .find(|interface| match address {
             Some(ip) => interface.addresses.contains(&ip),
-            None => interface.name == text || Some(interface.index) == index,
+            None => {
+                [&interface.name, interface.shown_name()].contains(&text) || Some(interface.index) == index
+            }
         })?
         .clone();
     if let Some(IpAddr::V4(ip)) = address {
@@ -245,7 +258,16 @@ fn list() -> io::Result<Vec<Interface>> {
         let position = all.iter().position(|i| i.index == index).unwrap_or_else(|| {
             let name = row.name.clone();
             let (addresses, broadcasts) = (Vec::new(), Vec::new());
-            all.push(Interface { name, index, ipv4: None, addresses, broadcasts, flags: row.flags });
+            all.push(Interface {
+                name,
+                index,
+                ipv4: None,
+                addresses,
+                #[cfg(windows)]
+                alias: row.description.clone(),
+                broadcasts,
+                flags: row.flags,
+            });
             all.len() - 1
         });
         let interface = &mut all[position];

@@ -8,8 +8,12 @@
 //! became.
 
 mod accept;
+#[cfg(any(test, windows))]
+mod ahead;
 mod allow;
 pub mod batch;
+#[cfg(any(test, windows))]
+mod behind;
 mod client;
 pub mod command;
 mod connection;
@@ -67,4 +71,4 @@ pub use tls::{Reload, Tls};
 pub use tls::{TlsClient, TlsServer};
 pub use udp::{UdpSink, UdpSource, UdpTarget, boxed, datagram_size, open_all};
 pub use upstream::TcpServerSource;
-pub use wait::Input;
+pub use wait::{Input, pollable};

@@ -181,6 +181,11 @@ impl Options {
         if self.ttl == 0 && !self.hears_itself {
             return Err(Error::usage("multicast with TTL 0 that its own host does not hear reaches nobody"));
         }
+        if !self.hears_itself && cfg!(windows) {
+            return Err(Error::usage(
+                "Windows has each receiver decide whether it hears its own host, not the sender",
+            ));
+        }
         if self.dscp > 63 {
             return Err(Error::usage(format!("{} is no DSCP: 0 to 63", self.dscp)));
         }

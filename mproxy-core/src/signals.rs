@@ -86,26 +86,27 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Ctrl-C, Ctrl-Break, and the console's close.
+    /// Ctrl-C, Ctrl-Break, and the end of the console or the session.
     #[cfg(windows)]
     pub(crate) fn catch() -> Result<Self, Error> {
-        use std::sync::atomic::{AtomicBool, Ordering};
-
+        let (sender, caught) = std::sync::mpsc::channel();
+        crate::sys::send_console_events(sender).map_err(|error| Error::io("catch", "signals", error))?;
         let signals = Self::default();
         let program = signals.clone();
-        let again = AtomicBool::new(false);
-        let caught = move || {
-            if again.swap(true, Ordering::SeqCst) {
-                std::process::exit(Exit::Failed.into());
+        let wait = move || {
+            if caught.recv().is_err() {
+                return;
             }
-            if let Some(stopper) = program.program() {
+            let exit = if let Some(stopper) = program.program() {
                 stopper.stop();
-                std::thread::sleep(LIMIT);
-            }
-            std::process::exit(Exit::Done.into());
+                if caught.recv_timeout(LIMIT).is_ok() { Exit::Failed } else { Exit::Done }
+            } else {
+                // Nothing runs yet, so nothing is lost.
+                Exit::Done
+            };
+            std::process::exit(exit.into());
         };
-        ctrlc::set_handler(caught)
-            .map_err(|error| Error::io("catch", "signals", std::io::Error::other(error)))?;
+        crate::program::spawn("signals".to_owned(), Box::new(wait))?;
         Ok(signals)
     }
 }

@@ -1,16 +1,25 @@
 //! The standard streams as plain descriptors, without the buffers and locks that `std` puts before them:
 //! data must be in the system when a write is done, and what is not linked makes a small binary.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::Path;
 
-pub use system::{stdin, stdout};
+pub use system::{open, stdin, stdout};
 pub(crate) use system::{write_stderr, write_stdout};
 
 #[cfg(unix)]
 mod system {
-    use super::{File, io};
+    use super::{File, OpenOptions, Path, io};
     use rustix::fd::BorrowedFd;
+
+    /// Opens a file, or anything else that has a path.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        options.open(path)
+    }
 
     /// Standard input.
     ///
@@ -52,9 +61,20 @@ mod system {
 
 #[cfg(windows)]
 mod system {
-    use super::{File, io};
+    use super::{File, OpenOptions, Path, io};
     use std::io::Write;
+    use std::os::windows::fs::OpenOptionsExt;
     use std::os::windows::io::AsHandle;
+
+    use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
+
+    /// Opens a file, or a named pipe, whose server learns who opens it and cannot act in that name.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        options.security_qos_flags(SECURITY_IDENTIFICATION).open(path)
+    }
 
     /// Standard input.
     ///

@@ -11,7 +11,7 @@ use crate::wait::Wait;
 use crate::{Batch, Error, Flow, Framing, Input, Source, Stop};
 
 /// Bytes that are held or read at a time at most.
-const READ: usize = 65_536;
+pub(crate) const READ: usize = 65_536;
 
 /// Datagrams that are sent at once where the system offloads that.
 pub(crate) const OFFLOADED: usize = 64;

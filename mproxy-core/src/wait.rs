@@ -2,12 +2,13 @@
 //!
 //! The seam between the systems: Unix polls any descriptor, Windows only sockets.
 
+use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::Stop;
+use crate::{Error, Stop};
 
 /// How long a reader that has stalled may still hold up a stop.
 pub(crate) const STALLED_AT_STOP: Duration = Duration::from_millis(300);
@@ -64,12 +65,12 @@ impl Input for std::net::TcpStream {
 }
 
 /// Files, pipes, terminals and devices.
-impl Input for std::fs::File {
+#[cfg(unix)]
+impl Input for File {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         io::Read::read(self, area)
     }
 
-    #[cfg(unix)]
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
         wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
     }
@@ -79,19 +80,46 @@ impl Input for std::fs::File {
         self.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0)
     }
 
-    /// Nothing but sockets can be polled here: the read blocks, and nothing unfinished waits for more.
-    #[cfg(not(unix))]
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
-        Ok(WaitResult(match timeout {
-            _ if stop.requested() => Wait::Stopped,
-            Some(_) => Wait::TimedOut,
-            None => Wait::Ready,
-        }))
-    }
-
     /// A file would never end in time, and a pipe's writer still has what was not read.
     fn hold(&self) -> bool {
         false
+    }
+}
+
+/// The file as an input that can be waited for: on Unix any can.
+///
+/// # Errors
+/// None.
+#[cfg(unix)]
+pub fn pollable(file: File, _size: usize) -> Result<impl Input + Send, Error> {
+    Ok(file)
+}
+
+/// The file as an input that can be waited for: by a thread that is blocked in its reads, each of whole datagrams
+/// of that size.
+///
+/// # Errors
+/// If the system has no room for a thread.
+#[cfg(windows)]
+pub fn pollable(file: File, size: usize) -> Result<impl Input + Send, Error> {
+    let never_blocks = crate::sys::is_on_disk(&file);
+    crate::ahead::ReadAhead::new(Readable(file), never_blocks, size)
+}
+
+#[cfg(windows)]
+struct Readable(File);
+
+#[cfg(windows)]
+impl io::Read for Readable {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        use windows_sys::Win32::Foundation::{ERROR_OPERATION_ABORTED, ERROR_PIPE_NOT_CONNECTED};
+        let read = self.0.read(area);
+        match read.as_ref().map_err(|error| error.raw_os_error().map(i32::cast_unsigned)) {
+            // The server of a named pipe has not closed it but ended this connection; or somebody has pressed
+            // Ctrl-C at the console that is read.
+            Err(Some(ERROR_PIPE_NOT_CONNECTED | ERROR_OPERATION_ABORTED)) => Ok(0),
+            _ => read,
+        }
     }
 }
 

@@ -45,7 +45,8 @@ impl Server {
     }
 
     /// The file to append to, or standard output if it is `-`. An `{addr}` in it stands for the
-    /// listener's endpoint, so that each has a file of its own.
+    /// listener's endpoint, so that each has a file of its own; on Windows with `_` for what the name of a
+    /// file may not hold.
     #[must_use]
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.path = Some(path.into());
@@ -143,10 +144,15 @@ impl Server {
     }
 }
 
-/// The path with `{addr}` replaced.
+/// The path with `{addr}` replaced. On Windows what the name of a file must not hold becomes an underscore: a
+/// colon, for one, would have the data written to an alternate stream that hardly anything shows.
 fn own_path(path: &Path, endpoint: &Endpoint) -> PathBuf {
+    let mut address = endpoint.to_string();
+    if cfg!(windows) {
+        address = address.replace(['<', '>', ':', '"', '/', '\\', '|', '?', '*'], "_");
+    }
     match path.to_str() {
-        Some(text) => text.replace("{addr}", &endpoint.to_string()).into(),
+        Some(text) => text.replace("{addr}", &address).into(),
         None => path.to_owned(),
     }
 }

@@ -10,7 +10,8 @@ use rcgen::{
     IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SerialNumber,
     date_time_ymd,
 };
-
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 
 use crate::output;
@@ -46,6 +47,16 @@ pub struct Pki {
 }
 
 impl Certificate {
+    /// The certificate as it is in its file, and those that it rests on.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        Self::chain_of(&self.path)
+    }
+
+    /// The same of any file.
+    pub fn chain_of(path: &str) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect()
+    }
+
     /// As everybody makes one by hand, and only OpenSSL takes it: one that has certified itself.
     pub fn by_hand(path: &str) -> Self {
         let key = format!("{path}.key");

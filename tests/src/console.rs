@@ -8,7 +8,9 @@ use std::process::Command;
 use windows_sys::Win32::System::Console::{
     AttachConsole, CTRL_C_EVENT, FreeConsole, GenerateConsoleCtrlEvent,
 };
+use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Threading::CREATE_NO_WINDOW;
+use windows_sys::{s, w};
 
 /// Gives what the command starts a console of its own, without a window: what is pressed there nobody else hears.
 pub(crate) fn separate(command: &mut Command) {
@@ -26,4 +28,10 @@ pub fn press_ctrl_c(process: u32) -> io::Result<()> {
     // SAFETY: the calls take numbers, and fail where these are of nothing.
     let done = unsafe { AttachConsole(process) != 0 && GenerateConsoleCtrlEvent(CTRL_C_EVENT, 0) != 0 };
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// See [`needs`](crate::is_wine).
+pub(crate) fn is_wine() -> bool {
+    // SAFETY: the module is in every process, and stays; the names end with NUL.
+    unsafe { GetProcAddress(GetModuleHandleW(w!("ntdll.dll")), s!("wine_get_version")).is_some() }
 }

@@ -9,8 +9,11 @@ mod capture;
 mod certificates;
 #[cfg(windows)]
 mod console;
+mod loopback;
 mod needs;
 mod network;
+mod pipes;
+mod tls;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -26,8 +29,13 @@ pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 #[cfg(windows)]
 pub use console::press_ctrl_c;
-pub use needs::{can_make_networks, has, has_ipv6, skipped};
+pub use loopback::{loopback, member, sender_to};
+pub use needs::{can_make_networks, has, has_ipv6, has_sources, is_wine, skipped};
 pub use network::{MulticastRouter, Network, receives, send, server};
+#[cfg(windows)]
+pub use pipes::NamedPipe;
+pub use pipes::pending;
+pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -159,7 +167,10 @@ pub fn udp() -> (UdpSocket, SocketAddr) {
 pub fn udp_on(address: &str) -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20);
+    let buffers = socket2::SockRef::from(&socket);
+    let _ = buffers.set_recv_buffer_size(4 << 20);
+    // BSD and macOS send no datagram that is larger than that.
+    let _ = buffers.set_send_buffer_size(1 << 17);
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
@@ -296,11 +307,29 @@ impl Running {
         self.signal(rustix::process::Signal::TERM);
         #[cfg(windows)]
         {
-            // target/PROFILE/deps/test-1234.exe
-            let exe = std::env::current_exe().unwrap();
-            let press = exe.ancestors().nth(2).unwrap().join("ctrl-c.exe");
-            output(Command::new(press).arg(self.id().to_string()));
+            static BESIDE: OnceLock<PathBuf> = OnceLock::new();
+            let beside = BESIDE.get_or_init(|| {
+                // Cargo has built it with a test, but not with an example.
+                let exe = std::env::current_exe().unwrap();
+                let beside = exe.ancestors().nth(2).unwrap().to_owned();
+                let there = beside.join("ctrl-c.exe").exists();
+                if there { beside } else { built("MPROXY_TESTS_BIN_DIR", &["mproxy-tests"], None) }
+            });
+            output(Command::new(beside.join("ctrl-c.exe")).arg(self.id().to_string()));
         }
+    }
+
+    /// Has it take nothing more, a request to stop included, where the system can do that to a process. Elsewhere
+    /// it goes on as it is.
+    pub fn hold(&self) {
+        #[cfg(unix)]
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Has it go on after [`hold`](Self::hold).
+    pub fn release(&self) {
+        #[cfg(unix)]
+        self.signal(rustix::process::Signal::CONT);
     }
 
     /// Ends it at once, without asking.
@@ -327,7 +356,7 @@ impl Running {
     /// How often its threads have gone to sleep and were woken; not known but on Linux, and no measure
     /// where threads look for a stop now and then, as in the portable build.
     pub fn wakes(&self) -> Option<u64> {
-        if cfg!(mproxy_portable) {
+        if cfg!(any(mproxy_portable, not(target_os = "linux"))) {
             return None;
         }
         let mut sum = None;

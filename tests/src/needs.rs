@@ -57,6 +57,24 @@ pub fn has_ipv6(test: &str) -> bool {
     has
 }
 
+/// Whether this is Wine, whose sockets are those of the system below it: it binds any address, for one.
+pub fn is_wine() -> bool {
+    #[cfg(windows)]
+    let is = crate::console::is_wine();
+    #[cfg(not(windows))]
+    let is = false;
+    is
+}
+
+/// Whether groups can be joined for one source alone. Where they cannot, a test that needs it says so and passes.
+pub fn has_sources(test: &str) -> bool {
+    let has = !is_wine();
+    if !has {
+        skipped(test, "Wine takes the source for the interface");
+    }
+    has
+}
+
 /// Says that a test, or a part of it, is skipped. Unlike what `eprintln!` says, it is seen though the
 /// test passes: what is written to standard error itself is not captured.
 pub fn skipped(test: &str, why: &str) {

@@ -7,14 +7,15 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use mproxy_forward::{Forward, Options};
 use mproxy_reverse::Reverse;
 use mproxy_tests::{
-    Network, PATIENCE, can_make_networks, datagram, eventually, has_ipv6, loopback_group, run, send, server,
-    start, udp, udp_on,
+    Network, PATIENCE, can_make_networks, datagram, eventually, has_ipv6, is_wine, loopback_group, run, send,
+    server, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 
-/// Linux has all of 127.0.0.0/8 on its loopback interface; others only the first of it.
+/// Linux and Windows have all of 127.0.0.0/8 on their loopback interface; others only the first of it. Under Wine
+/// datagrams do not leave from another than that either.
 fn has_several_addresses() -> bool {
-    cfg!(target_os = "linux")
+    cfg!(any(target_os = "linux", windows))
 }
 
 fn sender(from: &str, to: SocketAddr) -> UdpSocket {
@@ -25,7 +26,7 @@ fn sender(from: &str, to: SocketAddr) -> UdpSocket {
 
 #[test]
 fn datagrams_from_elsewhere_reach_no_file_and_no_target() {
-    if !has_several_addresses() {
+    if !has_several_addresses() || is_wine() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -60,14 +61,14 @@ fn datagrams_from_elsewhere_reach_no_file_and_no_target() {
 
 #[test]
 fn without_a_word_they_are_counted() {
-    if !has_several_addresses() {
+    if !has_several_addresses() || is_wine() {
         return;
     }
     let (target, address) = udp();
     let forward = Forward::new()
         .udp_listen("127.0.0.1:0")
         .target(address.to_string())
-        .options(Options::new().allow("127.0.2.0/24").threads(2))
+        .options(Options::new().allow("127.0.2.0/24").threads(if cfg!(target_os = "linux") { 2 } else { 1 }))
         .spawn()
         .unwrap();
     let listener = forward.local_addrs()[0];
@@ -142,7 +143,7 @@ fn connections_from_elsewhere_are_closed_at_once() {
         client.read(&mut buffer).ok()
     });
     assert!(got > 0 && buffer.starts_with(b"allowed\n"));
-    assert_eq!(datagram(&target), b"allowed\n");
+    assert!(datagram(&target).starts_with(b"allowed\n"));
     assert_eq!(reverse.stats().denied(), 2);
     reverse.stop();
     let stats = reverse.join().unwrap();
@@ -187,7 +188,7 @@ fn nobody_shakes_hands_with_those_from_elsewhere() {
 /// What the proxy itself sends to its group is not from elsewhere, whatever the list says.
 #[test]
 fn a_shared_channel_takes_the_proxys_own_datagrams_and_no_others() {
-    if !has_several_addresses() {
+    if cfg!(not(target_os = "linux")) {
         return;
     }
     let group = loopback_group();

@@ -1,14 +1,10 @@
 //! Bytes and boundaries through every chain of two and of three of the programs, in every way to join them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::path::PathBuf;
 
-use mproxy_tests::{
-    PATIENCE, Running, datagram, file_with, has_ipv6, loopback_group, run, start, udp, udp_on,
-};
-use rustix::process::Signal;
-use socket2::{Domain, Socket, Type};
+use mproxy_tests::{Running, datagram, file_with, has_ipv6, loopback_group, member, run, start, udp, udp_on};
 use tempfile::TempDir;
 
 /// Nothing, the least, around what IPv6 and IPv4 carry in one Ethernet frame, a jumbo frame, the largest.
@@ -196,7 +192,7 @@ impl Chain {
     /// Nothing has come out that was not asked for, and nobody has complained.
     fn ends(mut self) {
         for running in &self.running {
-            running.signal(Signal::TERM);
+            running.interrupt();
         }
         for running in &mut self.running {
             assert_eq!(running.exit_code(), 0, "{}", running.messages());
@@ -221,19 +217,6 @@ fn receiver(joint: Joint) -> (UdpSocket, String) {
         }
     };
     (socket, address.to_string())
-}
-
-/// A socket that has joined a [`loopback_group`].
-fn member(group: &str) -> UdpSocket {
-    let address: SocketAddr = group.replace("%127.0.0.1", "").parse().unwrap();
-    let SocketAddr::V4(v4) = address else { panic!("{group}") };
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    let _ = socket.set_recv_buffer_size(4 << 20);
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.bind(&address.into()).unwrap();
-    socket.join_multicast_v4(v4.ip(), &Ipv4Addr::LOCALHOST).unwrap();
-    socket.into()
 }
 
 /// All lots through all chains of which this is true.

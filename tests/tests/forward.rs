@@ -2,17 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    LoopbackHost, Running, can_make_networks, datagram, eventually, has_ipv6, loopback_group, program, run,
-    start, udp, udp_on,
+    LoopbackHost, Running, can_make_networks, datagram, eventually, has_ipv6, loopback, loopback_group,
+    member, program, run, sender_to, start, udp, udp_on,
 };
-use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 /// Longer than `auto` waits for the rest of a line.
@@ -67,16 +66,6 @@ fn count(messages: &str, text: &str) -> usize {
     messages.lines().filter(|line| line.contains(text)).count()
 }
 
-/// A socket that has joined the group, as [`loopback_group`] writes it.
-fn member(group: &str) -> UdpSocket {
-    let (ip, rest) = group.split_once('%').unwrap();
-    let ip: Ipv4Addr = ip.parse().unwrap();
-    let port: u16 = rest.rsplit(':').next().unwrap().parse().unwrap();
-    let (socket, _) = udp_on(&format!("{ip}:{port}"));
-    socket.join_multicast_v4(&ip, &Ipv4Addr::LOCALHOST).unwrap();
-    socket
-}
-
 /// Starts a forward that finds these names, which need the right to mount.
 fn with_hosts(hosts: &Path, arguments: &[&str]) -> Running {
     let mut command = Command::new("unshare");
@@ -91,7 +80,7 @@ fn one_listener_feeds_unicast_targets_of_both_families_and_a_group() {
     let mut targets = vec![member(&group)];
     let mut options = vec!["--udp-downstream-addr".to_owned(), group];
     let with_ipv6 = has_ipv6("the IPv6 target");
-    for address in ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "[::1]:0"] {
+    for address in ["127.0.0.1:0", "127.0.0.1:0", &loopback(2), "[::1]:0"] {
         if address.starts_with('[') && !with_ipv6 {
             continue;
         }
@@ -147,7 +136,7 @@ fn an_ipv6_listener_feeds_targets_of_both_families() {
 fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());
     let (to_one, to_two) = (to_one.to_string(), to_two.to_string());
-    let group = loopback_group();
+    let (group, other) = (loopback_group(), loopback(2));
     let mut running = start(
         "mproxy-forward",
         &[
@@ -155,7 +144,7 @@ fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
             "--udp-listen-addr",
             "127.0.0.1:0",
             "--udp-listen-addr",
-            "127.0.0.2:0",
+            &other,
             "--udp-listen-addr",
             &group,
             "--udp-downstream-addr",
@@ -164,12 +153,10 @@ fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
             &to_two,
         ],
     );
-    let senders = [udp().0, udp().0, udp().0];
+    let senders = [udp().0, udp().0, sender_to(&group)];
     senders[0].connect(running.udp_address("127.0.0.1:0")).unwrap();
-    senders[1].connect(running.udp_address("127.0.0.2:0")).unwrap();
+    senders[1].connect(running.udp_address(&other)).unwrap();
     running.says("listening to group");
-    socket2::SockRef::from(&senders[2]).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
-    senders[2].connect(group.replace("%127.0.0.1", "")).unwrap();
     let mut next = [[0; 3]; 2];
     for number in 0..300 {
         for (i, sender) in senders.iter().enumerate() {
@@ -309,11 +296,13 @@ fn ten_thousand_datagrams_arrive_in_order() {
     nothing_more(&target);
 }
 
+/// Windows tells a sender nothing of it.
+#[cfg(unix)]
 #[test]
 fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());
     // On an address of its own, so that nobody else is given the port meanwhile.
-    let (late, to_late) = udp_on("127.45.0.1:0");
+    let (late, to_late) = udp_on(&loopback(45));
     drop(late);
     let (mut running, sender) = forward(&[
         "--udp-downstream-addr",
@@ -354,6 +343,33 @@ fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
     }
     running.stop();
     assert_eq!(count(&running.messages(), "warning: "), 2, "{}", running.messages());
+}
+
+#[test]
+fn a_target_that_nobody_hears_costs_the_others_nothing() {
+    let ((one, to_one), (two, to_two)) = (udp(), udp());
+    let (late, to_late) = udp_on(&loopback(45));
+    drop(late);
+    let targets = [to_one, to_late, to_two].map(|target| target.to_string());
+    let options = targets.each_ref().map(|target| ["--udp-downstream-addr", target]).concat();
+    let (mut running, sender) = forward(&options);
+    let send = |number: u32| {
+        sender.send(&number.to_be_bytes()).unwrap();
+        for target in [&one, &two] {
+            assert_eq!(datagram(target), number.to_be_bytes());
+        }
+    };
+    (0..200).for_each(send);
+    let (late, _) = udp_on(&to_late.to_string());
+    late.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut number = 200;
+    eventually("a datagram", || {
+        send(number);
+        number += 1;
+        late.recv(&mut [0; 4]).ok()
+    });
+    running.stop();
+    nothing_more(&one);
 }
 
 #[test]
@@ -728,19 +744,19 @@ fn a_servers_name_is_looked_up_again_for_each_connection() {
 }
 
 #[test]
-fn what_the_udp_socket_holds_at_sigterm_is_delivered() {
+fn what_the_udp_socket_holds_at_a_stop_is_delivered() {
     let (target, address) = udp();
     let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
     // It runs, and is not still starting.
     sender.send(b"first").unwrap();
     assert_eq!(datagram(&target), b"first");
-    running.signal(Signal::STOP);
+    running.hold();
     let datagrams: Vec<_> = (0..100).map(|number: usize| vec![b'x'; number % 7 * 50]).collect();
     for payload in &datagrams {
         sender.send(payload).unwrap();
     }
-    running.signal(Signal::TERM);
-    running.signal(Signal::CONT);
+    running.interrupt();
+    running.release();
     for payload in &datagrams {
         assert_eq!(&datagram(&target), payload);
     }
@@ -749,22 +765,23 @@ fn what_the_udp_socket_holds_at_sigterm_is_delivered() {
 }
 
 #[test]
-fn what_the_tcp_socket_holds_at_sigterm_is_delivered() {
+fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
     for framing in ["auto", "lines", "blocks", "raw"] {
-        let (mut running, _server, mut connection, target) = from_tcp(&["--framing", framing]);
+        let (mut running, _server, mut connection, target) =
+            from_tcp(&["--framing", framing, "--datagram-size", "8192"]);
         // It runs, and is not still starting.
         let block = vec![b'\n'; 8192];
         connection.write_all(&block).unwrap();
         assert!(bytes(&target, block.len()) == block);
-        running.signal(Signal::STOP);
+        running.hold();
         let mut text = Vec::new();
         for number in 0..6000 {
             writeln!(text, "{number}").unwrap();
         }
         text.extend(b"unfinished");
         connection.write_all(&text).unwrap();
-        running.signal(Signal::TERM);
-        running.signal(Signal::CONT);
+        running.interrupt();
+        running.release();
         assert!(bytes(&target, text.len()) == text, "{framing}");
         assert_eq!(running.exit_code(), 0);
         nothing_more(&target);
@@ -772,7 +789,7 @@ fn what_the_tcp_socket_holds_at_sigterm_is_delivered() {
 }
 
 #[test]
-fn sigterm_ends_a_forward_that_waits_for_anything() {
+fn a_stop_ends_a_forward_that_waits_for_anything() {
     let (mut idle, _server, _connection, _target) = from_tcp(&[]);
     idle.stop();
 
@@ -801,7 +818,7 @@ fn sigterm_ends_a_forward_that_waits_for_anything() {
 }
 
 #[test]
-fn sigterm_ends_a_forward_whose_standard_output_nobody_takes() {
+fn a_stop_ends_a_forward_whose_standard_output_nobody_takes() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(program("mproxy-forward"));
     command.args(["--udp-listen-addr", "127.0.0.1:0", "--tee", "-v"]).stdin(Stdio::null());
@@ -815,7 +832,7 @@ fn sigterm_ends_a_forward_whose_standard_output_nobody_takes() {
 }
 
 #[test]
-fn sigterm_ends_a_forward_under_fire() {
+fn a_stop_ends_a_forward_under_fire() {
     let (_target, address) = udp();
     let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
     let ended = std::sync::atomic::AtomicBool::new(false);
@@ -826,7 +843,7 @@ fn sigterm_ends_a_forward_under_fire() {
             }
         });
         let since = Instant::now();
-        running.signal(Signal::TERM);
+        running.interrupt();
         let status = running.wait();
         ended.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(status.code(), Some(0));

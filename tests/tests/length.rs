@@ -3,11 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 
 use mproxy_client::{Client, Framing, Options};
 use mproxy_tests::{
-    PATIENCE, Running, datagram, eventually, file_with, loopback_group, piped, run, start, start_piped, udp,
+    PATIENCE, Running, datagram, eventually, file_with, loopback_group, run, start, start_piped, udp,
 };
 
 /// Datagrams of every kind: empty, with newlines, binary, larger than any link takes.
@@ -124,7 +123,7 @@ fn a_frame_that_no_datagram_can_carry_is_left_out_and_told() {
 
 #[test]
 fn boundaries_survive_from_udp_through_tcp_to_udp_and_back() {
-    // UDP → reverse → TCP → forward → UDP, and on: UDP → socat → TCP input of a second reverse → UDP.
+    // UDP → reverse → TCP → forward → UDP, and from the same TCP output → TCP input of a second reverse → UDP.
     let first = start(
         "mproxy-reverse",
         &[
@@ -153,8 +152,9 @@ fn boundaries_survive_from_udp_through_tcp_to_udp_and_back() {
     );
     let input = second.tcp_address("127.0.0.1:0");
     // What the one hands out goes to the other as it is: TCP to TCP.
-    let (_socat, _stdin) =
-        piped(Command::new("socat").args(["-u", &format!("TCP:{server}"), &format!("TCP:{input}")]));
+    let mut from = TcpStream::connect(&server).unwrap();
+    let mut to = TcpStream::connect(input).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
     let (forwarded, address) = udp();
     let forward = start(
         "mproxy-forward",

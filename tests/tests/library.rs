@@ -12,7 +12,7 @@ use mproxy_client::{Framing, Options};
 use mproxy_forward::Forward;
 use mproxy_reverse::Reverse;
 use mproxy_server::Server;
-use mproxy_tests::{PATIENCE, datagram, eventually, file_with, free_port, loopback_group, output, udp};
+use mproxy_tests::{PATIENCE, datagram, eventually, file_with, free_port, loopback_group, udp};
 
 fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -229,7 +229,7 @@ fn a_client_is_built_joined_and_tells_its_totals() {
 fn a_client_without_an_end_is_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
-    assert!(output(std::process::Command::new("mkfifo").arg(&path)).status.success());
+    assert!(mproxy_tests::output(std::process::Command::new("mkfifo").arg(&path)).status.success());
     let (socket, address) = udp();
     // Opened for both, so that opening waits for nobody.
     let mut writer = std::fs::File::options().read(true).write(true).open(&path).unwrap();

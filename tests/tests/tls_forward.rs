@@ -4,12 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::process::{ChildStdin, Command, Stdio};
 
 use mproxy_tests::{
-    Authority, Certificate, PATIENCE, Pki, Running, Valid, datagram, eventually, free_port, piped, program,
-    start, udp,
+    Authority, Certificate, Pki, Running, Valid, datagram, eventually, free_port, piped, program, start, udp,
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use rustix::process::Signal;
@@ -251,48 +250,6 @@ fn an_old_version_of_tls_is_refused() {
     }
 }
 
-/// A server that does this to each connection.
-fn rogue(serve: fn(TcpStream)) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(serve));
-    address
-}
-
-#[test]
-fn what_is_no_tls_at_all_is_told() {
-    let garbage = rogue(|mut stream| {
-        let _ = stream.write_all(b"220 mail.example.org ESMTP at your service\r\n");
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
-    });
-    assert_refused(&garbage.to_string(), &[], "does not speak TLS");
-    let closing = rogue(drop);
-    let line = refusal(&closing.to_string(), &[]);
-    assert!(
-        line.contains("closed the connection instead of a TLS handshake") || line.contains("reset"),
-        "{line}"
-    );
-}
-
-#[test]
-fn a_handshake_that_stalls_is_given_up_after_ten_seconds_and_holds_up_nobody() {
-    let pki = Pki::new();
-    let silent = rogue(|mut stream| {
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
-    });
-    let mut good = Server::openssl(&pki.server, &[]);
-    let silent = silent.to_string();
-    let options = ["--tls-ca", &pki.authority.path, "--tls-connect-addr", &silent];
-    let (mut running, target) = forward(&good.address(), &options);
-    good.input.write_all(b"meanwhile\n").unwrap();
-    assert_eq!(datagram(&target), b"meanwhile\n");
-    assert!(!running.messages().contains("warning"), "{}", running.messages());
-    let line = running.says("warning: ");
-    assert!(line.contains("no TLS handshake in 10 seconds") && line.contains(&silent), "{line}");
-    // The next attempt is under way: it holds up no stop.
-    running.stop();
-}
-
 #[test]
 fn a_stream_that_is_cut_off_is_told_from_one_that_ends() {
     let pki = Pki::new();
@@ -346,51 +303,4 @@ fn a_renewed_certificate_is_shown_from_the_next_connection_on() {
     server.input.write_all(b"renewed\n").unwrap();
     assert_eq!(datagram(&target), b"renewed\n");
     running.says("TLS certificates read again");
-}
-
-/// The functions of mproxy 0.1.8 trust what the environment names, which a process can set only for another.
-#[test]
-fn the_functions_of_0_1_8_do_the_same() {
-    const NAME: &str = "MPROXY_TEST_TLS_SERVER";
-    if let Ok(server) = std::env::var(NAME) {
-        return old_functions(&server);
-    }
-    let pki = Pki::new();
-    let mut server = Server::openssl(&pki.server, &[]);
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "the_functions_of_0_1_8_do_the_same", "--nocapture"]);
-    command.env(NAME, format!("localhost:{}", server.port)).env("SSL_CERT_FILE", &pki.authority.path);
-    let mut running = Running::new(command.stdin(Stdio::null()));
-    let lines = std::thread::spawn(move || {
-        // One for each of its connections; more than one client would not be served at a time.
-        for mark in ["one\n", "two\n"] {
-            server.input.write_all(b"over TLS\n").unwrap();
-            // The test runner writes there, too.
-            eventually("an answer", || {
-                let marked = String::from_utf8_lossy(&running.stdout()).contains(mark);
-                (marked || running.has_ended()).then_some(())
-            });
-        }
-        running.exit_code()
-    });
-    assert_eq!(lines.join().unwrap(), 0);
-}
-
-fn old_functions(server: &str) {
-    use std::io::{BufRead, BufReader};
-
-    let (mut session, mut socket) = mproxy_forward::tls_connection(server.to_owned()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut line = String::new();
-    BufReader::new(rustls::Stream::new(&mut session, &mut socket)).read_line(&mut line).unwrap();
-    assert_eq!(line, "over TLS\n");
-    drop(socket);
-    // A mark for the parent.
-    std::io::stdout().write_all(b"one\n").unwrap();
-    let (target, address) = udp();
-    let _forever = mproxy_forward::proxy_tls_udp(server.to_owned(), address.to_string());
-    assert_eq!(datagram(&target), b"over TLS\n");
-    std::io::stdout().write_all(b"two\n").unwrap();
-    let error = mproxy_forward::tls_connection("localhost".to_owned()).unwrap_err();
-    assert!(error.to_string().contains("the port is missing"), "{error}");
 }

@@ -1,19 +1,16 @@
 //! `mproxy-reverse` as a TLS server: OpenSSL's and socat's clients on the other side, good ones and bad.
+// What they can do and say differs from build to build; those of Linux are known.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{ChildStdin, Command};
-use std::sync::Arc;
 
 use mproxy_tests::{
-    Authority, Certificate, PATIENCE, Pki, Running, Valid, close, datagram, eventually, openssl, piped, run,
-    start, udp,
+    Authority, Certificate, Pki, Running, Valid, close, datagram, eventually, openssl, piped, start, udp,
 };
 use rustix::process::Signal;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 const REVERSE: &str = "tls/mproxy-reverse";
 
@@ -174,50 +171,6 @@ fn an_input_that_is_cut_off_is_told() {
     assert!(line.contains("warning: ") && line.contains("cut off"), "{line}");
 }
 
-/// What was good before something broken goes on, though both came at once.
-#[test]
-fn what_came_before_a_broken_record_is_not_lost() {
-    let pki = Pki::new();
-    let (target, target_address) = udp();
-    let Certificate { path, key, .. } = &pki.server;
-    let target_address = target_address.to_string();
-    let options = ["--tls-listen-addr", "127.0.0.1:0", "--udp-output-addr", &target_address, "-v"];
-    let mut running = start(REVERSE, &[&options[..], &["--tls-cert", path, "--tls-key", key]].concat());
-    let address = running.tcp_address("127.0.0.1:0");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&pki.authority.path).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider);
-    let config = config.with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    let broken = [&b"\x17\x03\x03\0\x20garbage garbage garbage garbage!"[..], b"\x17\x03\x03\0\x02no"];
-    for (number, broken) in broken.into_iter().enumerate() {
-        let name = "localhost".try_into().unwrap();
-        let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
-        let mut socket = TcpStream::connect(address).unwrap();
-        while session.is_handshaking() {
-            session.complete_io(&mut socket).unwrap();
-        }
-        let line = "a line that is good\n".repeat(100);
-        session.writer().write_all(line.as_bytes()).unwrap();
-        let mut bytes = Vec::new();
-        while session.wants_write() {
-            session.write_tls(&mut bytes).unwrap();
-        }
-        bytes.extend_from_slice(broken);
-        socket.write_all(&bytes).unwrap();
-        let mut got = Vec::new();
-        while got.len() < line.len() {
-            got.extend(datagram(&target));
-        }
-        assert_eq!(got, line.as_bytes());
-        eventually("a warning", || {
-            (count(&running.messages(), "warning: TLS input") == number + 1).then_some(())
-        });
-    }
-    running.stop();
-}
-
 #[test]
 fn a_client_that_goes_without_a_goodbye_is_worth_no_warning() {
     let pki = Pki::new();
@@ -325,63 +278,14 @@ fn only_clients_with_a_certificate_of_that_authority_get_in() {
 }
 
 #[test]
-fn old_versions_and_garbage_are_refused_each_with_its_reason() {
+fn old_versions_are_refused_with_the_reason() {
     let pki = Pki::new();
     let mut output = Output::new(&pki, &[]);
     let (mut client, _stdin) = output.try_client(&pki, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
     output.running.says("refused: the peer speaks neither TLS 1.2 nor 1.3");
     assert_ne!(client.wait().code(), Some(0));
-
-    let mut garbage = TcpStream::connect(output.address).unwrap();
-    garbage.set_read_timeout(Some(PATIENCE)).unwrap();
-    garbage.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let line = output.running.says("does not speak TLS");
-    assert!(line.contains(&garbage.local_addr().unwrap().to_string()), "{line}");
-    // It gets an alert, and then the end.
-    let mut answer = Vec::new();
-    garbage.read_to_end(&mut answer).unwrap();
-    assert_eq!(answer.first(), Some(&21), "{answer:?}");
-
-    drop(TcpStream::connect(output.address).unwrap());
-    output.running.says("has closed the connection instead of a TLS handshake");
     output.client(&pki, &[]);
     output.running.stop();
-}
-
-#[test]
-fn a_silent_connection_costs_nobody_anything_and_ends_after_ten_seconds() {
-    let pki = Pki::new();
-    let mut output = Output::new(&pki, &["--max-clients", "1"]);
-    let silent: Vec<_> = (0..50).map(|_| TcpStream::connect(output.address).unwrap()).collect();
-    // Half of a first message, and no more.
-    let mut dribbling = TcpStream::connect(output.address).unwrap();
-    dribbling.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
-    // The only place is still free for one who can shake hands.
-    let (client, _stdin) = output.client(&pki, &[]);
-    output.send(b"at once\n");
-    assert_eq!(client.writes(8), b"at once\n");
-    assert!(!output.running.messages().contains("warning"), "{}", output.running.messages());
-    for mut stream in silent.into_iter().chain([dribbling]) {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).unwrap();
-    }
-    output.running.says("refused: no TLS handshake in 10 seconds");
-    output.send(b"later\n");
-    assert_eq!(client.writes(14), b"at once\nlater\n");
-    output.running.stop();
-}
-
-#[test]
-fn one_client_more_than_allowed_is_refused_after_its_handshake() {
-    let pki = Pki::new();
-    let output = Output::new(&pki, &["--max-clients", "1"]);
-    let (client, _stdin) = output.client(&pki, &[]);
-    let (mut second, _stdin) = output.try_client(&pki, &[]);
-    output.running.says("refused: 1 are served already (--max-clients)");
-    second.wait();
-    output.send(b"to the first\n");
-    assert_eq!(client.writes(13), b"to the first\n");
 }
 
 /// The serial number of the certificate that the server shows.
@@ -456,68 +360,4 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     output.send(b"still here\n");
     assert_eq!(client.writes(11), b"still here\n");
     output.running.stop();
-}
-
-#[test]
-fn what_tls_lacks_is_wrong_use_and_what_its_files_lack_names_them() {
-    let pki = Pki::new();
-    let Certificate { path, key, .. } = &pki.server;
-    let listen = ["--tls-listen-addr", "127.0.0.1:0", "--tee"];
-    let other = pki.authority.certify("other", &[], Valid::Now);
-    let empty = pki.path().join("empty").to_str().unwrap().to_owned();
-    std::fs::write(&empty, "").unwrap();
-    for (options, code, why) in [
-        (vec![], 2, "--tls-cert, --tls-key"),
-        (vec!["--tls-cert", path], 2, "need each other"),
-        (vec!["--tls-key", key], 2, "need each other"),
-        (vec!["--tls-cert", "/no/such", "--tls-key", key], 1, "cannot read /no/such: No such file"),
-        (vec!["--tls-cert", &empty, "--tls-key", key], 1, "it holds no certificate"),
-        (vec!["--tls-cert", key, "--tls-key", key], 1, "it holds no certificate"),
-        (vec!["--tls-cert", path, "--tls-key", path], 1, "it holds no private key"),
-        (vec!["--tls-cert", path, "--tls-key", &other.key], 1, "the private key is not the certificate's"),
-        (
-            vec!["--tls-cert", path, "--tls-key", key, "--tls-client-ca", &empty],
-            1,
-            "it holds no certificate of an",
-        ),
-    ] {
-        let outcome = run(REVERSE, &[&listen[..], &options].concat(), b"");
-        assert_eq!(
-            (outcome.code, outcome.stderr.lines().count()),
-            (code, 1),
-            "{options:?}: {}",
-            outcome.stderr
-        );
-        assert!(outcome.stderr.contains(why), "{options:?}: {}", outcome.stderr);
-    }
-    let no_use = ["--udp-listen-addr", "127.0.0.1:0", "--tee", "--tls-cert", path, "--tls-key", key];
-    let outcome = run(REVERSE, &no_use, b"");
-    assert!(outcome.code == 2 && outcome.stderr.contains("no endpoint"), "{}", outcome.stderr);
-    let no_name = ["--tls-connect-addr", "no_\u{fc}mlaut:1", "--tee"];
-    let outcome = run("tls/mproxy-forward", &no_name, b"");
-    assert!(outcome.code != 0 && outcome.stderr.lines().count() == 1, "{}", outcome.stderr);
-}
-
-#[test]
-fn without_the_feature_each_option_says_how_to_get_it() {
-    for (program, options) in [
-        ("mproxy-forward", &["--tls-connect-addr", "--tls-ca", "--tls-server-name"][..]),
-        ("mproxy-reverse", &["--tls-listen-addr", "--tls-output-addr", "--tls-client-ca"]),
-    ] {
-        for option in options {
-            let arguments = ["--udp-listen-addr", "127.0.0.1:0", "--tee", option, "127.0.0.1:1"];
-            let outcome = run(program, &arguments, b"");
-            assert!(
-                outcome.code == 2 && outcome.stderr.contains("--features tls"),
-                "{option}: {}",
-                outcome.stderr
-            );
-        }
-        // Alone too, whatever else is missing.
-        for options in [&["--tls-cert", "a", "--tls-key", "b"][..], &["--tls-cert", "a"], &["--tls-key", "b"]]
-        {
-            let outcome = run(program, options, b"");
-            assert!(outcome.code == 2 && outcome.stderr.contains("--features tls"), "{}", outcome.stderr);
-        }
-    }
 }

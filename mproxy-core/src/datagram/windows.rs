@@ -18,9 +18,7 @@ use super::{Missed, passing};
 use crate::batch::{Batch, Place};
 use crate::socket::path_payload;
 use crate::stream::{MAX_DATAGRAM, OFFLOADED};
-use crate::sys::{
-    Arrival, MessageReader, can_send_segmented, has_more, receive_coalesced, tell_destinations,
-};
+use crate::sys::{Arrival, MessageReader, can_send_segmented, receive_coalesced, tell_destinations};
 use crate::{Allow, SLOT};
 
 /// Slots that a listener's batch has: of large datagrams, enough for some offloaded sends.
@@ -40,6 +38,9 @@ pub(crate) struct Receiver {
     reader: Option<MessageReader>,
     /// Only what was sent there.
     group: Option<IpAddr>,
+    /// How many messages to look for, and at most.
+    offered: usize,
+    most: usize,
     allow: Allow,
     with_senders: bool,
 }
@@ -52,13 +53,21 @@ impl Receiver {
         let reader = MessageReader::new(socket).ok();
         let group = group.filter(|group| reader.is_some() && tell_destinations(socket, *group).is_ok());
         let coalesced = reader.is_some() && may_coalesce() && receive_coalesced(socket).is_ok();
-        Self { reader: reader.filter(|_| coalesced || group.is_some()), group, allow, with_senders }
+        let reader = reader.filter(|_| coalesced || group.is_some());
+        Self { reader, group, offered: 1, most: MESSAGES, allow, with_senders }
     }
 
-    /// Receives as if datagrams were coalesced, which they are not.
+    /// Receives a message with each call, so that the socket may block.
+    #[cfg(test)]
+    pub(crate) fn single(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
+        Self { most: 1, ..Self::new(socket, None, allow, with_senders) }
+    }
+
+    /// The same, as if datagrams were coalesced, which they are not.
     #[cfg(test)]
     pub(crate) fn with_control(socket: &UdpSocket, allow: Allow, with_senders: bool) -> io::Result<Self> {
-        Ok(Self { reader: Some(MessageReader::new(socket)?), group: None, allow, with_senders })
+        let reader = Some(MessageReader::new(socket)?);
+        Ok(Self { reader, ..Self::single(socket, allow, with_senders) })
     }
 
     /// From now on these are allowed. An empty list stays one.
@@ -66,20 +75,23 @@ impl Receiver {
         self.allow = allow;
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
-    /// empty batch: none if their senders are not allowed, or if it was only a report of something else. What
-    /// the system has dropped for want of room nobody tells.
+    /// Takes the datagrams that are there into the empty batch: none if their senders are not allowed, or if it
+    /// was only a report of something else. The socket must not block, or it waits for more. What the system
+    /// has dropped for want of room nobody tells.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
         let mut missed = self.take(socket, batch)?;
-        for _ in 1..MESSAGES {
-            if batch.spare().len() < SLOT || !has_more(socket) {
-                break;
-            }
+        let mut received = 1;
+        while received < self.offered && batch.spare().len() >= SLOT {
             // What keeps the socket from receiving comes up again.
             let Ok(also) = self.take(socket, batch) else { break };
             missed.dropped += also.dropped;
             missed.denied += also.denied;
+            received += 1;
         }
+        // As on Linux: after lone datagrams few look for others, but the next burst finds some.
+        let next =
+            if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
+        self.offered = next.min(self.most);
         Ok(missed)
     }
 
@@ -146,7 +158,7 @@ fn was_sent_to(group: IpAddr, control: &[u8]) -> bool {
 /// are systems that then deliver coalesced datagrams without the control message that tells where each ends, so
 /// that many become one: Windows on ARM, and Windows 11 version 24H2 with some network adapters on x86-64 too
 /// (quinn issue 2041, msquic issue 4955). Nothing shows it in time: a large datagram looks the same. So only who
-/// knows the machine can ask for it, and QUIC libraries leave it off too. Groups lose nothing by that: the
+/// knows the machine can ask for it; quinn has it off by default too. Groups lose nothing by that: the
 /// system coalesces only unicast, if the adapter does not.
 fn may_coalesce() -> bool {
     cfg!(target_arch = "x86_64") && std::env::var_os("MPROXY_URO").is_some_and(|value| value == "1")
@@ -445,25 +457,27 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_there_comes_at_once() {
+    fn what_is_there_comes_at_once() {
         let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(listener.local_addr().unwrap()).unwrap();
-        for len in [10, 1316, 40_000] {
-            for _ in 0..=MESSAGES {
+        let mut receiver = Receiver::new(&listener, None, Allow::default(), false);
+        let mut batch = Batch::with_capacity(SLOTS * SLOT);
+        for len in [10, 1316, 25_000] {
+            for _ in 0..6 {
                 sender.send(&vec![7; len]).unwrap();
             }
-            let mut receiver = Receiver::new(&listener, None, Allow::default(), false);
-            let mut batch = Batch::with_capacity(SLOTS * SLOT);
-            receiver.receive(&listener, &mut batch).unwrap();
-            // What has no room in the batch comes with the next one.
-            let most = MESSAGES.min((SLOTS - 1) * SLOT / len + 1);
-            assert!((2..=most).contains(&batch.count()), "{} of {len} bytes", batch.count());
-            listener.set_nonblocking(true).unwrap();
-            while receiver.receive(&listener, &mut batch).is_ok() {
+            let mut counts = Vec::new();
+            loop {
                 batch.clear();
+                match receiver.receive(&listener, &mut batch) {
+                    Ok(_) => counts.push(batch.count()),
+                    Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
             }
-            listener.set_nonblocking(false).unwrap();
+            assert_eq!(counts.iter().sum::<usize>(), 6, "{counts:?}");
+            assert!(counts.len() < 6, "{counts:?}");
         }
     }
 }

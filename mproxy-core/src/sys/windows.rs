@@ -1,19 +1,26 @@
-//! Windows: options and requests that no library knows, and receiving with what accompanies a message.
+//! Windows: options and requests that no library knows, receiving with what accompanies a message, and what is
+//! told of files and by consoles.
 
+use std::fs::File;
 use std::io;
 use std::mem::zeroed;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::windows::io::AsRawSocket;
+use std::os::windows::io::{AsRawHandle, AsRawSocket};
 use std::ptr;
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use socket2::SockAddr;
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET6, FIONREAD, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
+    AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, LPFN_WSARECVMSG, MCAST_JOIN_SOURCE_GROUP, MSG_CTRUNC, MSG_TRUNC,
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_EXCLUSIVEADDRUSE,
     SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE,
-    WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl, WSAMSG, getsockopt, ioctlsocket, setsockopt,
+    WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl, WSAMSG, getsockopt, setsockopt,
 };
+use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType};
+use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
+use windows_sys::core::BOOL;
 
 use crate::stream::MAX_DATAGRAM;
 
@@ -136,14 +143,6 @@ pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
     set_option(socket, IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, &most)
 }
 
-/// Whether the socket holds bytes that can be received. An empty datagram does not show.
-pub(crate) fn has_more(socket: &UdpSocket) -> bool {
-    let mut bytes = 0_u32;
-    // SAFETY: the socket is open, and the number that the request fills outlives the call.
-    let result = unsafe { ioctlsocket(raw(socket), FIONREAD, &raw mut bytes) };
-    result == 0 && bytes > 0
-}
-
 /// What a message came with.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -227,4 +226,37 @@ impl MessageReader {
             sender: sender.as_socket(),
         })
     }
+}
+/// Whether the file is on a disk: no pipe, console or other device, of which the metadata may tell the same.
+pub(crate) fn is_on_disk(file: &File) -> bool {
+    // SAFETY: the handle is open as long as the file is.
+    unsafe { GetFileType(file.as_raw_handle()) == FILE_TYPE_DISK }
+}
+
+/// What is sent to at each event.
+static EVENTS: OnceLock<Mutex<Sender<()>>> = OnceLock::new();
+
+/// Has the events of the console that end a program sent to the channel from here on. The first one alone counts
+/// that is given here.
+pub(crate) fn send_console_events(to: Sender<()>) -> io::Result<()> {
+    EVENTS.get_or_init(|| Mutex::new(to));
+    // SAFETY: the function is there as long as the process is.
+    if unsafe { SetConsoleCtrlHandler(Some(console_event), 1) } == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Called in a thread that the system starts for the event.
+extern "system" fn console_event(event: u32) -> BOOL {
+    if let Some(events) = EVENTS.get() {
+        let _ = events.lock().unwrap_or_else(PoisonError::into_inner).send(());
+    }
+    // A console that closes, and a session that ends, end the process when this returns: it ends itself sooner.
+    if !matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+        loop {
+            std::thread::park();
+        }
+    }
+    1
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
-use crate::datagram::{Missed, Receiver, SLOTS};
+use crate::datagram::{Missed, Receiver, SLOTS, WAITS_FIRST};
 use crate::report;
 use crate::routes::{LOOK, Route, Routes};
 use crate::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
@@ -19,10 +19,6 @@ use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Source, Stop};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
-
-/// Whether a listener waits before it receives, rather than while it does: on Windows a socket is in no
-/// dependable state when the time of a receive is over (`SO_RCVTIMEO`).
-const WAITS_FIRST: bool = cfg!(windows);
 
 /// A UDP listener on one address; at a group, on each of its interfaces.
 #[derive(Debug)]
@@ -197,6 +193,14 @@ impl UdpSource {
                     .and_then(|socket| self.enter(socket, Some(route), &options, timeout)),
             };
             failed = failed.and(entered);
+        }
+        // Whether a host hears itself is up to the receiver there (Winsock's IP_MULTICAST_LOOP): once is enough.
+        #[cfg(windows)]
+        for (index, entry) in self.entries.iter().enumerate().filter(|_| own) {
+            let family = resolved.addresses.first().copied().ok_or_else(no_interface);
+            failed = failed.and(family.and_then(|family| {
+                crate::socket::set_loop(&SockRef::from(&*entry.socket), family, index == 0)
+            }));
         }
         // Several are waited for together.
         for entry in &self.entries {
