@@ -448,19 +448,46 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
     reserve().map_err(|error| Error::io("reserve the private group", group, error))
 }
 
-/// What this host says at once of a datagram that went to itself, if nobody listens there.
-#[cfg(not(windows))]
+/// What this host says of a datagram that went to itself, if nobody listens there. Linux says it at once, the others
+/// soon after.
 pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    #[cfg(not(target_os = "linux"))]
+    {
+        use rustix::event::{PollFd, PollFlags};
+        const SOON: Duration = Duration::from_millis(50);
+        crate::wait::poll_for(&mut [PollFd::new(socket, PollFlags::IN)], Some(SOON))?;
+    }
+    reported(socket)
+}
+
+/// What the system has reported of datagrams that had been sent.
+#[cfg(not(windows))]
+pub(crate) fn reported(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
     socket.take_error()
 }
 
-/// The same of Windows, which says it to a receive alone, and soon after.
+/// The same of Windows, which reports each to a receive alone.
 #[cfg(windows)]
-pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
-    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-    let refused =
-        |e: &io::Error| matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused);
-    Ok(socket.recv(&mut [0]).err().filter(refused))
+pub(crate) fn reported(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    use rustix::io::Errno;
+    /// Bounded, so that who sends to this socket does not keep it from sending.
+    const AT_ONCE: usize = 1000;
+    let is_cut = |error: &io::Error| error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error());
+    socket.set_nonblocking(true)?;
+    let mut last = None;
+    for _ in 0..AT_ONCE {
+        match socket.recv(&mut [0]) {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused => last = Some(error),
+                // A datagram, of which there is more.
+                _ if is_cut(&error) => {}
+                _ => break,
+            },
+        }
+    }
+    socket.set_nonblocking(false)?;
+    Ok(last)
 }
 
 /// The largest payload that the path takes without fragmentation, where the system tells it.
@@ -510,4 +537,29 @@ pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     crate::sys::retry_often(stream);
     stream.set_nodelay(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_meets_a_closed_port_is_told_and_what_is_heard_is_not() {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(listener.local_addr().unwrap()).unwrap();
+        sender.send(b"heard").unwrap();
+        assert!(refusal(&sender).unwrap().is_none());
+        // What comes from there, of which all that fits is taken, is no report.
+        listener.send_to(b"an answer", sender.local_addr().unwrap()).unwrap();
+        assert!(refusal(&sender).unwrap().is_none());
+        drop(listener);
+        let refused = (0..100)
+            .find_map(|_| sender.send(b"not heard").and_then(|_| refusal(&sender)).unwrap_or_else(Some));
+        let kind = refused.unwrap().kind();
+        assert!(
+            matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused),
+            "{kind:?}"
+        );
+    }
 }
