@@ -286,9 +286,11 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
 /// 9216 bytes by default (`net.inet.udp.maxdgram`, udp(4)).
 #[cfg(all(unix, not(target_os = "linux")))]
 fn send_whole(socket: &Socket) {
-    if socket.send_buffer_size().is_ok_and(|size| size < crate::MAX_DATAGRAM) {
+    // What IPv6 carries is some more than what IPv4 does.
+    const LARGEST: usize = 65_535;
+    if socket.send_buffer_size().is_ok_and(|size| size < LARGEST) {
         // Where it may not be so large, the send that fails tells.
-        let _ = socket.set_send_buffer_size(crate::MAX_DATAGRAM);
+        let _ = socket.set_send_buffer_size(LARGEST);
     }
 }
 
