@@ -453,13 +453,16 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
 /// What this host says of a datagram that went to itself, if nobody listens there. Linux says it at once, the others
 /// soon after.
 pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
-    #[cfg(not(target_os = "linux"))]
-    {
-        use rustix::event::{PollFd, PollFlags};
-        const SOON: Duration = Duration::from_millis(50);
-        crate::wait::poll_for(&mut [PollFd::new(socket, PollFlags::IN)], Some(SOON))?;
+    const SOON: Duration = Duration::from_millis(if cfg!(target_os = "linux") { 0 } else { 50 });
+    let end = std::time::Instant::now() + SOON;
+    loop {
+        let refused = reported(socket)?;
+        if refused.is_some() || cfg!(target_os = "linux") || std::time::Instant::now() >= end {
+            return Ok(refused);
+        }
+        // No wait for the socket: under Wine that would take the error away.
+        std::thread::sleep(Duration::from_millis(1));
     }
-    reported(socket)
 }
 
 /// What the system has reported of datagrams that had been sent.
