@@ -418,8 +418,11 @@ pub fn raise_descriptor_limit() {
         use rustix::process::{Resource, getrlimit, setrlimit};
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
-        // macOS refuses an unlimited number: then what there was must do.
-        let _ = setrlimit(Resource::Nofile, limit);
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            // macOS refuses an unlimited number, and begins with 256: there this is the most (`OPEN_MAX`).
+            limit.current = Some(10_240);
+            let _ = setrlimit(Resource::Nofile, limit);
+        }
     }
 }
 

@@ -286,9 +286,11 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
 /// 9216 bytes by default (`net.inet.udp.maxdgram`, udp(4)).
 #[cfg(all(unix, not(target_os = "linux")))]
 fn send_whole(socket: &Socket) {
-    if socket.send_buffer_size().is_ok_and(|size| size < crate::MAX_DATAGRAM) {
+    // What IPv6 carries is some more than what IPv4 does.
+    const LARGEST: usize = 65_535;
+    if socket.send_buffer_size().is_ok_and(|size| size < LARGEST) {
         // Where it may not be so large, the send that fails tells.
-        let _ = socket.set_send_buffer_size(crate::MAX_DATAGRAM);
+        let _ = socket.set_send_buffer_size(LARGEST);
     }
 }
 
@@ -448,19 +450,49 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
     reserve().map_err(|error| Error::io("reserve the private group", group, error))
 }
 
-/// What this host says at once of a datagram that went to itself, if nobody listens there.
-#[cfg(not(windows))]
+/// What this host says of a datagram that went to itself, if nobody listens there. Linux says it at once, the others
+/// soon after.
 pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    const SOON: Duration = Duration::from_millis(if cfg!(target_os = "linux") { 0 } else { 50 });
+    let end = std::time::Instant::now() + SOON;
+    loop {
+        let refused = reported(socket)?;
+        if refused.is_some() || cfg!(target_os = "linux") || std::time::Instant::now() >= end {
+            return Ok(refused);
+        }
+        // No wait for the socket: under Wine that would take the error away.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the system has reported of datagrams that had been sent.
+#[cfg(not(windows))]
+pub(crate) fn reported(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
     socket.take_error()
 }
 
-/// The same of Windows, which says it to a receive alone, and soon after.
+/// The same of Windows, which reports each to a receive alone.
 #[cfg(windows)]
-pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
-    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-    let refused =
-        |e: &io::Error| matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused);
-    Ok(socket.recv(&mut [0]).err().filter(refused))
+pub(crate) fn reported(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    use rustix::io::Errno;
+    /// Bounded, so that who sends to this socket does not keep it from sending.
+    const AT_ONCE: usize = 1000;
+    let is_cut = |error: &io::Error| error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error());
+    socket.set_nonblocking(true)?;
+    let mut last = None;
+    for _ in 0..AT_ONCE {
+        match socket.recv(&mut [0]) {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused => last = Some(error),
+                // A datagram, of which there is more.
+                _ if is_cut(&error) => {}
+                _ => break,
+            },
+        }
+    }
+    socket.set_nonblocking(false)?;
+    Ok(last)
 }
 
 /// The largest payload that the path takes without fragmentation, where the system tells it.
@@ -510,4 +542,29 @@ pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     crate::sys::retry_often(stream);
     stream.set_nodelay(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_meets_a_closed_port_is_told_and_what_is_heard_is_not() {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(listener.local_addr().unwrap()).unwrap();
+        sender.send(b"heard").unwrap();
+        assert!(refusal(&sender).unwrap().is_none());
+        // What comes from there, of which all that fits is taken, is no report.
+        listener.send_to(b"an answer", sender.local_addr().unwrap()).unwrap();
+        assert!(refusal(&sender).unwrap().is_none());
+        drop(listener);
+        let refused = (0..100)
+            .find_map(|_| sender.send(b"not heard").and_then(|_| refusal(&sender)).unwrap_or_else(Some));
+        let kind = refused.unwrap().kind();
+        assert!(
+            matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused),
+            "{kind:?}"
+        );
+    }
 }

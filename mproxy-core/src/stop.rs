@@ -81,6 +81,14 @@ impl Stop {
 
     /// Sleeps, but wakes at the request.
     pub fn sleep(&self, duration: Duration) {
+        // Windows wakes who waits for something only at the next tick, up to 16 ms late. A short sleep is exact.
+        #[cfg(windows)]
+        if duration < Duration::from_millis(20) {
+            if !self.requested() {
+                std::thread::sleep(duration);
+            }
+            return;
+        }
         let end = Instant::now() + duration;
         let mut guard = self.lock();
         while !self.requested() {

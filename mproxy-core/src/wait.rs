@@ -162,10 +162,32 @@ fn with_stop<'a>(fds: &mut [PollFd<'a>], stop: &'a Stop, timeout: Option<Duratio
 
 /// Waits without regard to a stop: for what may still take a moment after one.
 pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
+    // Windows refuses to wait for nothing (`WSAPoll`), as a group does whose interfaces have all gone.
+    #[cfg(windows)]
+    if fds.is_empty() {
+        std::thread::sleep(timeout.into_iter().chain(crate::stop::POLL_INTERVAL).min().unwrap_or_default());
+        return Ok(false);
+    }
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     match poll(fds, timeout.as_ref()) {
         Ok(ready) => Ok(ready > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_waited_for_until_the_time_is_over() {
+        let stop = Stop::new().unwrap();
+        let (begin, time) = (Instant::now(), Duration::from_millis(30));
+        assert_eq!(wait(&mut [], Some(time), &stop).unwrap(), Wait::TimedOut);
+        assert!(begin.elapsed() >= time);
+        assert!(!poll_for(&mut [], Some(Duration::ZERO)).unwrap());
+        stop.request();
+        assert_eq!(wait(&mut [], None, &stop).unwrap(), Wait::Stopped);
     }
 }

@@ -6,7 +6,7 @@ use std::os::windows::process::CommandExt;
 use std::process::Command;
 
 use windows_sys::Win32::System::Console::{
-    AttachConsole, CTRL_C_EVENT, FreeConsole, GenerateConsoleCtrlEvent,
+    AttachConsole, CTRL_C_EVENT, FreeConsole, GenerateConsoleCtrlEvent, SetConsoleCtrlHandler,
 };
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Threading::CREATE_NO_WINDOW;
@@ -14,6 +14,10 @@ use windows_sys::{s, w};
 
 /// Gives what the command starts a console of its own, without a window: what is pressed there nobody else hears.
 pub(crate) fn separate(command: &mut Command) {
+    // Some shells have what they start ignore Ctrl-C, which goes on to what that starts. If this fails, nothing has
+    // changed.
+    // SAFETY: without a function the call takes only a number.
+    unsafe { SetConsoleCtrlHandler(None, 0) };
     command.creation_flags(CREATE_NO_WINDOW);
 }
 

@@ -312,9 +312,13 @@ fn the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192() {
 
     let (_directory, path) = file(&content[..20_000]);
     assert_eq!(run(CLIENT, &["--path", text(&path), "--server-addr", &address], b"").code, 0);
-    // The path's payload is not known everywhere.
-    let size = if cfg!(target_os = "linux") { 8192 } else { 1452 };
-    for expected in content[..20_000].chunks(size) {
+    let first = datagram(&socket);
+    // The path's payload is not known everywhere: Windows may tell it, Wine and macOS do not.
+    let known = cfg!(target_os = "linux") || cfg!(windows) && first.len() > 1452;
+    let size = if known { 8192 } else { 1452 };
+    let mut expected = content[..20_000].chunks(size);
+    assert!(expected.next() == Some(&first[..]));
+    for expected in expected {
         assert!(datagram(&socket) == expected);
     }
 }
@@ -624,7 +628,10 @@ fn a_rate_is_kept_and_spread_evenly() {
         got.extend(datagram);
         count += 1;
     }
-    assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(400), "{took:?}");
+    // It is half a second's worth: a clock that ticks seldom must not slow it down.
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(got == content, "the bytes differ");
     assert!(count >= 100, "only {count} datagrams: that is in bursts");
     assert_eq!(client.exit_code(), 0);

@@ -296,8 +296,6 @@ fn ten_thousand_datagrams_arrive_in_order() {
     nothing_more(&target);
 }
 
-/// Windows tells a sender nothing of it.
-#[cfg(unix)]
 #[test]
 fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());

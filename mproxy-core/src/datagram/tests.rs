@@ -122,6 +122,7 @@ fn each_pair(senders: usize, mut test: impl FnMut(&str, &UdpSocket, Receive, Vec
         for (sending, send) in SENDERS {
             let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
             listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            hold_much(&listener);
             let senders = (0..senders).map(|_| {
                 let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
                 // The largest datagram needs more than some systems give by default.
@@ -137,6 +138,13 @@ fn each_pair(senders: usize, mut test: impl FnMut(&str, &UdpSocket, Receive, Vec
                 senders,
             );
         }
+    }
+}
+
+/// By default a socket of Windows holds 64 KiB, less than some tests send at once.
+fn hold_much(listener: &UdpSocket) {
+    if cfg!(windows) {
+        SockRef::from(listener).set_recv_buffer_size(1 << 20).unwrap();
     }
 }
 
@@ -236,6 +244,7 @@ fn what_was_received_is_sent_on_as_it_was() {
         for (_, open) in SENDERS {
             let next = UdpSocket::bind("127.0.0.1:0").unwrap();
             next.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            hold_much(&next);
             let onward = UdpSocket::bind("127.0.0.1:0").unwrap();
             SockRef::from(&onward).set_send_buffer_size(4 * SLOT).unwrap();
             onward.connect(next.local_addr().unwrap()).unwrap();

@@ -460,6 +460,8 @@ mod tests {
     fn what_is_there_comes_at_once() {
         let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
+        // By default it holds 64 KiB.
+        SockRef::from(&listener).set_recv_buffer_size(1 << 20).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(listener.local_addr().unwrap()).unwrap();
         let mut receiver = Receiver::new(&listener, None, Allow::default(), false);

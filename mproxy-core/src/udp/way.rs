@@ -14,12 +14,18 @@ use crate::explain::explained;
 use crate::health::Health;
 use crate::origin::{Origins, Own};
 use crate::routes::Route;
+#[cfg(windows)]
+use crate::socket::reported;
 use crate::socket::{connect_udp, path_payload, refusal, tell_target};
 use crate::stats::Counters;
 use crate::{Batch, Options, Resolved, report};
 
 /// How long to leave a target alone of which no address could be used.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// How often to look for what Windows reports of earlier datagrams, since no send fails of it.
+#[cfg(windows)]
+const LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Way {
@@ -49,7 +55,22 @@ pub(super) struct Way {
 struct Opened {
     socket: UdpSocket,
     sender: Sender,
+    /// When that was looked for last.
+    #[cfg(windows)]
+    looked: Instant,
     _own: Option<Own>,
+}
+
+#[cfg(windows)]
+impl Opened {
+    /// Fails of what has been reported of earlier datagrams, as a send does on other systems.
+    fn look(&mut self) -> io::Result<()> {
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        reported(&self.socket)?.map_or(Ok(()), Err)
+    }
 }
 
 impl Way {
@@ -193,7 +214,10 @@ impl Way {
     /// Sends what goes at once, and moves the place behind it.
     fn advance(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
         let doubtful = self.has_others() && !self.proven;
-        let Opened { socket, sender, .. } = self.opened()?;
+        let opened = self.opened()?;
+        #[cfg(windows)]
+        opened.look()?;
+        let Opened { socket, sender, .. } = opened;
         let proven = match batch.datagram(*at) {
             Some(first) if doubtful => {
                 socket.send(first)?;
@@ -304,7 +328,13 @@ impl Way {
                 tell_target(&self.target, &self.route, address, &self.options);
             }
             let own = if self.options.transparent { Some(Own::new(&socket)?) } else { None };
-            Opened { sender: Sender::new(&socket), socket, _own: own }
+            Opened {
+                sender: Sender::new(&socket),
+                socket,
+                #[cfg(windows)]
+                looked: Instant::now(),
+                _own: own,
+            }
         };
         Ok(self.opened.insert(opened))
     }
