@@ -36,7 +36,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sends what `path` holds: a file, FIFO or device, or standard input if it is `-`.
+    /// Sends what `path` holds: a file, FIFO, named pipe or device, or standard input if it is `-`.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), targets: Vec::new(), tee: false, rate: None, options: Options::default() }

@@ -23,8 +23,10 @@ macro_rules! options_help {
       --ttl N                 How far multicast goes: 0 stays on this host, 1
 \t(default) on this link, more crosses routers.
 \tUnicast is not affected
-      --no-loop               This host does not hear its own multicast
-      --dscp N                The mark of what is sent, 0 (default) to 63
+      --no-loop               This host does not hear its own multicast (not on
+\tWindows)
+      --dscp N                The mark of what is sent, 0 (default) to 63 (not on
+\tWindows)
       --resolve-interval SECONDS
 \tHow often the names of targets are resolved again
 \t(default 60); 0 is never

@@ -76,14 +76,14 @@ impl Options {
         self
     }
 
-    /// Keeps this host from hearing what it sends to groups itself.
+    /// Keeps this host from hearing what it sends to groups itself. Not on Windows, where each receiver decides.
     #[must_use]
     pub fn no_loop(mut self) -> Self {
         self.hears_itself = false;
         self
     }
 
-    /// The mark of all that is sent (RFC 2474), 0 to 63; by default 0.
+    /// The mark of all that is sent (RFC 2474), 0 to 63; by default 0, and no other on Windows.
     #[must_use]
     pub fn dscp(mut self, dscp: u8) -> Self {
         self.dscp = dscp;

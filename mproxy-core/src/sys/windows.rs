@@ -227,6 +227,7 @@ impl MessageReader {
         })
     }
 }
+
 /// Whether the file is on a disk: no pipe, console or other device, of which the metadata may tell the same.
 pub(crate) fn is_on_disk(file: &File) -> bool {
     // SAFETY: the handle is open as long as the file is.
