@@ -60,10 +60,13 @@ pub fn accept_each(
 }
 
 /// Whether the error concerns the connection that was to be accepted, or none at all, rather than this
-/// host.
+/// host. Windows says that one was reset where others say that it was aborted.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+        io::ErrorKind::WouldBlock
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
     )
 }

@@ -103,21 +103,27 @@ pub fn pollable(file: File, _size: usize) -> Result<impl Input + Send, Error> {
 #[cfg(windows)]
 pub fn pollable(file: File, size: usize) -> Result<impl Input + Send, Error> {
     let never_blocks = crate::sys::is_on_disk(&file);
-    crate::ahead::ReadAhead::new(Readable(file), never_blocks, size)
+    let is_serial = !never_blocks && crate::sys::read_promptly(&file);
+    crate::ahead::ReadAhead::new(Readable { file, is_serial }, never_blocks, size)
 }
 
 #[cfg(windows)]
-struct Readable(File);
+struct Readable {
+    file: File,
+    is_serial: bool,
+}
 
 #[cfg(windows)]
 impl io::Read for Readable {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         use windows_sys::Win32::Foundation::{ERROR_OPERATION_ABORTED, ERROR_PIPE_NOT_CONNECTED};
-        let read = self.0.read(area);
+        let read = self.file.read(area);
         match read.as_ref().map_err(|error| error.raw_os_error().map(i32::cast_unsigned)) {
             // The server of a named pipe has not closed it but ended this connection; or somebody has pressed
             // Ctrl-C at the console that is read.
             Err(Some(ERROR_PIPE_NOT_CONNECTED | ERROR_OPERATION_ABORTED)) => Ok(0),
+            // A serial port has no end, but its time is over now and then.
+            Ok(0) if self.is_serial => Err(io::ErrorKind::Interrupted.into()),
             _ => read,
         }
     }

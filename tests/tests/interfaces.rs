@@ -492,6 +492,7 @@ fn of_equal_interfaces_the_one_of_the_default_route_is_chosen_and_a_route_for_th
     let mut chooser = Chooser::new(&network, 2);
     chooser.chooses("no route", [0, 0, 0]);
     ip("route add default via 10.78.0.3 dev eth1");
+    chooser.chooses("a default route of IPv4 alone", [1, 1, 1]);
     ip("-6 route add default via fd78::3 dev eth1");
     chooser.chooses("a default route", [1, 1, 1]);
     ip("route add 239.0.0.0/8 dev eth0");

@@ -13,12 +13,13 @@ use super::Interface;
 /// those that are up and carry multicast (or broadcast), one that is no tunnel and no bridge without hardware,
 /// that the default route uses, and that was there first, in this order; for IPv4 at last loopback.
 pub(super) fn pick(all: &[Interface], group: IpAddr) -> Option<&Interface> {
-    let default = source_to(match group {
-        // The last before the groups, and one for documentation (RFC 3849): as good as none but the default
-        // route leads there.
-        IpAddr::V4(_) => IpAddr::from([223, 255, 255, 254]),
-        IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
-    });
+    // The last before the groups, and one for documentation (RFC 3849): as good as none but the default
+    // route leads there. Where IPv6 has no such route, macOS has interfaces to its own devices that came first.
+    let default = || source_to(IpAddr::from([223, 255, 255, 254]));
+    let default = match group {
+        IpAddr::V4(_) => default(),
+        IpAddr::V6(_) => source_to(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])).or_else(default),
+    };
     // Every IPv6 interface has a route for all groups, which says nothing.
     let routed = if group.is_ipv4() { source_to(group).filter(|own| Some(*own) != default) } else { None };
     let able = all.iter().filter(|i| i.is_usable(group) && i.carries(group));

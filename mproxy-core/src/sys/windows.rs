@@ -11,6 +11,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use socket2::SockAddr;
+use windows_sys::Win32::Devices::Communication::{COMMTIMEOUTS, SetCommTimeouts};
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, LPFN_WSARECVMSG, MCAST_JOIN_SOURCE_GROUP, MSG_CTRUNC, MSG_TRUNC,
@@ -232,6 +233,22 @@ impl MessageReader {
 pub(crate) fn is_on_disk(file: &File) -> bool {
     // SAFETY: the handle is open as long as the file is.
     unsafe { GetFileType(file.as_raw_handle()) == FILE_TYPE_DISK }
+}
+
+/// If the file is a serial port, has each read give what has come, and wait only as long as there is nothing: by default
+/// one waits until its whole area is full. Whether it is one.
+pub(crate) fn read_promptly(file: &File) -> bool {
+    let timeouts = COMMTIMEOUTS {
+        ReadIntervalTimeout: u32::MAX,
+        ReadTotalTimeoutMultiplier: u32::MAX,
+        // The longest: 49 days.
+        ReadTotalTimeoutConstant: u32::MAX - 1,
+        WriteTotalTimeoutMultiplier: 0,
+        WriteTotalTimeoutConstant: 0,
+    };
+    // SAFETY: the handle is open as long as the file is, and the time-outs outlive the call, which fails where the
+    // file is no serial port.
+    unsafe { SetCommTimeouts(file.as_raw_handle(), &raw const timeouts) != 0 }
 }
 
 /// What is sent to at each event.
