@@ -183,7 +183,7 @@ impl Options {
         }
         if !self.hears_itself && cfg!(windows) {
             return Err(Error::usage(
-                "Windows has each receiver decide whether it hears its own host, not the sender",
+                "Windows has each receiver decide whether it hears its own host, not the sender (--no-loop)",
             ));
         }
         if self.dscp > 63 {
@@ -201,7 +201,9 @@ impl Options {
             return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
         }
         if self.threads > 1 && !cfg!(target_os = "linux") {
-            return Err(Error::usage("only Linux divides a listener's senders among several threads"));
+            return Err(Error::usage(
+                "only Linux divides a listener's senders among several threads (--threads)",
+            ));
         }
         if self.transparent {
             crate::origin::check()?;

@@ -191,7 +191,8 @@ impl Chain {
 
     /// Nothing has come out that was not asked for, and nobody has complained.
     fn ends(mut self) {
-        for running in &self.running {
+        // Who connects before the one that it would miss.
+        for running in self.running.iter().rev() {
             running.interrupt();
         }
         for running in &mut self.running {
