@@ -178,7 +178,13 @@ pub fn udp_on(address: &str) -> (UdpSocket, SocketAddr) {
 /// The next datagram.
 pub fn datagram(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
-    let len = socket.recv(&mut buffer).expect("no datagram came");
+    let len = loop {
+        match socket.recv(&mut buffer) {
+            // Under QEMU a signal for another thread can do that.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => break received.expect("no datagram came"),
+        }
+    };
     buffer.truncate(len);
     buffer
 }
