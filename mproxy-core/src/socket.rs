@@ -392,12 +392,7 @@ fn join(socket: &Socket, group: IpAddr, source: Option<IpAddr>, interface: &Inte
             socket.join_ssm_v4(&source, &group, &interface.require_ipv4()?)
         }
         (IpAddr::V4(group), _) => socket.join_multicast_v4(&group, &interface.require_ipv4()?),
-        #[cfg(target_os = "linux")]
-        (IpAddr::V6(group), Some(IpAddr::V6(source))) => {
-            use std::os::fd::AsFd;
-            crate::sys::join_source_v6(socket.as_fd(), group, source, interface.index)
-        }
-        #[cfg(any(windows, target_os = "macos", target_os = "freebsd"))]
+        #[cfg(any(target_os = "linux", windows, target_os = "macos", target_os = "freebsd"))]
         (IpAddr::V6(group), Some(IpAddr::V6(source))) => {
             crate::sys::join_source_v6(socket, group, source, interface.index)
         }

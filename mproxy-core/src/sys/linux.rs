@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::{offset_of, zeroed};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -27,38 +27,6 @@ pub(crate) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
 pub(crate) fn receive_coalesced(socket: &UdpSocket) {
     let _ = set_option(socket.as_fd(), libc::IPPROTO_UDP, libc::UDP_GRO, 1);
     let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
-}
-
-/// Joins the group on this interface for one source alone (RFC 3678, RFC 4607).
-pub(crate) fn join_source_v6(
-    fd: BorrowedFd<'_>,
-    group: Ipv6Addr,
-    source: Ipv6Addr,
-    index: u32,
-) -> io::Result<()> {
-    // SAFETY: all of its fields are integers, for which zero is a value.
-    let mut request: libc::group_source_req = unsafe { zeroed() };
-    request.gsr_interface = index;
-    request.gsr_group = storage(group);
-    request.gsr_source = storage(source);
-    let (fd, value) = (fd.as_raw_fd(), &raw const request);
-    let (level, option) = (libc::IPPROTO_IPV6, libc::MCAST_JOIN_SOURCE_GROUP);
-    // SAFETY: the descriptor is open as long as it is borrowed, and the option's value outlives the call; its
-    // size is the one that is told.
-    let result =
-        unsafe { libc::setsockopt(fd, level, option, value.cast(), socklen::<libc::group_source_req>()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn storage(ip: Ipv6Addr) -> libc::sockaddr_storage {
-    let name = Name::new(SocketAddrV6::new(ip, 0, 0, 0).into());
-    // SAFETY: all of its fields are integers, for which zero is a value.
-    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
-    // SAFETY: a name is smaller than the storage, which is written from its beginning; the two are apart.
-    unsafe {
-        ptr::copy_nonoverlapping(name.0.as_ptr(), (&raw mut storage).cast(), name.0.len());
-    }
-    storage
 }
 
 /// Has what is broadcast to 255.255.255.255 leave through this interface (`ip(7)`, `IP_UNICAST_IF`).

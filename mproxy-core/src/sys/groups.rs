@@ -1,4 +1,4 @@
-//! BSD, and so macOS.
+//! What Linux, BSD and so macOS have of groups that no library knows.
 
 use std::io;
 use std::mem::zeroed;
@@ -30,9 +30,12 @@ pub(crate) fn join_source_v6(
 fn storage(ip: Ipv6Addr) -> libc::sockaddr_storage {
     // SAFETY: all of its fields are integers, for which zero is a value.
     let mut name: libc::sockaddr_in6 = unsafe { zeroed() };
-    #[allow(clippy::cast_possible_truncation)] // 28 and 30
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 10, 28 or 30
     {
-        name.sin6_len = size_of_val(&name) as u8;
+        #[cfg(not(target_os = "linux"))]
+        {
+            name.sin6_len = size_of_val(&name) as u8;
+        }
         name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
     }
     name.sin6_addr.s6_addr = ip.octets();
