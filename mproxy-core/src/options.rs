@@ -191,7 +191,7 @@ impl Options {
         }
         if self.dscp > 0 && cfg!(windows) {
             return Err(Error::usage(
-                "Windows lets no program mark its packets with a DSCP: a policy does (New-NetQosPolicy)",
+                "Windows lets no program mark its packets with a DSCP: a policy does, not --dscp (New-NetQosPolicy)",
             ));
         }
         if self.max_sources == 0 {

@@ -44,6 +44,8 @@ impl ToFile {
         let arguments = ["--path", path.to_str().unwrap(), "--listen-addr", listen, "-v"];
         let server = start(SERVER, &[&arguments[..], options].concat());
         let address = server.udp_address(listen);
+        // It listens before it opens the file, which may be named after its port.
+        eventually("the file", || path.exists().then_some(()));
         Self { server, address, directory }
     }
 

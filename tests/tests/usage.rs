@@ -135,6 +135,32 @@ fn thread_counts_are_refused_by_all_programs_that_listen() {
 }
 
 #[test]
+fn what_a_system_does_not_have_is_refused_there_and_taken_elsewhere() {
+    let forward = "--udp-listen-addr 127.0.0.1:PORT --udp-downstream-addr 127.0.0.1:1";
+    let (threads, transparent) = (format!("{forward} --threads 2"), format!("{forward} --transparent"));
+    if !cfg!(target_os = "linux") {
+        refused(&[
+            ("forward", &threads, "--threads,Linux"),
+            ("forward", &transparent, "--transparent,Linux"),
+        ]);
+    }
+    for option in [&["--dscp", "46"][..], &["--no-loop"], &["--resolve-interval", "1"]] {
+        let name = option[0];
+        if cfg!(windows) && name != "--resolve-interval" {
+            let options = format!("--path FILE --tee {}", option.join(" "));
+            refused(&[("client", &options, &format!("{name},Windows"))]);
+        } else {
+            let taken = run("mproxy-client", &[&["--path", "-", "--tee"], option].concat(), b"one\n");
+            assert_eq!(
+                (taken.code, taken.stderr.as_str(), &taken.stdout[..]),
+                (0, "", &b"one\n"[..]),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_clients_wrong_uses_are_refused() {
     refused(&[
         ("client", "--path FILE", "nothing to do"),
