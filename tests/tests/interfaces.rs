@@ -353,7 +353,6 @@ fn an_interface_is_used_again_after_all_that_may_become_of_it() {
     }
     let network = multihomed();
     let mut middle = Middle::new(&network, &[0, 1]);
-    let wire = Capture::new(&network, 2, "eth1");
     let streams = [
         (Stream::new(&network, 1, HEARD[0].1, "in"), false),
         (Stream::new(&network, 0, "127.0.0.1:9900", "out"), true),
@@ -374,6 +373,8 @@ fn an_interface_is_used_again_after_all_that_may_become_of_it() {
 
     network.ip(0, "addr del 10.78.0.1/24 dev eth1");
     network.ip(0, "addr add 10.78.0.9/24 dev eth1");
+    // Not before: the streams fill it.
+    let wire = Capture::new(&network, 2, "eth1");
     let [sent, _] = middle.works_soon("with another address", 1);
     assert_eq!(wire.sees_payload(&sent).source.to_string(), "10.78.0.9");
 
