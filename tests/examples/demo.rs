@@ -138,7 +138,8 @@ fn connect(tcp: SocketAddr, reverse: &Running, bytes: usize) -> JoinHandle<Vec<u
 fn read_file(path: &Path, bytes: usize) -> Vec<u8> {
     let end = Instant::now() + PATIENCE;
     loop {
-        let content = std::fs::read(path).unwrap();
+        // The server may not have made it yet.
+        let content = std::fs::read(path).unwrap_or_default();
         if content.len() >= bytes || Instant::now() > end {
             return content;
         }
