@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 pub use compat::{client_socket_stream, target_socket_interface};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, open_all, pollable,
-    relay, stdio,
+    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, check_options,
+    datagram_size, open_all, pollable, relay, stdio,
 };
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
@@ -85,7 +85,7 @@ impl Client {
             return Err(Error::usage("a rate of 0 would never end"));
         }
         let endpoints = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
-        self.options.check()?;
+        check_options(&self.options)?;
         let resolved = Endpoint::resolve_targets(&endpoints, &self.options)?;
 
         let mut program = Program::new()?;
@@ -106,7 +106,7 @@ impl Client {
             targets.push(target);
         }
         let targets = open_all(&targets);
-        let size = self.options.chosen_datagram_size(&targets);
+        let size = datagram_size(&self.options, &targets);
         let framing = self.options.chosen_framing();
         let has_targets = !targets.is_empty();
         let mut sinks = boxed(targets);

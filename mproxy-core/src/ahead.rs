@@ -4,8 +4,8 @@ use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::limits::{MAX_DATAGRAM, READ};
 use crate::stop::POLL_INTERVAL;
-use crate::stream::{MAX_DATAGRAM, READ};
 use crate::wait::{Wait, WaitResult};
 use crate::{Error, Input, Stop};
 
@@ -57,7 +57,7 @@ impl ReadAhead {
         let state = State { bytes: area(), start: 0, end: 0, over: None, blocked: true, held: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let (reader, spare) = (shared.clone(), area());
-        crate::program::spawn("input".to_owned(), Box::new(move || reader.run(input, spare)))?;
+        crate::thread::spawn("input".to_owned(), Box::new(move || reader.run(input, spare)))?;
         Ok(Self { shared, never_blocks })
     }
 }

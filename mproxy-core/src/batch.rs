@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// Bytes that any UDP datagram fits into: 65,527 with IPv6, rounded up.
-pub const SLOT: usize = 65_536;
+use crate::limits::SLOT;
 
 /// Datagrams in the order in which they arrived, with the payload area they lie in.
 ///

@@ -40,7 +40,7 @@ impl WriteBehind {
     pub(crate) fn new(output: impl Write + Send + 'static) -> Result<Self, Error> {
         let shared = Arc::<Shared>::default();
         let writer = shared.clone();
-        crate::program::spawn("output".to_owned(), Box::new(move || writer.run(output)))?;
+        crate::thread::spawn("output".to_owned(), Box::new(move || writer.run(output)))?;
         Ok(Self(shared))
     }
 

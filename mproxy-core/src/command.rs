@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pico_args::Arguments;
 
+use crate::limits::MAX_DATAGRAM;
 use crate::options::MAX_THREADS;
 use crate::report::{self, Exit, say};
 use crate::signals::Signals;
-use crate::stream::MAX_DATAGRAM;
 use crate::{Error, Handle, Options, Tls, stdio};
 
 /// The help of [`Args::options`], to [`concat!`] into a program's.

@@ -28,6 +28,7 @@ mod framing;
 pub mod fuzzing;
 mod health;
 mod interface;
+mod limits;
 mod options;
 #[cfg_attr(not(target_os = "linux"), path = "origin/elsewhere.rs")]
 mod origin;
@@ -43,6 +44,7 @@ mod stop;
 mod stream;
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
+mod thread;
 mod tls;
 mod udp;
 mod upstream;
@@ -50,7 +52,7 @@ mod wait;
 
 pub use accept::accept_each;
 pub use allow::Allow;
-pub use batch::{Batch, SLOT};
+pub use batch::Batch;
 pub use client::{ClientSink, ClientSource};
 pub use connection::{Connection, Plain, Transport};
 pub use endpoint::{Endpoint, Resolved, Role, refuse_loops};
@@ -58,17 +60,19 @@ pub use error::Error;
 pub use file::{FileSink, Output, Stdout, StdoutSink};
 pub use framing::Framing;
 pub use interface::{Choice, Interface};
+pub use limits::{MAX_DATAGRAM, SLOT};
 pub use options::Options;
-pub use program::{Handle, Program, Stopper, Task, spawn};
+pub use program::{Handle, Program, Stopper};
 pub use relay::{Flow, Sink, Sinks, Source, relay};
 pub use routes::Routes;
 pub use socket::{listen_tcp, listen_udp, open_target, reserve_group};
 pub use stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
 pub use stop::{Stop, StopOnDrop};
-pub use stream::{MAX_DATAGRAM, Paced, StreamSource};
-pub use tls::{Reload, Tls};
+pub use stream::{Paced, StreamSource};
+pub use thread::{Task, spawn};
+pub use tls::{Reload, Reloadable, Tls};
 #[cfg(feature = "tls")]
 pub use tls::{TlsClient, TlsServer};
-pub use udp::{UdpSink, UdpSource, UdpTarget, boxed, datagram_size, open_all};
+pub use udp::{UdpSink, UdpSource, UdpTarget, boxed, check_options, datagram_size, open_all};
 pub use upstream::TcpServerSource;
 pub use wait::{Input, pollable};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::interface::Choice;
-use crate::stream::MAX_DATAGRAM;
-use crate::{Allow, Error, Framing, UdpSink, datagram_size};
+use crate::limits::MAX_DATAGRAM;
+use crate::{Allow, Error, Framing};
 
 /// Threads of a listener: more than any machine has use for.
 pub(crate) const MAX_THREADS: usize = 256;
@@ -174,7 +174,7 @@ impl Options {
     ///
     /// # Errors
     /// Wrong use if there is no such interface, network, number of threads or datagram size, or if it makes no
-    /// sense here; a lack of the right to be transparent.
+    /// sense here.
     pub fn check(&self) -> Result<(), Error> {
         self.interfaces.check()?;
         self.allow.check()?;
@@ -205,9 +205,6 @@ impl Options {
                 "only Linux divides a listener's senders among several threads (--threads)",
             ));
         }
-        if self.transparent {
-            crate::origin::check()?;
-        }
         match self.datagram_size {
             Some(size) if !(1..=MAX_DATAGRAM).contains(&size) => {
                 Err(Error::usage(format!("{size} is no datagram size: 1 to {MAX_DATAGRAM} bytes")))
@@ -232,11 +229,5 @@ impl Options {
     #[must_use]
     pub fn chosen_framing(&self) -> Framing {
         self.framing
-    }
-
-    /// The chosen datagram size, or the default for these targets.
-    #[must_use]
-    pub fn chosen_datagram_size(&self, targets: &[UdpSink]) -> usize {
-        self.datagram_size.unwrap_or_else(|| datagram_size(targets))
     }
 }

@@ -2,17 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::routes::Watch;
+use crate::thread::{Task, spawn};
 use crate::{Error, Registry, Resolved, Sinks, Source, Stats, Stop, UdpSource, UdpTarget, relay};
 
 /// How long a stopped program is waited for: what it still holds must be delivered in this time.
 const GRACE: Duration = Duration::from_millis(850);
-
-/// Stack of a relay thread. It needs little; only the pages that it touches count.
-const STACK: usize = 256 * 1024;
 
 /// A program that is being put together: its threads start one by one.
 pub struct Program {
@@ -148,18 +145,6 @@ impl Program {
     }
 }
 
-/// What a thread does, and how it ends.
-pub type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
-
-/// Starts a thread with a small stack.
-///
-/// # Errors
-/// If the system has no room for it.
-pub fn spawn(name: String, run: Box<dyn FnOnce() + Send>) -> Result<thread::JoinHandle<()>, Error> {
-    let thread = thread::Builder::new().name(name).stack_size(STACK);
-    thread.spawn(run).map_err(|error| Error::io("start", "a thread", error))
-}
-
 /// Tells the end of a thread, however it ends.
 struct End {
     threads: Arc<Threads>,
@@ -265,8 +250,8 @@ impl Handle {
     /// Lets the program run by itself, as the functions of mproxy 0.1.8 did: a failure to start, or a
     /// later one, is said on stderr.
     #[must_use]
-    pub fn detach(started: Result<Self, Error>) -> thread::JoinHandle<()> {
-        thread::spawn(move || {
+    pub fn detach(started: Result<Self, Error>) -> std::thread::JoinHandle<()> {
+        std::thread::spawn(move || {
             if let Err(error) = started.and_then(Self::join) {
                 crate::report::say(&error);
             }

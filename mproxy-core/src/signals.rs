@@ -82,7 +82,7 @@ impl Signals {
                 }
             }
         };
-        crate::program::spawn("signals".to_owned(), Box::new(wait))?;
+        crate::thread::spawn("signals".to_owned(), Box::new(wait))?;
         Ok(signals)
     }
 
@@ -106,7 +106,7 @@ impl Signals {
             };
             std::process::exit(exit.into());
         };
-        crate::program::spawn("signals".to_owned(), Box::new(wait))?;
+        crate::thread::spawn("signals".to_owned(), Box::new(wait))?;
         Ok(signals)
     }
 }

@@ -5,19 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::framing::MAX_FRAME;
+use crate::limits::{MAX_DATAGRAM, OFFLOADED, READ};
 use crate::report;
 use crate::stats::Counters;
 use crate::wait::Wait;
 use crate::{Batch, Error, Flow, Framing, Input, Source, Stop};
-
-/// Bytes that are held or read at a time at most.
-pub(crate) const READ: usize = 65_536;
-
-/// Datagrams that are sent at once where the system offloads that.
-pub(crate) const OFFLOADED: usize = 64;
-
-/// The largest datagram that IPv4 carries: 65,535 less the headers of IP and UDP.
-pub const MAX_DATAGRAM: usize = 65_507;
 
 /// Cuts a byte stream into datagrams.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ mod transport;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::{Endpoint, Error, Program, Transport};
+use crate::{Endpoint, Error, Transport};
 
 #[cfg(all(feature = "tls", unix))]
 pub(crate) use hangup::at_hangup;
@@ -29,6 +29,9 @@ pub use transport::{TlsClient, TlsServer};
 /// Certificates that can be read again at once. They are anyway when a file has changed by the next
 /// connection.
 pub type Reload = Arc<dyn Fn() + Send + Sync>;
+
+/// A transport, and what reads its certificates again.
+pub type Reloadable = (Arc<dyn Transport>, Reload);
 
 /// What TLS needs to know: files in PEM form, which are read again when they have changed.
 ///
@@ -96,17 +99,16 @@ impl Tls {
     /// # Errors
     /// If a file cannot be used; wrong use if the server's name can be in no certificate, or without the
     /// feature `tls`.
-    pub fn connector(&self, server: &Endpoint, program: &mut Program) -> Result<Arc<dyn Transport>, Error> {
+    pub fn connector(&self, server: &Endpoint) -> Result<Reloadable, Error> {
         #[cfg(feature = "tls")]
         {
             let client = Arc::new(TlsClient::new(self, server)?);
             let reload = client.clone();
-            program.reloads_with(Arc::new(move || reload.reload()));
-            Ok(client)
+            Ok((client, Arc::new(move || reload.reload())))
         }
         #[cfg(not(feature = "tls"))]
         {
-            let _ = (server, program);
+            let _ = server;
             Err(not_built_in())
         }
     }
@@ -116,19 +118,15 @@ impl Tls {
     /// # Errors
     /// If a file cannot be used; wrong use if there is no [identity](Self::identity), or without the
     /// feature `tls`.
-    pub fn acceptor(&self, program: &mut Program) -> Result<Arc<dyn Transport>, Error> {
+    pub fn acceptor(&self) -> Result<Reloadable, Error> {
         #[cfg(feature = "tls")]
         {
             let server = Arc::new(TlsServer::new(self)?);
             let reload = server.clone();
-            program.reloads_with(Arc::new(move || reload.reload()));
-            Ok(server)
+            Ok((server, Arc::new(move || reload.reload())))
         }
         #[cfg(not(feature = "tls"))]
-        {
-            let _ = program;
-            Err(not_built_in())
-        }
+        Err(not_built_in())
     }
 }
 

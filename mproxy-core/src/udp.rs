@@ -7,7 +7,16 @@ mod way;
 pub use source::UdpSource;
 pub use target::{UdpSink, UdpTarget, open_all};
 
-use crate::Sinks;
+use crate::{Error, Options, Sinks, origin};
+
+/// Checks the options, and whether this process may send as others do if that is asked for.
+///
+/// # Errors
+/// See [`Options::check`]; a lack of the right to be [transparent](Options::transparent).
+pub fn check_options(options: &Options) -> Result<(), Error> {
+    options.check()?;
+    if options.transparent { origin::check() } else { Ok(()) }
+}
 
 /// The same targets, as [`Sinks`].
 #[must_use]
@@ -19,13 +28,13 @@ pub fn boxed(targets: Vec<UdpSink>) -> Sinks {
     sinks
 }
 
-/// The default datagram size for these targets: the largest payload that the path to each of them takes
-/// without IP fragmentation, at most 8192 bytes, and 1452 where that is unknown.
+/// The chosen datagram size, or the default for these targets: the largest payload that the path to each of
+/// them takes without IP fragmentation, at most 8192 bytes, and 1452 where that is unknown.
 #[must_use]
-pub fn datagram_size(targets: &[UdpSink]) -> usize {
+pub fn datagram_size(options: &Options, targets: &[UdpSink]) -> usize {
     const LARGEST: usize = 8192;
     /// An Ethernet frame's 1500 bytes, less the headers of IPv6 and UDP.
     const UNKNOWN: usize = 1452;
     let each = targets.iter().map(|target| target.path_payload().unwrap_or(UNKNOWN));
-    each.fold(LARGEST, usize::min)
+    options.datagram_size.unwrap_or_else(|| each.fold(LARGEST, usize::min))
 }

@@ -26,7 +26,7 @@ pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 pub use compat::{proxy_tls_udp, tls_connection};
 use mproxy_core::{
     Direction, Endpoint, Plain, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, Transport,
-    UdpSink, UdpSource, UdpTarget, boxed, open_all, refuse_loops,
+    UdpSink, UdpSource, UdpTarget, boxed, check_options, datagram_size, open_all, refuse_loops,
 };
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
 
@@ -125,7 +125,7 @@ impl Forward {
         let tcp_servers = Endpoint::parse_all(&self.tcp_connect, Role::TcpServer)?;
         let tls_servers = Endpoint::parse_all(&self.tls_connect, Role::TcpServer)?;
         let targets = Endpoint::parse_all(&self.targets, Role::UdpTarget)?;
-        self.options.check()?;
+        check_options(&self.options)?;
         let listeners = Endpoint::resolve_all(&listeners, &self.options)?;
         let tcp_servers = Endpoint::resolve_all(&tcp_servers, &self.options)?;
         let tls_servers = Endpoint::resolve_all(&tls_servers, &self.options)?;
@@ -143,7 +143,8 @@ impl Forward {
             servers.push((server, Arc::new(Plain)));
         }
         for server in tls_servers {
-            let transport = self.tls.connector(&server.endpoint, &mut program)?;
+            let (transport, reload) = self.tls.connector(&server.endpoint)?;
+            program.reloads_with(reload);
             servers.push((server, transport));
         }
         let mut udp = Vec::new();
@@ -174,7 +175,7 @@ impl Forward {
         for (server, transport) in servers {
             let meter = registry.endpoint(&server, Direction::In);
             let sinks = outputs.open();
-            let size = self.options.chosen_datagram_size(&sinks);
+            let size = datagram_size(&self.options, &sinks);
             let name = server.to_string();
             let source = TcpServerSource::new(server, transport, &self.options, size, meter, &stop);
             program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;

@@ -1,6 +1,6 @@
 //! What a proxy is to do, checked before anything is opened.
 
-use mproxy_core::{Endpoint, Error, Resolved, Role, refuse_loops};
+use mproxy_core::{Endpoint, Error, Resolved, Role, check_options, refuse_loops};
 
 use crate::Reverse;
 
@@ -80,7 +80,7 @@ impl Plan {
         for (kind, text) in &reverse.endpoints {
             parsed.push((*kind, Endpoint::parse(text, kind.role())?));
         }
-        reverse.options.check()?;
+        check_options(&reverse.options)?;
         let mut plan = Self(Default::default());
         let mut outputs = Vec::new();
         for (kind, endpoint) in parsed {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mproxy_core::{
     ClientSink, Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks,
-    Source, Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed, listen_tcp,
-    open_all, relay,
+    Source, Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed,
+    datagram_size, listen_tcp, open_all, relay,
 };
 
 use crate::Reverse;
@@ -42,7 +42,12 @@ impl<'a> Proxy<'a> {
     pub(crate) fn open(reverse: &'a Reverse, plan: &Plan) -> Result<Self, Error> {
         let mut program = Program::new()?;
         let uses_tls = reverse.has(&[Kind::TlsListen, Kind::TlsOutput]);
-        let tls = if uses_tls { reverse.tls.acceptor(&mut program)? } else { Arc::new(Plain) };
+        let mut tls: Arc<dyn Transport> = Arc::new(Plain);
+        if uses_tls {
+            let (acceptor, reload) = reverse.tls.acceptor()?;
+            program.reloads_with(reload);
+            tls = acceptor;
+        }
         let registry = program.registry().clone();
         let inputs = program.stop().clone();
         let outputs = if reverse.has_inputs() { Stop::new()? } else { inputs.clone() };
@@ -149,7 +154,7 @@ impl<'a> Proxy<'a> {
             let options = self.reverse.options.clone();
             let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
                 let sinks = channel.sinks();
-                let size = options.chosen_datagram_size(&sinks);
+                let size = datagram_size(&options, &sinks);
                 let source = StreamSource::new(
                     connection,
                     peer.to_string(),

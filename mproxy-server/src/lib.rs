@@ -21,7 +21,7 @@ mod compat;
 use std::path::{Path, PathBuf};
 
 pub use compat::{listener, upstream_socket_interface};
-use mproxy_core::{Direction, Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource};
+use mproxy_core::{Direction, Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource, check_options};
 pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
 /// Receive buffer of a listener, as far as the system allows: a file system takes its time now and then,
@@ -93,7 +93,7 @@ impl Server {
             ));
         }
         let endpoints = Endpoint::parse_all(&self.listen, Role::UdpListener)?;
-        self.options.check()?;
+        check_options(&self.options)?;
         let resolved = Endpoint::resolve_all(&endpoints, &self.options)?;
 
         let mut program = Program::new()?;

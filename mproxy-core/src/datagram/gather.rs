@@ -1,7 +1,7 @@
 //! Which datagrams go out together in one offloaded send.
 
 use crate::batch::{Batch, Place};
-use crate::stream::{MAX_DATAGRAM, OFFLOADED};
+use crate::limits::{MAX_DATAGRAM, OFFLOADED};
 
 /// What one send may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

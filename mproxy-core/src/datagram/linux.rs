@@ -10,7 +10,7 @@ use super::Missed;
 use super::gather::{Limits, gather};
 use super::offload::Offload;
 use crate::batch::{Batch, Place};
-use crate::stream::{MAX_DATAGRAM, OFFLOADED};
+use crate::limits::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{
     Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced, release, take_reported,
 };

@@ -16,8 +16,8 @@ use super::gather::{Limits, gather};
 use super::offload::Offload;
 use super::{Missed, passing};
 use crate::batch::{Batch, Place};
+use crate::limits::{MAX_DATAGRAM, OFFLOADED};
 use crate::socket::path_payload;
-use crate::stream::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{Arrival, MessageReader, can_send_segmented, receive_coalesced, tell_destinations};
 use crate::{Allow, SLOT};
 

@@ -23,8 +23,6 @@ use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType};
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
 use windows_sys::core::BOOL;
 
-use crate::stream::MAX_DATAGRAM;
-
 fn raw(socket: &impl AsRawSocket) -> SOCKET {
     // A handle has the size of a pointer, whatever the two types are.
     #[allow(clippy::cast_possible_truncation)]
@@ -139,9 +137,9 @@ pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<u32> {
 /// Has the socket deliver equal datagrams coalesced, if the system can (`UDP_RECV_MAX_COALESCED_SIZE`, since
 /// Windows 10 version 2004): they must be received with a [`MessageReader`] then.
 pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
-    #[allow(clippy::cast_possible_truncation)] // less than 65,536
-    let most = MAX_DATAGRAM as u32;
-    set_option(socket, IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, &most)
+    /// The largest datagram that IPv4 carries: no more is coalesced into one message.
+    const LARGEST: u32 = 65_507;
+    set_option(socket, IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, &LARGEST)
 }
 
 /// What a message came with.

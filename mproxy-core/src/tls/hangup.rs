@@ -20,5 +20,5 @@ pub(crate) fn at_hangup(reloads: Vec<Reload>) -> Result<(), Error> {
             }
         }
     };
-    crate::program::spawn("hangup".to_owned(), Box::new(wait)).map(drop)
+    crate::thread::spawn("hangup".to_owned(), Box::new(wait)).map(drop)
 }

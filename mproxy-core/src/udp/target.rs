@@ -90,7 +90,9 @@ impl UdpSink {
                 way.follow(route);
                 way
             } else {
-                let mut way = Way::open(&self.target, route, self.counters.clone(), self.origins.clone());
+                let UdpTarget { routes, options, .. } = &self.target;
+                let (counters, origins) = (self.counters.clone(), self.origins.clone());
+                let mut way = Way::open(routes.resolved(), options, route, counters, origins);
                 // Those who listen may not have joined it there yet.
                 if later {
                     way.set_heard(false);

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::target::UdpTarget;
 use crate::batch::Place;
 use crate::datagram::Sender;
 use crate::explain::explained;
@@ -75,14 +74,15 @@ impl Opened {
 
 impl Way {
     pub(super) fn open(
-        target: &UdpTarget,
+        target: &Resolved,
+        options: &Options,
         route: Arc<Route>,
         counters: Arc<Counters>,
         origins: Option<Arc<Mutex<Origins>>>,
     ) -> Self {
         let mut way = Self {
-            target: target.routes().resolved().clone(),
-            options: target.options().clone(),
+            target: target.clone(),
+            options: options.clone(),
             route,
             counters,
             origins,
