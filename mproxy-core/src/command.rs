@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use pico_args::Arguments;
 
-use crate::limits::MAX_DATAGRAM;
-use crate::options::MAX_THREADS;
-use crate::report::{self, Exit, say};
-use crate::signals::Signals;
-use crate::{Error, Handle, Options, Tls, stdio};
+use crate::error::Error;
+use crate::log;
+use crate::log::{Exit, say};
+use crate::net::options::MAX_THREADS;
+use crate::net::options::Options;
+use crate::program::program::Handle;
+use crate::program::signals::Signals;
+use crate::relay::limits::MAX_DATAGRAM;
+use crate::sys::stdio;
+use crate::tcp::tls::Tls;
 
 /// The help of [`Args::options`], to [`concat!`] into a program's.
 #[macro_export]
@@ -131,8 +136,8 @@ impl Command {
             return printed(stdio::write_stdout(&format!("{} {}\n", self.name, self.version)));
         }
         // Fails only if there is a logger already, which then has its own idea of what to show.
-        if log::set_boxed_logger(Box::new(Messages(self.name))).is_ok() {
-            log::set_max_level(log::LevelFilter::Warn);
+        if ::log::set_boxed_logger(Box::new(Messages(self.name))).is_ok() {
+            ::log::set_max_level(::log::LevelFilter::Warn);
         }
         match run(Args::new(arguments), start) {
             Ok(()) => Exit::Done.into(),
@@ -157,7 +162,7 @@ fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error
     for passed in handle.join()?.endpoints {
         for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "cut where no line ends")] {
             if count > 0 {
-                report::info(format_args!("{}: {count} {what}", passed.endpoint));
+                log::info(format_args!("{}: {count} {what}", passed.endpoint));
             }
         }
     }
@@ -342,7 +347,7 @@ impl Args {
         if !cfg!(feature = "tls") {
             for option in [ca, "--tls-cert", "--tls-key"] {
                 if self.os_text(option)?.is_some() {
-                    return Err(crate::tls::not_built_in());
+                    return Err(crate::tcp::tls::not_built_in());
                 }
             }
             return Ok(Tls::new());
@@ -364,7 +369,7 @@ impl Args {
     /// Wrong use if one is left over.
     pub fn finish(mut self) -> Result<(), Error> {
         if self.flag("--verbose", "-v") {
-            log::set_max_level(log::LevelFilter::Info);
+            ::log::set_max_level(::log::LevelFilter::Info);
         }
         let rest = self.0.finish();
         let Some(argument) = rest.first() else { return Ok(()) };
@@ -431,13 +436,13 @@ pub fn raise_descriptor_limit() {
 /// Warnings always, and more when asked to be verbose.
 struct Messages(&'static str);
 
-impl log::Log for Messages {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+impl ::log::Log for Messages {
+    fn enabled(&self, _: &::log::Metadata<'_>) -> bool {
         true
     }
 
-    fn log(&self, record: &log::Record<'_>) {
-        let kind = if record.level() <= log::Level::Warn { "warning: " } else { "" };
+    fn log(&self, record: &::log::Record<'_>) {
+        let kind = if record.level() <= ::log::Level::Warn { "warning: " } else { "" };
         say(&format_args!("{}: {kind}{}", self.0, record.args()));
     }
 

@@ -1,8 +1,10 @@
 //! The one error type of all crates.
 
+pub(crate) mod hint;
+
 use std::{fmt, io};
 
-use crate::explain::explained;
+use crate::error::hint::explained;
 
 /// What went wrong, with what operation, on which endpoint or file.
 ///

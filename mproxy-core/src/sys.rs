@@ -5,6 +5,7 @@
 mod groups;
 #[cfg(target_os = "linux")]
 mod linux;
+pub mod stdio;
 #[cfg(windows)]
 mod windows;
 

@@ -1,13 +1,16 @@
 //! Datagram sources and sinks: UDP listeners and targets.
 
-mod source;
-mod target;
-mod way;
+pub(crate) mod io;
+pub(crate) mod route_sender;
+pub(crate) mod sink;
+pub(crate) mod source;
+#[cfg_attr(not(target_os = "linux"), path = "udp/transparent_fallback.rs")]
+pub(crate) mod transparent;
 
-pub use source::UdpSource;
-pub use target::{UdpSink, UdpTarget, open_all};
-
-use crate::{Error, Options, Sinks, origin};
+use crate::error::Error;
+use crate::net::options::Options;
+use crate::relay::flow::Sinks;
+use crate::udp::sink::UdpSink;
 
 /// Checks the options, and whether this process may send as others do if that is asked for.
 ///
@@ -15,7 +18,7 @@ use crate::{Error, Options, Sinks, origin};
 /// See [`Options::check`]; a lack of the right to be [transparent](Options::transparent).
 pub fn check_options(options: &Options) -> Result<(), Error> {
     options.check()?;
-    if options.transparent { origin::check() } else { Ok(()) }
+    if options.transparent { transparent::check() } else { Ok(()) }
 }
 
 /// The same targets, as [`Sinks`].

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use mproxy_core::report::{self, Few, Seldom};
+use mproxy_core::log::{self, Few, Seldom};
 use mproxy_core::{Allow, Connection, Error, Meter, Stop, Task, Transport, accept_each, spawn};
 
 /// Handshakes at a time: one that never ends takes no client's place.
@@ -89,7 +89,7 @@ impl Connections {
             if !entrance.allow.permits(peer.ip()) {
                 counters.denied(1);
                 if self.may_tell(|told| told.denied.now()) {
-                    report::info(format_args!("{} {peer} refused: not an allowed address", entrance.what));
+                    log::info(format_args!("{} {peer} refused: not an allowed address", entrance.what));
                 }
                 return;
             }
@@ -146,7 +146,7 @@ impl Connections {
             Ok(connection) => connection,
             Err(_) if stop.requested() => return None,
             Err(error) if error.kind() == ErrorKind::NotConnected => {
-                report::info(format_args!("{} {peer} has gone: {error}", entrance.what));
+                log::info(format_args!("{} {peer} has gone: {error}", entrance.what));
                 return None;
             }
             Err(error) => {
@@ -182,7 +182,7 @@ impl Connections {
     fn refuse(&self, entrance: &Entrance, peer: SocketAddr, why: &dyn Display, told: fn(&mut Told) -> bool) {
         entrance.meter.counters().failed(1);
         if self.may_tell(told) {
-            report::warn(format_args!("{} {peer} refused: {why}", entrance.what));
+            log::warn(format_args!("{} {peer} refused: {why}", entrance.what));
         }
     }
 
@@ -194,18 +194,18 @@ impl Connections {
 /// Serves a connection to its end.
 fn run(entrance: &Entrance, peer: SocketAddr, task: Task, slot: Slot, stop: &Stop) {
     let what = entrance.what;
-    report::info(format_args!("{what} {peer} connected"));
+    log::info(format_args!("{what} {peer} connected"));
     let ended = task();
     drop(slot);
     match ended {
-        Ok(()) => report::info(format_args!("{what} {peer} has ended")),
+        Ok(()) => log::info(format_args!("{what} {peer} has ended")),
         Err(error) if error.kind() == ErrorKind::TimedOut && !stop.requested() => {
-            report::warn(format_args!("{what} {peer} dropped: {error}"));
+            log::warn(format_args!("{what} {peer} dropped: {error}"));
         }
         // Without the goodbye of TLS some of what it sent may be missing.
         Err(error) if entrance.inward && entrance.has_handshake() => {
-            report::warn(format_args!("{what} {peer} has gone: {error}"));
+            log::warn(format_args!("{what} {peer} has gone: {error}"));
         }
-        Err(error) => report::info(format_args!("{what} {peer} has gone: {error}")),
+        Err(error) => log::info(format_args!("{what} {peer} has gone: {error}")),
     }
 }

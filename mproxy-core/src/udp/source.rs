@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
-use crate::datagram::{Missed, Receiver, SLOTS, WAITS_FIRST};
-use crate::report;
-use crate::routes::{LOOK, Route, Routes};
-use crate::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
-use crate::stats::{Counters, Meter};
-use crate::stop::POLL_INTERVAL;
-use crate::wait::wait;
-use crate::{Batch, Error, Flow, Options, Resolved, SLOT, Source, Stop};
+use crate::error::Error;
+use crate::io::poll::wait;
+use crate::log;
+use crate::net::endpoint::Resolved;
+use crate::net::options::Options;
+use crate::net::routes::{LOOK, Route, Routes};
+use crate::net::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
+use crate::relay::batch::Batch;
+use crate::relay::flow::{Flow, Source};
+use crate::relay::limits::SLOT;
+use crate::relay::stats::{Counters, Meter};
+use crate::relay::stop::POLL_INTERVAL;
+use crate::relay::stop::Stop;
+use crate::udp::io::{Missed, Receiver, SLOTS, WAITS_FIRST};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
@@ -37,9 +43,9 @@ pub struct UdpSource {
     draining: bool,
     errors: u32,
     /// Datagrams that found no room in the receive buffer.
-    overflow: report::Seldom,
+    overflow: log::Seldom,
     /// Datagrams from elsewhere than allowed.
-    foreign: report::Seldom,
+    foreign: log::Seldom,
     counters: Arc<Counters>,
     /// Where to count what is not allowed.
     denials: Arc<Counters>,
@@ -70,7 +76,7 @@ impl UdpSource {
     /// Opens a listener on each address of the endpoint, one for each thread that is to receive there.
     ///
     /// # Errors
-    /// If one cannot be opened; see [`listen_udp`](crate::listen_udp).
+    /// If one cannot be opened; see [`listen_udp`](crate::net::socket::listen_udp).
     pub fn open(
         endpoint: &Resolved,
         options: &Options,
@@ -131,8 +137,8 @@ impl UdpSource {
             stop: stop.clone(),
             draining: false,
             errors: 0,
-            overflow: report::Seldom::default(),
-            foreign: report::Seldom::default(),
+            overflow: log::Seldom::default(),
+            foreign: log::Seldom::default(),
             denials: counters.clone(),
             counters,
         }
@@ -199,7 +205,7 @@ impl UdpSource {
         for (index, entry) in self.entries.iter().enumerate().filter(|_| own) {
             let family = resolved.addresses.first().copied().ok_or_else(no_interface);
             failed = failed.and(family.and_then(|family| {
-                crate::socket::set_loop(&SockRef::from(&*entry.socket), family, index == 0)
+                crate::net::socket::set_loop(&SockRef::from(&*entry.socket), family, index == 0)
             }));
         }
         // Several are waited for together.
@@ -225,7 +231,7 @@ impl UdpSource {
         }
         group.retry_at = Some(Instant::now() + LOOK);
         if let Err(error) = self.take_over() {
-            report::warn(format_args!("{}; trying again", self.cannot_listen(error)));
+            log::warn(format_args!("{}; trying again", self.cannot_listen(error)));
         }
     }
 
@@ -286,13 +292,13 @@ impl UdpSource {
         self.counters.dropped(missed.dropped);
         self.denials.denied(missed.denied);
         if missed.dropped > 0 && self.overflow.now() {
-            report::warn(format_args!(
+            log::warn(format_args!(
                 "{}: data comes faster than it is taken: the system has dropped some",
                 self.endpoint
             ));
         }
         if missed.denied > 0 && self.foreign.now() {
-            report::info(format_args!("{}: dropped what came from elsewhere than allowed", self.endpoint));
+            log::info(format_args!("{}: dropped what came from elsewhere than allowed", self.endpoint));
         }
     }
 
@@ -346,7 +352,7 @@ impl Source for UdpSource {
                     self.errors += 1;
                     self.counters.failed(1);
                     if self.errors == 1 {
-                        report::warn(format_args!("{}: receiving: {error}", self.endpoint));
+                        log::warn(format_args!("{}: receiving: {error}", self.endpoint));
                     }
                     self.stop.sleep(Duration::from_millis(10));
                 }
@@ -361,7 +367,7 @@ impl Source for UdpSource {
         let mut closed = true;
         for entry in &self.entries {
             if let Err(error) = entry.socket.set_nonblocking(true) {
-                report::warn(format_args!("{}: {error}", self.endpoint));
+                log::warn(format_args!("{}: {error}", self.endpoint));
             }
             closed &= close_entry(&SockRef::from(&*entry.socket)).is_ok();
         }

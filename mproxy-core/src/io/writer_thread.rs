@@ -1,0 +1,146 @@
+//! Writing what cannot be waited for: on Windows, pipes and consoles.
+
+use std::io::{self, IoSlice, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::io::poll::STALLED_AT_STOP;
+use crate::relay::stop::POLL_INTERVAL;
+use crate::relay::stop::Stop;
+
+/// What a write gets at least when a stop has been requested long ago.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// An output with a thread of its own, which is blocked in the writes, so that a reader that has stalled holds up
+/// that thread alone. Each write is waited for: nothing is kept in memory.
+#[derive(Debug)]
+pub(crate) struct WriteBehind(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// The bytes are to be written.
+    given: bool,
+    /// What became of the write.
+    done: Option<io::Result<usize>>,
+    closed: bool,
+}
+
+impl WriteBehind {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system has no room for it.
+    pub(crate) fn new(output: impl Write + Send + 'static) -> Result<Self, Error> {
+        let shared = Arc::<Shared>::default();
+        let writer = shared.clone();
+        crate::relay::thread::spawn("output".to_owned(), Box::new(move || writer.run(output)))?;
+        Ok(Self(shared))
+    }
+
+    /// Writes some of it or all, and gives up on a reader that has stalled when stopped: nothing can be written
+    /// any more then.
+    pub(crate) fn write(&self, slices: &[IoSlice<'_>], stop: &Stop) -> io::Result<usize> {
+        let Shared { changed, .. } = &*self.0;
+        let mut state = self.0.lock();
+        state.bytes.clear();
+        for slice in slices {
+            state.bytes.extend_from_slice(slice);
+        }
+        state.given = true;
+        changed.notify_all();
+        let mut deadline = None;
+        loop {
+            if let Some(done) = state.done.take() {
+                return done;
+            }
+            if let Some(elapsed) = stop.elapsed().filter(|_| deadline.is_none()) {
+                deadline = Some(Instant::now() + STALLED_AT_STOP.saturating_sub(elapsed).max(MOMENT));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
+            }
+            let time = left.into_iter().chain(POLL_INTERVAL).min().unwrap_or(Duration::from_secs(1));
+            state = changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for WriteBehind {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut output: impl Write) {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return;
+            }
+            if std::mem::take(&mut state.given) {
+                let bytes = std::mem::take(&mut state.bytes);
+                drop(state);
+                let done = output.write(&bytes);
+                state = self.lock();
+                state.bytes = bytes;
+                state.done = Some(done);
+                self.changed.notify_all();
+            } else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn all_slices_are_written_and_a_stalled_reader_is_left_at_a_stop() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let output = WriteBehind::new(writer).unwrap();
+        let stop = Stop::new().unwrap();
+        for _ in 0..2 {
+            assert_eq!(output.write(&[IoSlice::new(b"one"), IoSlice::new(b"two")], &stop).unwrap(), 6);
+        }
+        let mut there = [0; 12];
+        reader.read_exact(&mut there).unwrap();
+        assert_eq!(&there, b"onetwoonetwo");
+        let stopping = stop.clone();
+        std::thread::spawn(move || stopping.request());
+        let more_than_it_holds = vec![0; 1 << 20];
+        let error = output.write(&[IoSlice::new(&more_than_it_holds)], &stop).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(output);
+        // Its thread has closed the pipe when the reader has let it go.
+        let mut rest = Vec::new();
+        assert!(reader.read_to_end(&mut rest).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_an_error() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = WriteBehind::new(writer).unwrap();
+        let error = output.write(&[IoSlice::new(b"one")], &Stop::new().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

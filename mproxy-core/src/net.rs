@@ -1,0 +1,10 @@
+//! Addresses, interfaces and sockets.
+
+pub(crate) mod allow;
+pub(crate) mod endpoint;
+pub(crate) mod health;
+pub(crate) mod interface;
+pub(crate) mod options;
+pub(crate) mod routes;
+pub(crate) mod select;
+pub(crate) mod socket;

@@ -1,0 +1,238 @@
+//! Network interfaces, as the system lists them.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use getifaddrs::{Address, InterfaceFlags};
+
+use crate::error::Error;
+
+/// A network interface, as far as multicast needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The system's name, such as `eth0`.
+    pub name: String,
+    /// The system's index, which is also the IPv6 zone; never 0.
+    pub index: u32,
+    /// The IPv4 address by which multicast chooses the interface.
+    pub ipv4: Option<Ipv4Addr>,
+    /// All of its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What it is called by the system's tools: `Ethernet`, where the system's name is `ethernet_32768`.
+    #[cfg(windows)]
+    alias: String,
+    /// Where all hosts of its subnets hear.
+    broadcasts: Vec<IpAddr>,
+    flags: InterfaceFlags,
+}
+
+impl Interface {
+    /// The interface that `text` names: by name, by index, or by one of its addresses.
+    ///
+    /// # Errors
+    /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
+    pub fn find(text: &str) -> Result<Self, Error> {
+        find_in(&list_all()?, text).ok_or_else(|| unknown(text))
+    }
+
+    /// The name that its user knows.
+    fn shown_name(&self) -> &str {
+        #[cfg(windows)]
+        return &self.alias;
+        #[cfg(not(windows))]
+        &self.name
+    }
+
+    /// Whether it is up with a link.
+    pub(crate) fn is_up(&self) -> bool {
+        let linked = self.flags.contains(InterfaceFlags::RUNNING) || has_carrier(&self.name);
+        self.flags.contains(InterfaceFlags::UP) && linked
+    }
+
+    /// Whether it is up with an address of that family.
+    pub(crate) fn is_usable(&self, address: IpAddr) -> bool {
+        self.own(address).is_some() && self.is_up()
+    }
+
+    /// Its first address of that family. Joining an IPv6 group works without one; sending does not.
+    pub(crate) fn own(&self, family: IpAddr) -> Option<IpAddr> {
+        match family {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.addresses.iter().copied().find(IpAddr::is_ipv6),
+        }
+    }
+
+    /// Whether it is made for groups like this (for broadcast, if it is that), and is no part of another.
+    pub(crate) fn carries(&self, address: IpAddr) -> bool {
+        let needed =
+            if address.is_multicast() { InterfaceFlags::MULTICAST } else { InterfaceFlags::BROADCAST };
+        // IPv6 multicast does not work on loopback, IPv4 does without the flag.
+        (self.flags.contains(needed) || self.is_loopback() && address.is_ipv4() && address.is_multicast())
+            && !is_part(&self.name)
+    }
+
+    pub(crate) fn is_point_to_point(&self) -> bool {
+        self.flags.contains(InterfaceFlags::POINTTOPOINT)
+    }
+
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.flags.contains(InterfaceFlags::LOOPBACK)
+    }
+
+    /// The IPv4 address to send with.
+    ///
+    /// # Errors
+    /// If the interface has none.
+    pub(crate) fn require_ipv4(&self) -> io::Result<Ipv4Addr> {
+        self.ipv4.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shown_name())
+    }
+}
+
+pub(crate) fn unknown(text: &str) -> Error {
+    Error::usage(format!("no network interface has the name, index or address '{text}'"))
+}
+
+/// Whether it is an address of this host.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_own(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    // Quick, and right for all others; where the system lets everything be bound the list tells.
+    std::net::UdpSocket::bind(address).is_ok()
+        && (address.ip().is_loopback()
+            || list().is_ok_and(|all| all.iter().any(|i| i.addresses.contains(&address.ip()))))
+}
+
+/// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
+/// a broadcast address.
+pub(crate) fn is_heard(ip: IpAddr) -> bool {
+    if ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return true;
+    }
+    list().is_ok_and(|all| all.iter().any(|i| i.addresses.contains(&ip) || i.broadcasts.contains(&ip)))
+}
+
+pub(crate) fn find_in(all: &[Interface], text: &str) -> Option<Interface> {
+    let address = text.parse::<IpAddr>().ok();
+    let index = text.parse::<u32>().ok();
+    let mut found = all
+        .iter()
+        .find(|interface| match address {
+            Some(ip) => interface.addresses.contains(&ip),
+            None => {
+                [&interface.name, interface.shown_name()].contains(&text) || Some(interface.index) == index
+            }
+        })?
+        .clone();
+    if let Some(IpAddr::V4(ip)) = address {
+        found.ipv4 = Some(ip);
+    }
+    Some(found)
+}
+
+pub(crate) fn list_all() -> Result<Vec<Interface>, Error> {
+    list().map_err(|error| Error::io("list", "the network interfaces", error))
+}
+
+/// All interfaces, each once.
+pub(crate) fn list() -> io::Result<Vec<Interface>> {
+    let rows = getifaddrs::getifaddrs()?;
+    let mut all: Vec<Interface> = Vec::new();
+    for row in rows {
+        let Some(index) = row.index else { continue };
+        let position = all.iter().position(|i| i.index == index).unwrap_or_else(|| {
+            let name = row.name.clone();
+            let (addresses, broadcasts) = (Vec::new(), Vec::new());
+            all.push(Interface {
+                name,
+                index,
+                ipv4: None,
+                addresses,
+                #[cfg(windows)]
+                alias: row.description.clone(),
+                broadcasts,
+                flags: row.flags,
+            });
+            all.len() - 1
+        });
+        let interface = &mut all[position];
+        match row.address {
+            Address::V4(network) => {
+                interface.ipv4.get_or_insert(network.address);
+                interface.addresses.push(IpAddr::V4(network.address));
+                // Of the subnet: what the interface is told to be its broadcast address may lack.
+                if let Some(mask) = network.netmask {
+                    interface.broadcasts.push(IpAddr::V4(network.address | !mask));
+                }
+            }
+            Address::V6(network) => {
+                let address = network.address;
+                let address = if cfg!(target_os = "linux") { address } else { without_zone(address) };
+                interface.addresses.push(IpAddr::V6(address));
+            }
+            Address::Mac(_) => {}
+        }
+    }
+    Ok(all)
+}
+
+/// The address as it goes over the wire: BSD, and so macOS, may keep the zone of a link-local one in bytes that
+/// are zero elsewhere (RFC 4291, 2.5.6).
+fn without_zone(address: Ipv6Addr) -> Ipv6Addr {
+    let mut segments = address.segments();
+    if address.is_unicast_link_local() {
+        segments[1] = 0;
+    }
+    segments.into()
+}
+
+/// Whether the interface is a port of a bridge or of a bond: that is what groups go through then.
+fn is_part(name: &str) -> bool {
+    has(name, "brport") || has(name, "bonding_slave")
+}
+
+/// Whether Linux does not deny that the interface has a link: its flag may come a second late.
+fn has_carrier(name: &str) -> bool {
+    let mut told = [b'1'];
+    let _ = File::open(shown(name, "carrier")).and_then(|mut file| file.read(&mut told));
+    cfg!(target_os = "linux") && told == [b'1']
+}
+
+/// Whether Linux shows that of an interface.
+pub(crate) fn has(name: &str, what: &str) -> bool {
+    cfg!(target_os = "linux") && Path::new(&shown(name, what)).exists()
+}
+
+/// Where Linux shows what is known of an interface (`sysfs(5)`).
+fn shown(name: &str, what: &str) -> String {
+    format!("/sys/class/net/{name}/{what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_local_address_has_no_zone_in_it() {
+        let without_zone = |text: &str| without_zone(text.parse().unwrap()).to_string();
+        assert_eq!(without_zone("fe80:4::1:2"), "fe80::1:2");
+        assert_eq!(without_zone("fd00:4::1:2"), "fd00:4::1:2");
+    }
+
+    #[test]
+    fn loopback_is_found_by_address_name_and_index() {
+        let by_address = Interface::find("127.0.0.1").unwrap();
+        assert_eq!(by_address.ipv4, Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(Interface::find(&by_address.name).unwrap(), by_address);
+        assert_eq!(Interface::find(&by_address.index.to_string()).unwrap(), by_address);
+        assert!(Interface::find("no-such-interface").unwrap_err().is_usage());
+    }
+}

@@ -1,0 +1,235 @@
+//! The options that all programs have in common.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::io::framing::Framing;
+use crate::net::allow::Allow;
+use crate::net::select::Choice;
+use crate::relay::limits::MAX_DATAGRAM;
+
+/// Threads of a listener: more than any machine has use for.
+pub(crate) const MAX_THREADS: usize = 256;
+
+/// How sockets are set up, and how datagrams are delimited where they meet a byte stream.
+///
+/// ```
+/// use mproxy_core::{Framing, Options};
+///
+/// let options = Options::new().interface("127.0.0.1").ttl(4).framing(Framing::Lines);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub(crate) interfaces: Choice,
+    pub(crate) ttl: u8,
+    pub(crate) hears_itself: bool,
+    pub(crate) dscp: u8,
+    pub(crate) resolve_interval: Duration,
+    pub(crate) transparent: bool,
+    pub(crate) max_sources: usize,
+    pub(crate) recv_buffer: Option<usize>,
+    pub(crate) threads: usize,
+    pub(crate) allow: Allow,
+    pub(crate) framing: Framing,
+    pub(crate) datagram_size: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            interfaces: Choice::default(),
+            ttl: 1,
+            hears_itself: true,
+            dscp: 0,
+            resolve_interval: Duration::from_secs(60),
+            transparent: false,
+            max_sources: 4096,
+            recv_buffer: None,
+            threads: 1,
+            allow: Allow::default(),
+            framing: Framing::Auto,
+            datagram_size: None,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, as each option tells them.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an interface for multicast: its name, its index, one of its addresses, or `all` for all but
+    /// loopback. Each group is joined, and sent to, on each of them. One that is down, or not there while
+    /// another is, is left out with a warning until it is up. A zone in an address comes before this. By
+    /// default the rule of the README picks one.
+    #[must_use]
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interfaces.add(name);
+        self
+    }
+
+    /// The TTL (hop limit) of multicast: 0 keeps it on this host, 1, the default, on this link. Unicast
+    /// keeps the system's own.
+    #[must_use]
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Keeps this host from hearing what it sends to groups itself. Not on Windows, where each receiver decides.
+    #[must_use]
+    pub fn no_loop(mut self) -> Self {
+        self.hears_itself = false;
+        self
+    }
+
+    /// The mark of all that is sent (RFC 2474), 0 to 63; by default 0, and no other on Windows.
+    #[must_use]
+    pub fn dscp(mut self, dscp: u8) -> Self {
+        self.dscp = dscp;
+        self
+    }
+
+    /// How often the name of a UDP target is resolved again, 60 seconds by default; zero is never.
+    #[must_use]
+    pub fn resolve_interval(mut self, interval: Duration) -> Self {
+        self.resolve_interval = interval;
+        self
+    }
+
+    /// Has each datagram leave with the address and port of the one who sent it here, rather than with this
+    /// host's own. For `mproxy-forward` and `mproxy-reverse` on Linux; it needs the capability `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn transparent(mut self) -> Self {
+        self.transparent = true;
+        self
+    }
+
+    /// For how many senders a thread keeps sockets to be [transparent](Self::transparent) with; for one more
+    /// that of the sender not heard for longest is closed. By default 4096.
+    #[must_use]
+    pub fn max_sources(mut self, sources: usize) -> Self {
+        self.max_sources = sources;
+        self
+    }
+
+    /// The size of each receive buffer in bytes. By default as large as the system allows, up to 8 MiB;
+    /// for `mproxy-server` 64 MiB.
+    #[must_use]
+    pub fn recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer = Some(bytes);
+        self
+    }
+
+    /// The same, with this size for the receive buffer if none was chosen.
+    #[must_use]
+    pub fn or_recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer.get_or_insert(bytes);
+        self
+    }
+
+    /// How many threads receive at each unicast UDP listener, 1 by default: for a listener that many
+    /// senders keep busier than one thread can serve. Each sender stays with one of them, so that its
+    /// datagrams keep their order. More than one needs Linux, and lets other processes of the same user
+    /// share the port.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Adds a network to take datagrams and connections from: `ADDRESS/PREFIX` or `ADDRESS`. What comes
+    /// from elsewhere is dropped, and counted as [`denied`](crate::EndpointStats::denied). By default
+    /// everyone may send.
+    #[must_use]
+    pub fn allow(mut self, network: &str) -> Self {
+        self.allow.add(network);
+        self
+    }
+
+    /// The same, with this list instead.
+    #[must_use]
+    pub fn allow_only(mut self, list: Allow) -> Self {
+        self.allow = list;
+        self
+    }
+
+    /// How datagrams are delimited in files, pipes and TCP streams, in both directions.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The largest datagram that is made from a byte stream, from 1 to 65,507 bytes; with
+    /// [`Framing::Blocks`] the size of each. By default what the path to every target takes without
+    /// fragmentation, at most 8192, or 1452 where the system does not tell.
+    #[must_use]
+    pub fn datagram_size(mut self, bytes: usize) -> Self {
+        self.datagram_size = Some(bytes);
+        self
+    }
+
+    /// Checks what can be checked without opening anything.
+    ///
+    /// # Errors
+    /// Wrong use if there is no such interface, network, number of threads or datagram size, or if it makes no
+    /// sense here.
+    pub fn check(&self) -> Result<(), Error> {
+        self.interfaces.check()?;
+        self.allow.check()?;
+        if self.ttl == 0 && !self.hears_itself {
+            return Err(Error::usage("multicast with TTL 0 that its own host does not hear reaches nobody"));
+        }
+        if !self.hears_itself && cfg!(windows) {
+            return Err(Error::usage(
+                "Windows has each receiver decide whether it hears its own host, not the sender (--no-loop)",
+            ));
+        }
+        if self.dscp > 63 {
+            return Err(Error::usage(format!("{} is no DSCP: 0 to 63", self.dscp)));
+        }
+        if self.dscp > 0 && cfg!(windows) {
+            return Err(Error::usage(
+                "Windows lets no program mark its packets with a DSCP: a policy does, not --dscp (New-NetQosPolicy)",
+            ));
+        }
+        if self.max_sources == 0 {
+            return Err(Error::usage("at least one source must be allowed"));
+        }
+        if !(1..=MAX_THREADS).contains(&self.threads) {
+            return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
+        }
+        if self.threads > 1 && !cfg!(target_os = "linux") {
+            return Err(Error::usage(
+                "only Linux divides a listener's senders among several threads (--threads)",
+            ));
+        }
+        match self.datagram_size {
+            Some(size) if !(1..=MAX_DATAGRAM).contains(&size) => {
+                Err(Error::usage(format!("{size} is no datagram size: 1 to {MAX_DATAGRAM} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this host hears what it sends to groups.
+    #[must_use]
+    pub fn hears_itself(&self) -> bool {
+        self.hears_itself
+    }
+
+    /// The networks that may send.
+    #[must_use]
+    pub fn allowed(&self) -> &Allow {
+        &self.allow
+    }
+
+    /// The chosen framing.
+    #[must_use]
+    pub fn chosen_framing(&self) -> Framing {
+        self.framing
+    }
+}

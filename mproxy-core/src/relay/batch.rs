@@ -1,0 +1,306 @@
+//! A batch: many datagrams that move from a source to its sinks together.
+
+use std::net::SocketAddr;
+
+use crate::relay::limits::SLOT;
+
+/// Datagrams in the order in which they arrived, with the payload area they lie in.
+///
+/// A source writes into [`spare`](Self::spare) and tells what it put there: with [`push`](Self::push) and
+/// [`push_coalesced`](Self::push_coalesced) back to back, or with [`push_slot`](Self::push_slot) in slots
+/// that each hold any datagram. A sink reads [`runs`](Self::runs), or the single
+/// [`datagrams`](Self::datagrams). The area is used again for every batch and its pages are only touched
+/// as far as data reaches.
+#[derive(Debug)]
+pub struct Batch {
+    area: Vec<u8>,
+    used: usize,
+    runs: Vec<Run>,
+    /// Who has sent each run, if that is to be known.
+    senders: Vec<SocketAddr>,
+    limit: usize,
+}
+
+/// Datagrams that lie back to back, all of `segment` bytes but the last, which may be shorter: what
+/// generic receive offload delivers and segmentation offload takes. An empty run is one empty datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    start: usize,
+    len: usize,
+    segment: usize,
+}
+
+impl Run {
+    fn datagrams(&self) -> usize {
+        count(self.len, self.segment)
+    }
+
+    /// Whether the run goes on with datagrams of `segment` bytes that follow it in the area.
+    fn goes_on(&self, start: usize, len: usize, segment: usize) -> bool {
+        let full = len > 0 && self.segment > 0 && self.len.is_multiple_of(self.segment);
+        full && self.start + self.len == start
+            && (segment == self.segment || len == segment && len < self.segment)
+    }
+}
+
+/// A place between two datagrams of a batch; by default before the first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    run: usize,
+    offset: usize,
+}
+
+impl Batch {
+    /// A batch with a payload area of `capacity` bytes.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        // A large zeroed allocation is mapped lazily: what is never written costs no memory.
+        Self { area: vec![0; capacity], used: 0, runs: Vec::new(), senders: Vec::new(), limit: usize::MAX }
+    }
+
+    /// Forgets all datagrams; the area stays.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.runs.clear();
+        self.senders.clear();
+    }
+
+    /// How many bytes a source should take at most for one batch; pacing sets it.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Sets [`limit`](Self::limit): 1 at least.
+    pub fn set_limit(&mut self, bytes: usize) {
+        self.limit = bytes.max(1);
+    }
+
+    /// The unused part of the area.
+    pub fn spare(&mut self) -> &mut [u8] {
+        &mut self.area[self.used..]
+    }
+
+    /// Takes the first `len` bytes of [`spare`](Self::spare) as one datagram, which may be empty.
+    ///
+    /// # Panics
+    /// If `len` is more than the spare area holds.
+    pub fn push(&mut self, len: usize) {
+        self.push_coalesced(len, len);
+    }
+
+    /// Takes the first `len` bytes of [`spare`](Self::spare) as datagrams of `segment` bytes each, the
+    /// last of which may be shorter. A `segment` of 0 means one datagram.
+    ///
+    /// # Panics
+    /// If `len` is more than the spare area holds.
+    pub fn push_coalesced(&mut self, len: usize, segment: usize) {
+        assert!(len <= self.area.len() - self.used, "a datagram beyond the payload area");
+        let segment = if segment == 0 { len } else { segment.min(len) };
+        let start = self.used;
+        self.used += len;
+        match self.runs.last_mut() {
+            Some(run) if run.goes_on(start, len, segment) => run.len += len,
+            _ => self.runs.push(Run { start, len, segment }),
+        }
+    }
+
+    /// As [`push_coalesced`](Self::push_coalesced), of the first [`SLOT`] of the spare area, all of which
+    /// is used up by that.
+    ///
+    /// # Panics
+    /// If the spare area is smaller, or `len` is larger than a slot.
+    pub fn push_slot(&mut self, len: usize, segment: usize) {
+        let end = self.used + SLOT;
+        assert!(len <= SLOT && end <= self.area.len(), "a datagram beyond its slot");
+        self.push_coalesced(len, segment);
+        self.used = end;
+    }
+
+    /// Tells who has sent what was taken last, which must lie apart from what was taken before.
+    pub(crate) fn sent_by(&mut self, sender: SocketAddr) {
+        self.senders.push(sender);
+    }
+
+    /// Leaves the first `len` bytes of [`spare`](Self::spare) out: what is no payload.
+    ///
+    /// # Panics
+    /// If `len` is more than the spare area holds.
+    pub fn skip(&mut self, len: usize) {
+        assert!(len <= self.area.len() - self.used, "a gap beyond the payload area");
+        self.used += len;
+    }
+
+    /// Whether there is no datagram.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// How many datagrams there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.runs.iter().map(Run::datagrams).sum()
+    }
+
+    /// The payload bytes of all datagrams together.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.runs.iter().map(|run| run.len).sum()
+    }
+
+    /// Runs of equal datagrams: the payload, and the length of each but the last.
+    pub fn runs(&self) -> impl Iterator<Item = (&[u8], usize)> {
+        self.runs.iter().map(|run| (&self.area[run.start..run.start + run.len], run.segment))
+    }
+
+    /// Every single datagram.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs().flat_map(|(payload, segment)| Segments { rest: Some(payload), segment })
+    }
+
+    /// What is left at a place of the run it is in: the payload, and the length of each datagram but the
+    /// last. None at the end of the batch.
+    pub(crate) fn rest(&self, at: Place) -> Option<(&[u8], usize)> {
+        let run = self.runs.get(at.run)?;
+        Some((&self.area[run.start + at.offset..run.start + run.len], run.segment))
+    }
+
+    /// The datagram at a place; none at the end of the batch.
+    pub(crate) fn datagram(&self, at: Place) -> Option<&[u8]> {
+        let (rest, segment) = self.rest(at)?;
+        Some(&rest[..segment.min(rest.len())])
+    }
+
+    /// Who has sent the datagram at a place, if that is known.
+    pub(crate) fn sender(&self, at: Place) -> Option<SocketAddr> {
+        self.senders.get(at.run).copied()
+    }
+
+    /// Whether there is a datagram at a place, from the sender of another one.
+    pub(crate) fn goes_on(&self, from: Place, at: Place) -> bool {
+        at.run < self.runs.len()
+            && (from.run == at.run || self.senders.get(from.run) == self.senders.get(at.run))
+    }
+
+    /// The place after `len` bytes of the [`rest`](Self::rest), which must end a datagram.
+    pub(crate) fn after(&self, at: Place, len: usize) -> Place {
+        let offset = at.offset + len;
+        match self.runs.get(at.run) {
+            Some(run) if offset < run.len => Place { run: at.run, offset },
+            _ => Place { run: at.run + 1, offset: 0 },
+        }
+    }
+
+    /// The datagrams before the place, and their bytes.
+    pub(crate) fn before(&self, at: Place) -> (usize, usize) {
+        let whole = &self.runs[..at.run.min(self.runs.len())];
+        let partly = self.runs.get(at.run).filter(|_| at.offset > 0);
+        let datagrams = partly.map_or(0, |run| count(at.offset, run.segment));
+        whole.iter().fold((datagrams, at.offset), |(datagrams, bytes), run| {
+            (datagrams + run.datagrams(), bytes + run.len)
+        })
+    }
+}
+
+/// How many datagrams of `segment` bytes make up `len` bytes.
+fn count(len: usize, segment: usize) -> usize {
+    if segment == 0 { 1 } else { len.div_ceil(segment) }
+}
+
+/// The datagrams of one run; an empty run is one empty datagram.
+struct Segments<'a> {
+    rest: Option<&'a [u8]>,
+    segment: usize,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let (datagram, rest) = rest.split_at(self.segment.min(rest.len()));
+        self.rest = (!rest.is_empty()).then_some(rest);
+        Some(datagram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(batch: &mut Batch, bytes: &[u8]) {
+        batch.spare()[..bytes.len()].copy_from_slice(bytes);
+    }
+
+    #[test]
+    fn single_empty_and_coalesced_datagrams_keep_their_boundaries() {
+        let mut batch = Batch::with_capacity(64);
+        filled(&mut batch, b"one");
+        batch.push(3);
+        batch.push(0);
+        filled(&mut batch, b"aabbc");
+        batch.push_coalesced(5, 2);
+        let got: Vec<&[u8]> = batch.datagrams().collect();
+        assert_eq!(got, [&b"one"[..], b"", b"aa", b"bb", b"c"]);
+        assert_eq!(batch.bytes(), 8);
+        batch.clear();
+        assert!(batch.is_empty());
+        assert_eq!(batch.spare().len(), 64);
+    }
+
+    #[test]
+    fn a_run_that_divides_evenly_has_no_empty_tail() {
+        let mut batch = Batch::with_capacity(8);
+        filled(&mut batch, b"aabb");
+        batch.push_coalesced(4, 2);
+        assert_eq!(batch.datagrams().count(), 2);
+    }
+
+    #[test]
+    fn equal_datagrams_back_to_back_become_one_run() {
+        let mut batch = Batch::with_capacity(64);
+        for len in [3, 3, 2, 3, 0, 0, 3] {
+            batch.push(len);
+        }
+        let runs: Vec<_> = batch.runs().map(|(payload, segment)| (payload.len(), segment)).collect();
+        assert_eq!(runs, [(8, 3), (3, 3), (0, 0), (0, 0), (3, 3)]);
+        assert_eq!((batch.count(), batch.datagrams().count(), batch.bytes()), (7, 7, 14));
+    }
+
+    #[test]
+    fn slots_do_not_touch_each_other() {
+        let mut batch = Batch::with_capacity(2 * SLOT);
+        filled(&mut batch, b"one");
+        batch.push_slot(3, 3);
+        filled(&mut batch, b"two");
+        batch.push_slot(3, 0);
+        assert_eq!(batch.datagrams().collect::<Vec<_>>(), [b"one", b"two"]);
+        assert!(batch.spare().is_empty());
+    }
+
+    #[test]
+    fn what_is_left_out_divides_datagrams() {
+        let mut batch = Batch::with_capacity(8);
+        filled(&mut batch, b"ab__ab");
+        batch.push(2);
+        batch.skip(2);
+        batch.push(2);
+        assert_eq!(batch.datagrams().collect::<Vec<_>>(), [b"ab", b"ab"]);
+        assert_eq!((batch.runs().count(), batch.bytes()), (2, 4));
+    }
+
+    #[test]
+    fn places_count_what_is_before_them() {
+        let mut batch = Batch::with_capacity(64);
+        batch.push(0);
+        batch.push_coalesced(5, 2);
+        let (mut at, mut before) = (Place::default(), vec![]);
+        while let Some((rest, segment)) = batch.rest(at) {
+            before.push(batch.before(at));
+            at = batch.after(at, segment.min(rest.len()));
+        }
+        assert_eq!(before, [(0, 0), (1, 0), (2, 2), (3, 4)]);
+        assert_eq!(batch.before(at), (4, 5));
+    }
+}

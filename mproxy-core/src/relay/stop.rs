@@ -1,0 +1,146 @@
+//! Stopping: one request that every thread of a program hears, whatever it is waiting for.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+/// Whether [`shutdown`](socket2::Socket::shutdown) is how the reader of a UDP socket is woken. Elsewhere it
+/// may do nothing, and where it wakes one the standard library panics, since what comes has no sender.
+const SHUTDOWN_WAKES: bool = cfg!(all(target_os = "linux", not(mproxy_portable)));
+
+/// How often a wait looks for a stop request where nothing can interrupt it.
+pub(crate) const POLL_INTERVAL: Option<Duration> =
+    if SHUTDOWN_WAKES { None } else { Some(Duration::from_millis(200)) };
+
+/// A request to stop, shared by the threads it concerns. Clones stand for the same request.
+#[derive(Debug, Clone)]
+pub struct Stop(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    requested: AtomicBool,
+    when: OnceLock<Instant>,
+    /// Sockets whose blocked readers must be woken. Weak: a socket closes when its thread ends.
+    sockets: Mutex<Vec<Weak<UdpSocket>>>,
+    sleepers: Condvar,
+    /// Readable from the request on, and never read: what every thread that polls adds to its set.
+    #[cfg(unix)]
+    pipe: (std::io::PipeReader, std::io::PipeWriter),
+}
+
+impl Stop {
+    /// A request that has not been made yet.
+    ///
+    /// # Errors
+    /// If the process has run out of descriptors.
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self(Arc::new(State {
+            requested: AtomicBool::new(false),
+            when: OnceLock::new(),
+            sockets: Mutex::default(),
+            sleepers: Condvar::new(),
+            #[cfg(unix)]
+            pipe: std::io::pipe().map_err(|e| Error::io("create", "a pipe", e))?,
+        })))
+    }
+
+    /// Makes the request; more than once is the same as once.
+    pub fn request(&self) {
+        let state = &*self.0;
+        let mut sockets = self.lock();
+        state.when.get_or_init(Instant::now);
+        if state.requested.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            use std::io::Write;
+            // One byte always fits into a fresh pipe.
+            let _ = (&state.pipe.1).write(&[0]);
+        }
+        for socket in sockets.drain(..).filter_map(|weak| weak.upgrade()) {
+            wake(&socket);
+        }
+        state.sleepers.notify_all();
+    }
+
+    /// Whether the request was made.
+    #[must_use]
+    pub fn requested(&self) -> bool {
+        self.0.requested.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the request was made.
+    #[must_use]
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.0.when.get().map(Instant::elapsed)
+    }
+
+    /// Sleeps, but wakes at the request.
+    pub fn sleep(&self, duration: Duration) {
+        // Windows wakes who waits for something only at the next tick, up to 16 ms late. A short sleep is exact.
+        #[cfg(windows)]
+        if duration < Duration::from_millis(20) {
+            if !self.requested() {
+                std::thread::sleep(duration);
+            }
+            return;
+        }
+        let end = Instant::now() + duration;
+        let mut guard = self.lock();
+        while !self.requested() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            guard = match self.0.sleepers.wait_timeout(guard, left) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Has the reader of this socket woken at the request; at once if it was made already.
+    pub(crate) fn watch(&self, socket: &Arc<UdpSocket>) {
+        let mut sockets = self.lock();
+        if self.requested() {
+            wake(socket);
+        } else {
+            sockets.retain(|weak| weak.strong_count() > 0);
+            sockets.push(Arc::downgrade(socket));
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn pipe(&self) -> &std::io::PipeReader {
+        &self.0.pipe.0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<UdpSocket>>> {
+        self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A blocked `recv` returns at once, and from then on never blocks; what the socket holds can still be
+/// read. Elsewhere its time is over soon: see [`POLL_INTERVAL`].
+fn wake(socket: &UdpSocket) {
+    if SHUTDOWN_WAKES {
+        let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Read);
+    }
+}
+
+/// Requests a stop when the last clone of an [`Arc`] around it is dropped: how the end of all inputs
+/// lets the outputs finish. The last datagrams on their way through the kernel get a moment to arrive.
+#[derive(Debug)]
+pub struct StopOnDrop(pub Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        // On a busy host the kernel delivers on loopback not in the send itself but a little later.
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.request();
+    }
+}

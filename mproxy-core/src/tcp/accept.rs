@@ -1,0 +1,74 @@
+//! Accepting TCP connections.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::error::Error;
+use crate::io::poll::{Wait, wait};
+use crate::log;
+use crate::net::socket::{BACKLOG, set_up_stream};
+use crate::relay::stop::Stop;
+
+/// Accepts connections on all of the listeners until a stop is requested, those that wait by then too,
+/// and hands each to `accepted`.
+///
+/// A lack of descriptors or memory is waited out.
+///
+/// # Errors
+/// If the listeners cannot be waited for.
+pub fn accept_each(
+    listeners: &[TcpListener],
+    stop: &Stop,
+    mut accepted: impl FnMut(TcpStream, SocketAddr),
+) -> Result<(), Error> {
+    let mut lacking = log::Seldom::default();
+    loop {
+        let mut fds: Vec<_> = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
+        let ready = wait(&mut fds, None, stop).map_err(|e| Error::io("wait for", "TCP connections", e))?;
+        for listener in listeners {
+            // Each in turn, but at a stop each to its end: what waits was connected in time.
+            for _ in 0..if ready == Wait::Stopped { BACKLOG } else { 1 } {
+                match listener.accept() {
+                    Ok((stream, peer)) => {
+                        // The listener does not block; on some systems its connections inherit that.
+                        match stream.set_nonblocking(false).and_then(|()| set_up_stream(&stream)) {
+                            Ok(()) => accepted(stream, peer),
+                            Err(error) => {
+                                log::info(format_args!("{peer}: gone before it was served: {error}"));
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        if !is_passing(&error) {
+                            if lacking.now() {
+                                log::warn(format_args!(
+                                    "cannot accept a connection: {error}; trying again until it works"
+                                ));
+                            }
+                            stop.sleep(Duration::from_millis(100));
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        if ready == Wait::Stopped {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the error concerns the connection that was to be accepted, or none at all, rather than this
+/// host. Windows says that one was reset where others say that it was aborted.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}

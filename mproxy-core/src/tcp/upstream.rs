@@ -1,0 +1,207 @@
+//! TCP servers that data is taken from: connected to, and again whenever the connection ends.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::error::Error;
+use crate::io::stream::StreamSource;
+use crate::log;
+use crate::net::endpoint::Resolved;
+use crate::net::options::Options;
+use crate::net::socket::{mark, set_up_stream};
+use crate::relay::batch::Batch;
+use crate::relay::flow::{Flow, Source};
+use crate::relay::stats::{Counters, Meter};
+use crate::relay::stop::Stop;
+use crate::tcp::connection::{Connection, Transport};
+
+type Stream = StreamSource<Box<dyn Connection>>;
+
+/// A TCP server that is connected to, and connected to again whenever the connection ends.
+pub struct TcpServerSource {
+    endpoint: Resolved,
+    transport: Arc<dyn Transport>,
+    options: Options,
+    size: usize,
+    stop: Stop,
+    meter: Meter,
+    counters: Arc<Counters>,
+    connection: Option<(Stream, Instant)>,
+    recovery: Recovery,
+    /// What to wait for before the next connection.
+    pause: Duration,
+    /// Tried before: a name is resolved anew from then on.
+    tried: bool,
+    draining: bool,
+}
+
+impl TcpServerSource {
+    /// Takes the server; the first connection is made by the first receive.
+    #[must_use]
+    pub fn new(
+        endpoint: Resolved,
+        transport: Arc<dyn Transport>,
+        options: &Options,
+        size: usize,
+        meter: Meter,
+        stop: &Stop,
+    ) -> Self {
+        Self {
+            endpoint,
+            transport,
+            options: options.clone(),
+            size,
+            stop: stop.clone(),
+            counters: meter.counters(),
+            meter,
+            connection: None,
+            recovery: Recovery::default(),
+            pause: Duration::ZERO,
+            tried: false,
+            draining: false,
+        }
+    }
+
+    fn connect(&mut self) -> Result<Stream, Error> {
+        if std::mem::replace(&mut self.tried, true) {
+            self.endpoint = self.endpoint.endpoint.resolve(&Options::default())?;
+            self.endpoint.require_unicast()?;
+        }
+        let (endpoint, stop, transport, options) =
+            (&self.endpoint, &self.stop, &self.transport, &self.options);
+        let connected = connect_tcp(endpoint, stop, &mut |stream| {
+            mark(&SockRef::from(&stream), stream.peer_addr()?, options)?;
+            transport.establish(stream, stop)
+        });
+        let (connection, address) = connected.map_err(|error| Error::io("connect to", endpoint, error))?;
+        log::info(format_args!("{endpoint}: connected to {address}"));
+        let (name, counters) = (endpoint.to_string(), self.meter.counters());
+        Ok(StreamSource::new(connection, name, options.framing, self.size, stop, counters))
+    }
+
+    /// Says once that the connection is back.
+    fn recovered(&mut self) {
+        if std::mem::replace(&mut self.recovery.failing, false) {
+            log::warn(format_args!("connected to {} again", self.endpoint));
+        }
+    }
+
+    /// Says once that there is no connection, and has the next attempt wait.
+    fn back_off(&mut self, why: &str) {
+        self.counters.failed(1);
+        if !std::mem::replace(&mut self.recovery.failing, true) {
+            log::warn(format_args!("{why}; connecting again until it works"));
+        }
+        self.pause = self.recovery.next();
+    }
+}
+
+impl Source for TcpServerSource {
+    fn capacity(&self) -> usize {
+        Stream::CAPACITY
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        if self.draining && self.connection.is_none() {
+            return Ok(Flow::End);
+        }
+        let Some((stream, since)) = &mut self.connection else {
+            self.stop.sleep(std::mem::take(&mut self.pause));
+            if self.stop.requested() {
+                return Ok(Flow::More);
+            }
+            match self.connect() {
+                Ok(stream) => {
+                    if !std::mem::replace(&mut self.recovery.doubtful, true) {
+                        self.recovered();
+                    }
+                    self.connection = Some((stream, Instant::now()));
+                }
+                Err(_) if self.stop.requested() => {}
+                Err(error) => self.back_off(&error.to_string()),
+            }
+            return Ok(Flow::More);
+        };
+        let (flow, lasted) = (stream.receive(batch), since.elapsed());
+        if !batch.is_empty() && std::mem::replace(&mut self.recovery.doubtful, false) {
+            self.recovered();
+        }
+        let ended = match flow {
+            Ok(Flow::More) => return Ok(Flow::More),
+            Ok(Flow::End) => None,
+            Err(error) => Some(error),
+        };
+        if self.draining {
+            return Ok(Flow::End);
+        }
+        self.connection = None;
+        self.recovery.doubtful &= lasted < Recovery::FIRST;
+        if lasted >= Recovery::GOOD {
+            self.recovery.failures = 0;
+        }
+        match ended {
+            Some(error) => self.back_off(&error.to_string()),
+            None => self.back_off(&format!("{} has closed the connection", self.endpoint)),
+        }
+        Ok(Flow::More)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.draining = true;
+        self.connection.as_mut().is_none_or(|(stream, _)| stream.drain())
+    }
+}
+
+/// Connects to the first of the addresses that takes the connection and that `establish` succeeds with.
+/// Returns what came of it, and the address.
+pub(crate) fn connect_tcp<C>(
+    endpoint: &Resolved,
+    stop: &Stop,
+    establish: &mut dyn FnMut(TcpStream) -> io::Result<C>,
+) -> io::Result<(C, SocketAddr)> {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in &endpoint.addresses {
+        if stop.requested() {
+            break;
+        }
+        let connected = TcpStream::connect_timeout(address, TIMEOUT)
+            .and_then(|stream| set_up_stream(&stream).map(|()| stream))
+            .and_then(&mut *establish);
+        match connected {
+            Ok(connection) => return Ok((connection, *address)),
+            // One that did answer, and failed a check, says more than the others.
+            Err(_) if last_error.kind() == io::ErrorKind::InvalidData => {}
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
+/// How a lost connection is made again, and spoken of: exponential backoff with jitter.
+#[derive(Debug, Default)]
+struct Recovery {
+    failures: u32,
+    /// It was said that there is no connection, and not yet that there is one again.
+    failing: bool,
+    /// The last connection was good for nothing, so the next may not be either.
+    doubtful: bool,
+}
+
+impl Recovery {
+    /// A connection that lasted this long makes up for earlier failures.
+    const GOOD: Duration = Duration::from_secs(60);
+    const FIRST: Duration = Duration::from_millis(500);
+    /// With the jitter no more than 30 seconds.
+    const LONGEST: Duration = Duration::from_secs(24);
+
+    fn next(&mut self) -> Duration {
+        let base = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        base.mul_f64(1.0 + fastrand::f64() / 4.0)
+    }
+}
