@@ -157,7 +157,7 @@ fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error
     let signals = Signals::catch()?;
     let handle = start(args)?;
     #[cfg(all(feature = "tls", unix))]
-    handle.reload_at_hangup()?;
+    handle.reload_at_sighup()?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {
         for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "cut where no line ends")] {
@@ -336,7 +336,7 @@ impl Args {
 
     /// Takes `--no-loop`, after all values.
     pub fn loops(&mut self, options: &mut Options) {
-        options.hears_itself = !self.flag("--no-loop", "--no-loop");
+        options.multicast_loop = !self.flag("--no-loop", "--no-loop");
     }
 
     /// Takes `--tls-cert`, `--tls-key` and the option for authorities.

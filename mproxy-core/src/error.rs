@@ -4,7 +4,7 @@ pub(crate) mod hint;
 
 use std::{fmt, io};
 
-use crate::error::hint::explained;
+use crate::error::hint::with_os_hint;
 
 /// What went wrong, with what operation, on which endpoint or file.
 ///
@@ -74,7 +74,7 @@ impl fmt::Display for Error {
         match &*self.0 {
             Cause::Usage(message) => f.write_str(message),
             Cause::Io { operation, subject, source } => {
-                write!(f, "cannot {operation} {subject}: {}", explained(source))
+                write!(f, "cannot {operation} {subject}: {}", with_os_hint(source))
             }
             Cause::StdoutClosed => f.write_str("nobody reads standard output any more"),
         }

@@ -40,7 +40,7 @@ pub use net::allow::Allow;
 pub use net::endpoint::{Endpoint, Resolved, Role, refuse_loops};
 pub use net::interface::Interface;
 pub use net::options::Options;
-pub use net::routes::Routes;
+pub use net::routes::RouteTable;
 pub use net::select::Choice;
 pub use net::socket::{listen_tcp, listen_udp, open_target, reserve_group};
 pub use program::program::{Handle, Program, Stopper};

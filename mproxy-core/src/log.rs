@@ -20,35 +20,41 @@ pub fn info(message: Arguments<'_>) {
     ::log::info!("{message}");
 }
 
-/// A message that is worth saying once, though its cause goes on: again only after a quiet time.
-#[derive(Debug, Default)]
-pub struct Seldom(Option<Instant>);
+/// How often a message may be logged. By default once, and again only after its cause has rested for a while.
+#[derive(Debug)]
+pub struct LogLimiter {
+    burst: u32,
+    since: Option<Instant>,
+    logged: u32,
+}
 
-impl Seldom {
-    /// Whether to say it now. To be asked each time the cause is there.
-    pub fn now(&mut self) -> bool {
-        const QUIET: Duration = Duration::from_secs(10);
-        self.0.replace(Instant::now()).is_none_or(|last| last.elapsed() > QUIET)
+impl Default for LogLimiter {
+    fn default() -> Self {
+        Self::with_burst(1)
     }
 }
 
-/// A message whose cause comes from outside, as often as it likes: ten times in ten seconds at most.
-#[derive(Debug, Default)]
-pub struct Few {
-    since: Option<Instant>,
-    said: u32,
-}
+impl LogLimiter {
+    /// The time that one message or a burst of them is good for.
+    const INTERVAL: Duration = Duration::from_secs(10);
 
-impl Few {
-    /// Whether to say it now. To be asked each time.
-    pub fn now(&mut self) -> bool {
-        const SPAN: Duration = Duration::from_secs(10);
-        const MOST: u32 = 10;
-        if self.since.is_none_or(|since| since.elapsed() > SPAN) {
-            *self = Self { since: Some(Instant::now()), said: 0 };
+    /// So many messages in ten seconds, of a cause that differs each time.
+    #[must_use]
+    pub fn with_burst(burst: u32) -> Self {
+        Self { burst, since: None, logged: 0 }
+    }
+
+    /// Whether to log now. To be asked each time the cause is there.
+    pub fn permits(&mut self) -> bool {
+        let now = Instant::now();
+        if self.since.is_none_or(|since| now.duration_since(since) > Self::INTERVAL) {
+            (self.since, self.logged) = (Some(now), 0);
+        } else if self.burst == 1 {
+            // The same cause goes on.
+            self.since = Some(now);
         }
-        self.said = self.said.saturating_add(1);
-        self.said <= MOST
+        self.logged = self.logged.saturating_add(1);
+        self.logged <= self.burst
     }
 }
 

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use mproxy_core::{
-    Direction, Endpoint, Error, Meter, Options, Program, Resolved, Role, Routes, Stop, UdpSink, UdpSource,
-    UdpTarget, open_all, reserve_group,
+    Direction, Endpoint, Error, Meter, Options, Program, Resolved, Role, RouteTable, Stop, UdpSink,
+    UdpSource, UdpTarget, open_all, reserve_group,
 };
 
 use crate::Reverse;
@@ -13,7 +13,7 @@ use crate::plan::{Kind, Plan};
 /// A group that every input is sent to and every output has joined, and what else the inputs are sent to.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    routes: Routes,
+    routes: RouteTable,
     targets: Vec<UdpTarget>,
     received: Meter,
     /// Where it is counted what others send to the group, and may not.
@@ -33,7 +33,7 @@ impl Channel {
             None => private()?,
         };
         let sent = registry.endpoint(&group, Direction::Channel);
-        let channel = UdpTarget::new(&group, &options, sent).heard_once();
+        let channel = UdpTarget::new(&group, &options, sent).multicast_loop_once();
         let routes = channel.routes().clone();
         let mut further = groups.iter().skip(1).collect::<Vec<_>>();
         if reserved.is_some() {

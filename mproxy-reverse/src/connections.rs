@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use mproxy_core::log::{self, Few, Seldom};
+use mproxy_core::log::{self, LogLimiter};
 use mproxy_core::{Allow, Connection, Error, Meter, Stop, Task, Transport, accept_each, spawn};
 
 /// Handshakes at a time: one that never ends takes no client's place.
 const MAX_HANDSHAKES: usize = 1024;
 
 /// Where connections come in, and which.
-pub(crate) struct Entrance {
+pub(crate) struct Acceptor {
     /// What messages call a connection.
     pub(crate) what: &'static str,
     /// Connections send data, rather than get it.
@@ -26,7 +26,7 @@ pub(crate) struct Entrance {
     pub(crate) serve: Arc<Serve>,
 }
 
-impl Entrance {
+impl Acceptor {
     /// Whether a connection has to be waited for after it was accepted.
     fn has_handshake(&self) -> bool {
         cfg!(feature = "tls") && self.transport.has_handshake()
@@ -42,33 +42,46 @@ pub(crate) struct Connections {
     max: usize,
     open: Arc<AtomicUsize>,
     handshakes: Arc<AtomicUsize>,
-    told: Arc<Mutex<Told>>,
+    told: Arc<Mutex<RefusalLog>>,
 }
 
 /// Which refusals were told of lately.
-#[derive(Debug, Default)]
-struct Told {
-    full: Seldom,
+#[derive(Debug)]
+struct RefusalLog {
+    full: LogLimiter,
     /// This host lacks something.
-    lacking: Seldom,
+    lacking: LogLimiter,
     /// The peer is not let in, each for its own reason.
-    peers: Few,
-    /// The peer is not asked at all.
-    denied: Few,
+    peers: LogLimiter,
+    /// The address is not allowed: nothing is asked of the peer.
+    denied: LogLimiter,
 }
 
-/// Held by the thread of a connection while it lasts.
-struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    fn of(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let others = count.fetch_add(1, Ordering::SeqCst);
-        let slot = Self(count.clone());
-        (others < max).then_some(slot)
+impl Default for RefusalLog {
+    fn default() -> Self {
+        /// Refusals that peers bring about, in ten seconds.
+        const BURST: u32 = 10;
+        Self {
+            full: LogLimiter::default(),
+            lacking: LogLimiter::default(),
+            peers: LogLimiter::with_burst(BURST),
+            denied: LogLimiter::with_burst(BURST),
+        }
     }
 }
 
-impl Drop for Slot {
+/// Held by the thread of a connection while it lasts.
+struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    fn of(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let others = count.fetch_add(1, Ordering::SeqCst);
+        let permit = Self(count.clone());
+        (others < max).then_some(permit)
+    }
+}
+
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -81,48 +94,48 @@ impl Connections {
     }
 
     /// Accepts connections until a stop is requested, then waits for their threads.
-    pub(crate) fn accept(&self, entrance: &Arc<Entrance>, stop: &Stop) -> Result<(), Error> {
+    pub(crate) fn accept(&self, acceptor: &Arc<Acceptor>, stop: &Stop) -> Result<(), Error> {
         let mut threads = Vec::new();
-        let counters = entrance.meter.counters();
-        accept_each(&entrance.listeners, stop, |stream, peer| {
+        let counters = acceptor.meter.counters();
+        accept_each(&acceptor.listeners, stop, |stream, peer| {
             threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
-            if !entrance.allow.permits(peer.ip()) {
+            if !acceptor.allow.permits(peer.ip()) {
                 counters.denied(1);
-                if self.may_tell(|told| told.denied.now()) {
-                    log::info(format_args!("{} {peer} refused: not an allowed address", entrance.what));
+                if self.may_tell(|told| told.denied.permits()) {
+                    log::info(format_args!("{} {peer} refused: not an allowed address", acceptor.what));
                 }
                 return;
             }
-            let handshake = entrance.has_handshake();
-            let slot = if handshake {
-                Slot::of(&self.handshakes, MAX_HANDSHAKES)
+            let handshake = acceptor.has_handshake();
+            let permit = if handshake {
+                Permit::of(&self.handshakes, MAX_HANDSHAKES)
             } else {
-                Slot::of(&self.open, self.max)
+                Permit::of(&self.open, self.max)
             };
-            let Some(slot) = slot else {
+            let Some(permit) = permit else {
                 return if handshake {
                     let why = format_args!("{MAX_HANDSHAKES} others are in their handshakes");
-                    self.refuse(entrance, peer, &why, |told| told.full.now());
+                    self.refuse(acceptor, peer, &why, |told| told.full.permits());
                 } else {
-                    self.full(entrance, peer);
+                    self.full(acceptor, peer);
                 };
             };
-            let (this, through, stop) = (self.clone(), entrance.clone(), stop.clone());
+            let (this, through, stop) = (self.clone(), acceptor.clone(), stop.clone());
             let run: Box<dyn FnOnce() + Send> = if handshake {
                 Box::new(move || {
-                    if let Some((task, slot)) = this.prepare(&through, stream, peer, slot, &stop) {
-                        run(&through, peer, task, slot, &stop);
+                    if let Some((task, permit)) = this.prepare(&through, stream, peer, permit, &stop) {
+                        run(&through, peer, task, permit, &stop);
                     }
                 })
             } else {
                 // Nothing to wait for: what this connection takes is known before the next is accepted.
-                let prepared = self.prepare(entrance, stream, peer, slot, &stop);
-                let Some((task, slot)) = prepared else { return };
-                Box::new(move || run(&through, peer, task, slot, &stop))
+                let prepared = self.prepare(acceptor, stream, peer, permit, &stop);
+                let Some((task, permit)) = prepared else { return };
+                Box::new(move || run(&through, peer, task, permit, &stop))
             };
             match spawn(peer.to_string(), run) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => self.lacking(entrance, peer, &error),
+                Err(error) => self.lacking(acceptor, peer, &error),
             }
         })?;
         for thread in threads {
@@ -135,75 +148,81 @@ impl Connections {
     /// Makes a connection ready to be served; none if it is refused.
     fn prepare(
         &self,
-        entrance: &Entrance,
+        acceptor: &Acceptor,
         stream: TcpStream,
         peer: SocketAddr,
-        mut slot: Slot,
+        mut permit: Permit,
         stop: &Stop,
-    ) -> Option<(Task, Slot)> {
-        let Entrance { transport, serve, .. } = entrance;
+    ) -> Option<(Task, Permit)> {
+        let Acceptor { transport, serve, .. } = acceptor;
         let connection = match transport.establish(stream, stop) {
             Ok(connection) => connection,
             Err(_) if stop.requested() => return None,
             Err(error) if error.kind() == ErrorKind::NotConnected => {
-                log::info(format_args!("{} {peer} has gone: {error}", entrance.what));
+                log::info(format_args!("{} {peer} has gone: {error}", acceptor.what));
                 return None;
             }
             Err(error) => {
-                self.refuse(entrance, peer, &error, |told| told.peers.now());
+                self.refuse(acceptor, peer, &error, |told| told.peers.permits());
                 return None;
             }
         };
-        if entrance.has_handshake() {
-            let Some(own) = Slot::of(&self.open, self.max) else {
-                self.full(entrance, peer);
+        if acceptor.has_handshake() {
+            let Some(own) = Permit::of(&self.open, self.max) else {
+                self.full(acceptor, peer);
                 return None;
             };
-            slot = own;
+            permit = own;
         }
         match serve(connection, peer) {
-            Ok(task) => Some((task, slot)),
+            Ok(task) => Some((task, permit)),
             Err(error) => {
-                self.lacking(entrance, peer, &error);
+                self.lacking(acceptor, peer, &error);
                 None
             }
         }
     }
 
-    fn full(&self, entrance: &Entrance, peer: SocketAddr) {
+    fn full(&self, acceptor: &Acceptor, peer: SocketAddr) {
         let why = format_args!("{} are served already (--max-clients)", self.max);
-        self.refuse(entrance, peer, &why, |told| told.full.now());
+        self.refuse(acceptor, peer, &why, |told| told.full.permits());
     }
 
-    fn lacking(&self, entrance: &Entrance, peer: SocketAddr, what: &Error) {
-        self.refuse(entrance, peer, what, |told| told.lacking.now());
+    fn lacking(&self, acceptor: &Acceptor, peer: SocketAddr, what: &Error) {
+        self.refuse(acceptor, peer, what, |told| told.lacking.permits());
     }
 
-    fn refuse(&self, entrance: &Entrance, peer: SocketAddr, why: &dyn Display, told: fn(&mut Told) -> bool) {
-        entrance.meter.counters().failed(1);
+    fn refuse(
+        &self,
+        acceptor: &Acceptor,
+        peer: SocketAddr,
+        why: &dyn Display,
+        told: fn(&mut RefusalLog) -> bool,
+    ) {
+        acceptor.meter.counters().failed(1);
         if self.may_tell(told) {
-            log::warn(format_args!("{} {peer} refused: {why}", entrance.what));
+            log::warn(format_args!("{} {peer} refused: {why}", acceptor.what));
         }
     }
 
-    fn may_tell(&self, told: fn(&mut Told) -> bool) -> bool {
+    fn may_tell(&self, told: fn(&mut RefusalLog) -> bool) -> bool {
         told(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Serves a connection to its end.
-fn run(entrance: &Entrance, peer: SocketAddr, task: Task, slot: Slot, stop: &Stop) {
-    let what = entrance.what;
+fn run(acceptor: &Acceptor, peer: SocketAddr, task: Task, permit: Permit, stop: &Stop) {
+    let what = acceptor.what;
     log::info(format_args!("{what} {peer} connected"));
     let ended = task();
-    drop(slot);
+    drop(permit);
     match ended {
         Ok(()) => log::info(format_args!("{what} {peer} has ended")),
         Err(error) if error.kind() == ErrorKind::TimedOut && !stop.requested() => {
             log::warn(format_args!("{what} {peer} dropped: {error}"));
         }
         // Without the goodbye of TLS some of what it sent may be missing.
-        Err(error) if entrance.inward && entrance.has_handshake() => {
+        Err(error) if acceptor.inward && acceptor.has_handshake() => {
             log::warn(format_args!("{what} {peer} has gone: {error}"));
         }
         Err(error) => log::info(format_args!("{what} {peer} has gone: {error}")),

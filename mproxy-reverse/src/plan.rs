@@ -67,7 +67,7 @@ impl Plan {
                 "several groups (--multicast-addr) need an input to send to them; to gather groups, listen to them",
             ));
         }
-        if inputs && outputs && groups > 0 && !reverse.options.hears_itself() {
+        if inputs && outputs && groups > 0 && !reverse.options.has_multicast_loop() {
             return Err(Error::usage(
                 "outputs get what comes in by way of the group, which this host is not to hear (--no-loop)",
             ));

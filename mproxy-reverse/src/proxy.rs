@@ -11,7 +11,7 @@ use mproxy_core::{
 
 use crate::Reverse;
 use crate::channel::Channel;
-use crate::connections::{Connections, Entrance, Serve};
+use crate::connections::{Acceptor, Connections, Serve};
 use crate::plan::{Kind, Plan};
 
 /// Receive buffer of a TCP client's channel socket: modest, so that many stalled clients together do
@@ -187,8 +187,8 @@ impl<'a> Proxy<'a> {
             (false, false) => "TCP client",
         };
         let allow = self.reverse.options.allowed().clone();
-        let entrance = Arc::new(Entrance { what, inward, listeners, transport, allow, meter, serve });
-        let accept = move || connections.accept(&entrance, &stop);
+        let acceptor = Arc::new(Acceptor { what, inward, listeners, transport, allow, meter, serve });
+        let accept = move || connections.accept(&acceptor, &stop);
         self.program.thread(endpoint.to_string(), Box::new(accept))
     }
 

@@ -4,8 +4,8 @@ use std::{fmt, io};
 
 /// The error, and what its user would have to know on this system.
 #[cfg(any(windows, target_os = "macos", target_os = "freebsd"))]
-pub(crate) fn explained(error: &io::Error) -> impl fmt::Display + use<> {
-    match hint(std::env::consts::OS, error) {
+pub(crate) fn with_os_hint(error: &io::Error) -> impl fmt::Display + use<> {
+    match os_hint(std::env::consts::OS, error) {
         Some(hint) => format!("{error}: {hint}"),
         None => error.to_string(),
     }
@@ -13,13 +13,13 @@ pub(crate) fn explained(error: &io::Error) -> impl fmt::Display + use<> {
 
 /// The error: it says enough.
 #[cfg(not(any(windows, target_os = "macos", target_os = "freebsd")))]
-pub(crate) fn explained(error: &io::Error) -> &(impl fmt::Display + use<>) {
+pub(crate) fn with_os_hint(error: &io::Error) -> &(impl fmt::Display + use<>) {
     error
 }
 
 /// What is to be known of the error on that system.
 #[cfg(any(test, windows, target_os = "macos", target_os = "freebsd"))]
-fn hint(system: &str, error: &io::Error) -> Option<&'static str> {
+fn os_hint(system: &str, error: &io::Error) -> Option<&'static str> {
     use rustix::io::Errno;
     match (system, Errno::from_io_error(error)?) {
         ("macos" | "freebsd", Errno::MSGSIZE) => {
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn what_a_system_means_is_told() {
-        let hint = |system, errno: Errno| hint(system, &errno.into()).unwrap_or("none");
+        let hint = |system, errno: Errno| os_hint(system, &errno.into()).unwrap_or("none");
         assert!(hint("macos", Errno::MSGSIZE).contains("net.inet.udp.maxdgram"));
         assert!(hint("macos", Errno::HOSTUNREACH).contains("Local Network"));
         assert!(hint("freebsd", Errno::MSGSIZE).contains("net.inet.udp.maxdgram"));

@@ -39,7 +39,7 @@ pub enum Framing {
 
 /// Datagrams at the head of a byte stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct Frame {
     /// Bytes before them that belong to none.
     pub(crate) header: usize,
     /// Their length together, ...
@@ -53,16 +53,16 @@ pub(crate) struct Cut {
 impl Framing {
     /// The next datagrams at the head of `bytes`; none if they must wait for more. With `last`, no more
     /// will come. Gathered up to `limit` bytes, if one is not longer.
-    pub(crate) fn next(self, bytes: &[u8], size: usize, limit: usize, last: bool) -> Option<Cut> {
+    pub(crate) fn next(self, bytes: &[u8], size: usize, limit: usize, last: bool) -> Option<Frame> {
         let window = &bytes[..bytes.len().min(size)];
-        let several = |len, each| Cut { header: 0, len, each, torn: false };
+        let several = |len, each| Frame { header: 0, len, each, torn: false };
         let one = |len| several(len, len);
         let full = window.len() == size;
         match self {
             Self::Length => {
                 let (header, rest) = bytes.split_first_chunk()?;
                 let len = u16::from_be_bytes(*header).into();
-                (len <= rest.len()).then_some(Cut { header: HEADER, ..one(len) })
+                (len <= rest.len()).then_some(Frame { header: HEADER, ..one(len) })
             }
             _ if window.is_empty() => None,
             Self::Auto | Self::Lines => {
@@ -73,7 +73,7 @@ impl Framing {
                     .rposition(newline)
                     .or_else(|| Some(due.len() + later.iter().position(newline)?));
                 let torn = full && !(last && window.len() == bytes.len());
-                let unfinished = || (full || last).then_some(Cut { torn, ..one(window.len()) });
+                let unfinished = || (full || last).then_some(Frame { torn, ..one(window.len()) });
                 end.map(|end| one(end + 1)).or_else(unfinished)
             }
             Self::Blocks if full => {
@@ -173,7 +173,7 @@ mod tests {
     fn cut(framing: Framing, size: usize, last: bool, mut bytes: &[u8]) -> (Vec<String>, String) {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let mut pieces = Vec::new();
-        while let Some(Cut { header, len, each, .. }) = framing.next(bytes, size, usize::MAX, last) {
+        while let Some(Frame { header, len, each, .. }) = framing.next(bytes, size, usize::MAX, last) {
             let (payload, rest) = bytes[header..].split_at(len);
             if len == 0 {
                 pieces.push(String::new());
@@ -196,7 +196,7 @@ mod tests {
             assert_eq!(cut(framing, 4, false, b"abcdefg\n"), strings(&["abcd", "efg\n"], ""));
             assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 7, false), Some(plain(6, 6)));
             assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 1, false), Some(plain(3, 3)));
-            assert_eq!(framing.next(b"abcde\n", 4, 9, false), Some(Cut { torn: true, ..plain(4, 4) }));
+            assert_eq!(framing.next(b"abcde\n", 4, 9, false), Some(Frame { torn: true, ..plain(4, 4) }));
             assert_eq!(cut(framing, 4, false, b"\n\n\n\n\n"), strings(&["\n\n\n\n", "\n"], ""));
         }
     }
@@ -210,8 +210,8 @@ mod tests {
         assert_eq!(cut(Framing::Raw, 3, false, b"ab\ncd"), strings(&["ab\n", "cd"], ""));
     }
 
-    fn plain(len: usize, each: usize) -> Cut {
-        Cut { header: 0, len, each, torn: false }
+    fn plain(len: usize, each: usize) -> Frame {
+        Frame { header: 0, len, each, torn: false }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::relay::stop::Stop;
 ///
 /// A read that never comes back holds up its thread and the file that is read, and nothing else.
 #[derive(Debug)]
-pub(crate) struct ReadAhead {
+pub(crate) struct ReaderThread {
     shared: Arc<Shared>,
     never_blocks: bool,
 }
@@ -43,7 +43,7 @@ struct State {
     held: bool,
 }
 
-impl ReadAhead {
+impl ReaderThread {
     /// Begins to read. Each read is of whole datagrams of that size. A file on a disk `never_blocks`: the rest
     /// of a line is only as far away as the disk.
     ///
@@ -115,7 +115,7 @@ impl State {
     }
 }
 
-impl Input for ReadAhead {
+impl Input for ReaderThread {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         let mut state = self.shared.lock();
         while !state.is_ready() {
@@ -174,14 +174,14 @@ mod tests {
 
     const LONG: Option<Duration> = Some(Duration::from_secs(30));
 
-    fn wait(input: &ReadAhead, timeout: Option<Duration>, stop: &Stop) -> Wait {
+    fn wait(input: &ReaderThread, timeout: Option<Duration>, stop: &Stop) -> Wait {
         input.wait(timeout, stop).unwrap().0
     }
 
     #[test]
     fn what_has_been_read_is_waited_for_like_what_is_polled() {
         let (reader, mut writer) = std::io::pipe().unwrap();
-        let mut input = ReadAhead::new(reader, false, 3).unwrap();
+        let mut input = ReaderThread::new(reader, false, 3).unwrap();
         let stop = Stop::new().unwrap();
         let mut area = [0; 8];
         assert_eq!(wait(&input, Some(Duration::from_millis(1)), &stop), Wait::TimedOut);
@@ -212,7 +212,7 @@ mod tests {
             }
         }
         let (sender, bytes) = std::sync::mpsc::channel();
-        let mut input = ReadAhead::new(Bytes(bytes), false, 1).unwrap();
+        let mut input = ReaderThread::new(Bytes(bytes), false, 1).unwrap();
         let stop = Stop::new().unwrap();
         for byte in b"abc" {
             sender.send(*byte).unwrap();
@@ -248,7 +248,7 @@ mod tests {
                 Ok(1)
             }
         }
-        let mut input = ReadAhead::new(Fails(false), true, 1).unwrap();
+        let mut input = ReaderThread::new(Fails(false), true, 1).unwrap();
         assert_eq!(input.read(&mut [0; 8]).unwrap(), 1);
         assert_eq!(input.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }

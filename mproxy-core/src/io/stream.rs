@@ -29,7 +29,7 @@ pub struct StreamSource<R> {
     draining: bool,
     never_blocks: bool,
     end: Option<End>,
-    overlong: log::Seldom,
+    overlong: log::LogLimiter,
     stop: Stop,
     counters: Arc<Counters>,
 }
@@ -66,7 +66,7 @@ impl<R: Input> StreamSource<R> {
             held: Vec::new(),
             draining: false,
             end: None,
-            overlong: log::Seldom::default(),
+            overlong: log::LogLimiter::default(),
             stop: stop.clone(),
             counters,
         }
@@ -108,7 +108,7 @@ impl<R: Input> StreamSource<R> {
     fn torn_line(&mut self) {
         self.counters.cut();
         // With others it may as well be binary data.
-        if self.framing == Framing::Lines && self.overlong.now() {
+        if self.framing == Framing::Lines && self.overlong.permits() {
             log::info(format_args!("{}: a line longer than {} bytes is cut", self.name, self.size));
         }
     }

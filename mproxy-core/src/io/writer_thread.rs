@@ -15,7 +15,7 @@ const MOMENT: Duration = Duration::from_millis(20);
 /// An output with a thread of its own, which is blocked in the writes, so that a reader that has stalled holds up
 /// that thread alone. Each write is waited for: nothing is kept in memory.
 #[derive(Debug)]
-pub(crate) struct WriteBehind(Arc<Shared>);
+pub(crate) struct WriterThread(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -33,7 +33,7 @@ struct State {
     closed: bool,
 }
 
-impl WriteBehind {
+impl WriterThread {
     /// Starts the thread.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl WriteBehind {
     }
 }
 
-impl Drop for WriteBehind {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.changed.notify_all();
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn all_slices_are_written_and_a_stalled_reader_is_left_at_a_stop() {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let output = WriteBehind::new(writer).unwrap();
+        let output = WriterThread::new(writer).unwrap();
         let stop = Stop::new().unwrap();
         for _ in 0..2 {
             assert_eq!(output.write(&[IoSlice::new(b"one"), IoSlice::new(b"two")], &stop).unwrap(), 6);
@@ -139,7 +139,7 @@ mod tests {
     fn a_reader_that_has_gone_is_an_error() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = WriteBehind::new(writer).unwrap();
+        let output = WriterThread::new(writer).unwrap();
         let error = output.write(&[IoSlice::new(b"one")], &Stop::new().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }

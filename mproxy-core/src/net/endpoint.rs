@@ -351,7 +351,7 @@ impl Resolved {
             };
         }
         if own.ip().is_unspecified() {
-            interface::is_heard(to.ip())
+            interface::reaches_wildcard_listener(to.ip())
         } else {
             own.ip() == to.ip() && same_zone(own, to)
         }

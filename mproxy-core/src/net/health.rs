@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::error::hint::explained;
+use crate::error::hint::with_os_hint;
 use crate::log;
 
 /// How long nothing may fail before a target counts as recovered. Hosts send no more than about one
@@ -30,7 +30,7 @@ impl Health {
     /// Takes note of an error.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.last_error.is_none() {
-            let error = explained(error);
+            let error = with_os_hint(error);
             log::warn(format_args!("cannot send to {}: {error}; going on without it", self.target));
             self.failed = 0;
         }

@@ -113,7 +113,7 @@ pub(crate) fn is_own(mut address: SocketAddr) -> bool {
 
 /// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
 /// a broadcast address.
-pub(crate) fn is_heard(ip: IpAddr) -> bool {
+pub(crate) fn reaches_wildcard_listener(ip: IpAddr) -> bool {
     if ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return true;
     }

@@ -22,7 +22,7 @@ pub(crate) const MAX_THREADS: usize = 256;
 pub struct Options {
     pub(crate) interfaces: Choice,
     pub(crate) ttl: u8,
-    pub(crate) hears_itself: bool,
+    pub(crate) multicast_loop: bool,
     pub(crate) dscp: u8,
     pub(crate) resolve_interval: Duration,
     pub(crate) transparent: bool,
@@ -39,7 +39,7 @@ impl Default for Options {
         Self {
             interfaces: Choice::default(),
             ttl: 1,
-            hears_itself: true,
+            multicast_loop: true,
             dscp: 0,
             resolve_interval: Duration::from_secs(60),
             transparent: false,
@@ -78,10 +78,11 @@ impl Options {
         self
     }
 
-    /// Keeps this host from hearing what it sends to groups itself. Not on Windows, where each receiver decides.
+    /// Whether this host hears what it sends to groups itself (`IP_MULTICAST_LOOP`), as it does by default. Windows
+    /// leaves that to each receiver, and takes no `false`.
     #[must_use]
-    pub fn no_loop(mut self) -> Self {
-        self.hears_itself = false;
+    pub fn multicast_loop(mut self, on: bool) -> Self {
+        self.multicast_loop = on;
         self
     }
 
@@ -180,10 +181,10 @@ impl Options {
     pub fn check(&self) -> Result<(), Error> {
         self.interfaces.check()?;
         self.allow.check()?;
-        if self.ttl == 0 && !self.hears_itself {
+        if self.ttl == 0 && !self.multicast_loop {
             return Err(Error::usage("multicast with TTL 0 that its own host does not hear reaches nobody"));
         }
-        if !self.hears_itself && cfg!(windows) {
+        if !self.multicast_loop && cfg!(windows) {
             return Err(Error::usage(
                 "Windows has each receiver decide whether it hears its own host, not the sender (--no-loop)",
             ));
@@ -215,10 +216,10 @@ impl Options {
         }
     }
 
-    /// Whether this host hears what it sends to groups.
+    /// Whether this host hears what it sends to groups (`IP_MULTICAST_LOOP`).
     #[must_use]
-    pub fn hears_itself(&self) -> bool {
-        self.hears_itself
+    pub fn has_multicast_loop(&self) -> bool {
+        self.multicast_loop
     }
 
     /// The networks that may send.

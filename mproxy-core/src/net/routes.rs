@@ -18,7 +18,7 @@ use crate::relay::stop::Stop;
 use crate::relay::thread::spawn;
 
 /// How often interfaces are looked at, and looked for by those who wait at a group.
-pub(crate) const LOOK: Duration = Duration::from_millis(1500);
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_millis(1500);
 
 /// What is wrong where no interface can be picked.
 pub(crate) const NO_INTERFACE: &str = "no network interface is up with an address of its IP version";
@@ -56,7 +56,7 @@ impl Route {
 
 /// The ways to an endpoint. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Routes(Arc<Shared>);
+pub struct RouteTable(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -80,7 +80,7 @@ struct State {
     tried: Option<Instant>,
 }
 
-impl Routes {
+impl RouteTable {
     /// Looks for the ways to the endpoint.
     pub(crate) fn new(resolved: &Resolved) -> Self {
         let addresses = resolved.addresses.clone();
@@ -88,7 +88,7 @@ impl Routes {
         let state = State { unresolved: addresses.is_empty(), addresses, tried, ..State::default() };
         let shared =
             Shared { resolved: resolved.clone(), version: AtomicUsize::new(0), state: Mutex::new(state) };
-        shared.look();
+        shared.refresh();
         Self(Arc::new(shared))
     }
 
@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// Looks at the interfaces.
-    fn look(&self) {
+    fn refresh(&self) {
         let state = &mut *self.lock();
         let (resolved, name) = (&self.resolved, self.resolved.to_string());
         let mut chosen = Chosen::default();
@@ -222,13 +222,13 @@ impl Shared {
             }
         }
         drop(state);
-        self.look();
+        self.refresh();
     }
 }
 
 /// Those endpoints of a program whose routes can change.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct RouteMonitor {
     /// Groups, and what else is bound to an interface.
     placed: Vec<Weak<Shared>>,
     /// Targets by name.
@@ -238,9 +238,9 @@ pub(crate) struct Watch {
     interval: Option<Duration>,
 }
 
-impl Watch {
+impl RouteMonitor {
     /// Adds a target, whose name is resolved again in such intervals, or never if that is zero.
-    pub(crate) fn target(&mut self, routes: &Routes, interval: Duration) {
+    pub(crate) fn target(&mut self, routes: &RouteTable, interval: Duration) {
         self.listener(routes);
         if routes.resolved().endpoint.is_name() {
             self.named.push(Arc::downgrade(&routes.0));
@@ -249,7 +249,7 @@ impl Watch {
     }
 
     /// Adds a listener.
-    pub(crate) fn listener(&mut self, routes: &Routes) {
+    pub(crate) fn listener(&mut self, routes: &RouteTable) {
         if routes.can_change() || routes.resolved().endpoint.is_name() {
             self.placed.push(Arc::downgrade(&routes.0));
         }
@@ -266,8 +266,8 @@ impl Watch {
         let Self { placed, named, listeners, interval } = self;
         if !placed.is_empty() {
             let stop = stop.clone();
-            let look = move || each(&placed, LOOK, &stop, &mut |routes| routes.look());
-            spawn("interfaces".to_owned(), Box::new(look))?;
+            let refresh = move || each(&placed, REFRESH_INTERVAL, &stop, &mut |routes| routes.refresh());
+            spawn("interfaces".to_owned(), Box::new(refresh))?;
         }
         if !named.is_empty() {
             let stop = stop.clone();
@@ -276,7 +276,7 @@ impl Watch {
                     routes.resolve(&listeners);
                 }
             };
-            let run = move || each(&named, LOOK / 3, &stop, &mut resolve);
+            let run = move || each(&named, REFRESH_INTERVAL / 3, &stop, &mut resolve);
             spawn("names".to_owned(), Box::new(run))?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use crate::log;
 use crate::net::endpoint::Resolved;
 use crate::net::interface::Interface;
 use crate::net::options::Options;
-use crate::net::routes::{NO_INTERFACE, Route, Routes};
+use crate::net::routes::{NO_INTERFACE, Route, RouteTable};
 
 /// What a receive buffer is made to hold by default, as far as the system allows: 8 MiB.
 const RECV_BUFFER: usize = 8 << 20;
@@ -46,7 +46,7 @@ pub fn listen_udp(endpoint: &Resolved, options: &Options) -> Result<Vec<UdpSocke
     let mut sockets = Vec::new();
     for group in groups(endpoint) {
         let group = &group;
-        let (_, routes) = Routes::new(group).current();
+        let (_, routes) = RouteTable::new(group).current();
         if routes.is_empty() {
             return Err(Error::io("listen on", group, no_interface()));
         }
@@ -91,9 +91,9 @@ pub fn listen_tcp(endpoint: &Resolved, options: &Options) -> Result<Vec<TcpListe
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         #[cfg(windows)]
-        crate::sys::bind_alone(&socket)?;
+        crate::sys::set_exclusive(&socket)?;
         // Each connection gets it from here.
-        mark(&socket, address, options)?;
+        set_dscp(&socket, address, options)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -164,7 +164,7 @@ pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) 
         return Err(no_interface());
     };
     let (socket, buffer) = listener(*group, options)?;
-    share(&socket)?;
+    set_reuse(&socket)?;
     #[cfg(target_os = "linux")]
     if group.is_ipv6() {
         // Or it would hear what others on this host have joined the group for on other interfaces. Kernels
@@ -182,7 +182,7 @@ pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) 
 }
 
 /// Lets several receivers on this host share a group and its port. A unicast stream could be stolen so.
-fn share(socket: &Socket) -> io::Result<()> {
+fn set_reuse(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     // What BSD, and so macOS, asks of all who share.
     #[cfg(all(
@@ -206,7 +206,7 @@ fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io:
         #[cfg(target_os = "linux")]
         socket.set_reuse_port(!sockets.is_empty())?;
         #[cfg(windows)]
-        crate::sys::bind_alone(&socket)?;
+        crate::sys::set_exclusive(&socket)?;
         socket.bind(&bound.into())?;
         bound = socket.local_addr()?.as_socket().unwrap_or(address);
         #[cfg(target_os = "linux")]
@@ -233,15 +233,15 @@ fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io:
 pub(crate) fn connect_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
     let socket = target_udp(route, address, options)?;
     #[cfg(target_os = "linux")]
-    report_errors(&socket, address)?;
+    enable_error_queue(&socket, address)?;
     socket.connect(address)?;
     Ok(socket)
 }
 
 /// Has the socket report errors, and bounds what the system keeps of them; nothing else is received there.
 #[cfg(target_os = "linux")]
-pub(crate) fn report_errors(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
-    crate::sys::report_errors(socket, address.is_ipv6())?;
+pub(crate) fn enable_error_queue(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
+    crate::sys::enable_error_queue(socket, address.is_ipv6())?;
     SockRef::from(socket).set_recv_buffer_size(0)
 }
 
@@ -251,7 +251,7 @@ pub(crate) fn report_errors(socket: &UdpSocket, address: SocketAddr) -> io::Resu
 /// If none of its addresses can be reached from this host.
 pub fn open_target(target: &Resolved, options: &Options) -> Result<(SocketAddr, UdpSocket), Error> {
     let mut last_error = no_interface();
-    for route in Routes::new(target).current().1 {
+    for route in RouteTable::new(target).current().1 {
         for address in &route.addresses {
             // A connected socket shows whether there is a way; another one stays open to other addresses.
             let connected = connect_udp(&route, *address, options);
@@ -302,23 +302,23 @@ fn send_whole(_: &Socket) {}
 
 /// What is the same for all addresses of the family.
 pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
-    mark(socket, family, options)?;
+    set_dscp(socket, family, options)?;
     if family.is_ipv4() {
         socket.set_broadcast(true)?;
         socket.set_multicast_ttl_v4(options.ttl.into())?;
     } else {
         socket.set_multicast_hops_v6(options.ttl.into())?;
     }
-    set_loop(socket, family, options.hears_itself)
+    set_multicast_loop(socket, family, options.multicast_loop)
 }
 
 /// Whether this host hears what it sends to groups.
-pub(crate) fn set_loop(socket: &Socket, family: SocketAddr, heard: bool) -> io::Result<()> {
+pub(crate) fn set_multicast_loop(socket: &Socket, family: SocketAddr, heard: bool) -> io::Result<()> {
     if family.is_ipv4() { socket.set_multicast_loop_v4(heard) } else { socket.set_multicast_loop_v6(heard) }
 }
 
 /// Marks what is sent (RFC 2474): the upper six bits of the old type of service, or of the traffic class.
-pub(crate) fn mark(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
+pub(crate) fn set_dscp(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
     let field = u32::from(options.dscp) << 2;
     if field == 0 {
         return Ok(());
@@ -434,11 +434,11 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
         // Exclusive at first, so that the port is free; shared then, for the receivers to come. Windows gives a
         // free one anyway, and will not share it later.
         if cfg!(windows) {
-            share(&socket)?;
+            set_reuse(&socket)?;
         }
         socket.bind(&group_bind_address(address).into())?;
         if cfg!(not(windows)) {
-            share(&socket)?;
+            set_reuse(&socket)?;
         }
         only_own_groups(&socket, address)?;
         let socket = UdpSocket::from(socket);
@@ -450,7 +450,7 @@ pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> 
 
 /// What this host says of a datagram that went to itself, if nobody listens there. Linux says it at once, the others
 /// soon after.
-pub(crate) fn refusal(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+pub(crate) fn wait_for_port_unreachable(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
     const SOON: Duration = Duration::from_millis(if cfg!(target_os = "linux") { 0 } else { 50 });
     let end = std::time::Instant::now() + SOON;
     loop {
@@ -552,13 +552,14 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(listener.local_addr().unwrap()).unwrap();
         sender.send(b"heard").unwrap();
-        assert!(refusal(&sender).unwrap().is_none());
+        assert!(wait_for_port_unreachable(&sender).unwrap().is_none());
         // What comes from there, of which all that fits is taken, is no report.
         listener.send_to(b"an answer", sender.local_addr().unwrap()).unwrap();
-        assert!(refusal(&sender).unwrap().is_none());
+        assert!(wait_for_port_unreachable(&sender).unwrap().is_none());
         drop(listener);
-        let refused = (0..100)
-            .find_map(|_| sender.send(b"not heard").and_then(|_| refusal(&sender)).unwrap_or_else(Some));
+        let refused = (0..100).find_map(|_| {
+            sender.send(b"not heard").and_then(|_| wait_for_port_unreachable(&sender)).unwrap_or_else(Some)
+        });
         let kind = refused.unwrap().kind();
         assert!(
             matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused),

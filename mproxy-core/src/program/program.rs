@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::net::endpoint::Resolved;
-use crate::net::routes::Watch;
+use crate::net::routes::RouteMonitor;
 use crate::relay::flow::{Sinks, Source, relay};
 use crate::relay::stats::{Registry, Stats};
 use crate::relay::stop::Stop;
@@ -24,7 +24,7 @@ pub struct Program {
     registry: Registry,
     addresses: Vec<SocketAddr>,
     reloads: Vec<crate::tcp::tls::Reload>,
-    watch: Watch,
+    watch: RouteMonitor,
 }
 
 /// The threads of a program, as they come to their ends.
@@ -66,7 +66,7 @@ impl Program {
             registry: Registry::default(),
             addresses: Vec::new(),
             reloads: Vec::new(),
-            watch: Watch::default(),
+            watch: RouteMonitor::default(),
         })
     }
 
@@ -207,8 +207,8 @@ impl Handle {
 
     /// Has SIGHUP do that too, if there is any certificate.
     #[cfg(all(feature = "tls", unix))]
-    pub(crate) fn reload_at_hangup(&self) -> Result<(), Error> {
-        if self.0.reloads.is_empty() { Ok(()) } else { super::sighup::at_hangup(self.0.reloads.clone()) }
+    pub(crate) fn reload_at_sighup(&self) -> Result<(), Error> {
+        if self.0.reloads.is_empty() { Ok(()) } else { super::sighup::at_sighup(self.0.reloads.clone()) }
     }
 
     /// What can stop the program from another thread.

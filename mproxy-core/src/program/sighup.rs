@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::tcp::tls::Reload;
 
 /// Calls all of these at each SIGHUP from now on, instead of the end that it would be.
-pub(crate) fn at_hangup(reloads: Vec<Reload>) -> Result<(), Error> {
+pub(crate) fn at_sighup(reloads: Vec<Reload>) -> Result<(), Error> {
     let failed = |error| Error::io("catch", "signals", error);
     let (mut caught, sender) = UnixStream::pair().map_err(failed)?;
     signal_hook::low_level::pipe::register(Signal::HUP.as_raw(), sender).map_err(failed)?;

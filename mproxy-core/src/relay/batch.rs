@@ -36,7 +36,7 @@ impl Run {
     }
 
     /// Whether the run goes on with datagrams of `segment` bytes that follow it in the area.
-    fn goes_on(&self, start: usize, len: usize, segment: usize) -> bool {
+    fn can_extend(&self, start: usize, len: usize, segment: usize) -> bool {
         let full = len > 0 && self.segment > 0 && self.len.is_multiple_of(self.segment);
         full && self.start + self.len == start
             && (segment == self.segment || len == segment && len < self.segment)
@@ -45,7 +45,7 @@ impl Run {
 
 /// A place between two datagrams of a batch; by default before the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Cursor {
     run: usize,
     offset: usize,
 }
@@ -100,7 +100,7 @@ impl Batch {
         let start = self.used;
         self.used += len;
         match self.runs.last_mut() {
-            Some(run) if run.goes_on(start, len, segment) => run.len += len,
+            Some(run) if run.can_extend(start, len, segment) => run.len += len,
             _ => self.runs.push(Run { start, len, segment }),
         }
     }
@@ -161,39 +161,39 @@ impl Batch {
 
     /// What is left at a place of the run it is in: the payload, and the length of each datagram but the
     /// last. None at the end of the batch.
-    pub(crate) fn rest(&self, at: Place) -> Option<(&[u8], usize)> {
+    pub(crate) fn remaining(&self, at: Cursor) -> Option<(&[u8], usize)> {
         let run = self.runs.get(at.run)?;
         Some((&self.area[run.start + at.offset..run.start + run.len], run.segment))
     }
 
     /// The datagram at a place; none at the end of the batch.
-    pub(crate) fn datagram(&self, at: Place) -> Option<&[u8]> {
-        let (rest, segment) = self.rest(at)?;
+    pub(crate) fn datagram(&self, at: Cursor) -> Option<&[u8]> {
+        let (rest, segment) = self.remaining(at)?;
         Some(&rest[..segment.min(rest.len())])
     }
 
     /// Who has sent the datagram at a place, if that is known.
-    pub(crate) fn sender(&self, at: Place) -> Option<SocketAddr> {
+    pub(crate) fn sender(&self, at: Cursor) -> Option<SocketAddr> {
         self.senders.get(at.run).copied()
     }
 
     /// Whether there is a datagram at a place, from the sender of another one.
-    pub(crate) fn goes_on(&self, from: Place, at: Place) -> bool {
+    pub(crate) fn same_sender(&self, from: Cursor, at: Cursor) -> bool {
         at.run < self.runs.len()
             && (from.run == at.run || self.senders.get(from.run) == self.senders.get(at.run))
     }
 
-    /// The place after `len` bytes of the [`rest`](Self::rest), which must end a datagram.
-    pub(crate) fn after(&self, at: Place, len: usize) -> Place {
+    /// The place after `len` bytes of the [`remaining`](Self::remaining), which must end a datagram.
+    pub(crate) fn advance(&self, at: Cursor, len: usize) -> Cursor {
         let offset = at.offset + len;
         match self.runs.get(at.run) {
-            Some(run) if offset < run.len => Place { run: at.run, offset },
-            _ => Place { run: at.run + 1, offset: 0 },
+            Some(run) if offset < run.len => Cursor { run: at.run, offset },
+            _ => Cursor { run: at.run + 1, offset: 0 },
         }
     }
 
     /// The datagrams before the place, and their bytes.
-    pub(crate) fn before(&self, at: Place) -> (usize, usize) {
+    pub(crate) fn counts_before(&self, at: Cursor) -> (usize, usize) {
         let whole = &self.runs[..at.run.min(self.runs.len())];
         let partly = self.runs.get(at.run).filter(|_| at.offset > 0);
         let datagrams = partly.map_or(0, |run| count(at.offset, run.segment));
@@ -295,12 +295,12 @@ mod tests {
         let mut batch = Batch::with_capacity(64);
         batch.push(0);
         batch.push_coalesced(5, 2);
-        let (mut at, mut before) = (Place::default(), vec![]);
-        while let Some((rest, segment)) = batch.rest(at) {
-            before.push(batch.before(at));
-            at = batch.after(at, segment.min(rest.len()));
+        let (mut at, mut before) = (Cursor::default(), vec![]);
+        while let Some((rest, segment)) = batch.remaining(at) {
+            before.push(batch.counts_before(at));
+            at = batch.advance(at, segment.min(rest.len()));
         }
         assert_eq!(before, [(0, 0), (1, 0), (2, 2), (3, 4)]);
-        assert_eq!(batch.before(at), (4, 5));
+        assert_eq!(batch.counts_before(at), (4, 5));
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const MESSAGES: usize = 128;
 /// Has the socket report all that keeps its datagrams from going out: without this Linux takes a full
 /// queue for success, and ignores ICMP messages that a host or a network cannot be reached (`ip(7)`,
 /// `IP_RECVERR`).
-pub(crate) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
+pub(crate) fn enable_error_queue(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     let (level, option) =
         if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
     set_option(socket.as_fd(), level, option, 1)
@@ -103,7 +103,7 @@ pub(crate) fn is_unanswered(stream: &TcpStream) -> bool {
 
 /// The last of the errors that were reported of datagrams that had gone out already, and forgets them all
 /// (`ip(7)`, `MSG_ERRQUEUE`).
-pub(crate) fn take_reported(socket: &UdpSocket) -> Option<io::Error> {
+pub(crate) fn drain_error_queue(socket: &UdpSocket) -> Option<io::Error> {
     let mut last = None;
     loop {
         let mut control = [Control([0; CONTROL]); 4];

@@ -57,7 +57,7 @@ fn set_option<T>(socket: &impl AsRawSocket, level: i32, option: i32, value: &T) 
 
 /// Lets nobody else have the address that the socket will be bound to, as other systems do by themselves
 /// (`SO_EXCLUSIVEADDRUSE`).
-pub(crate) fn bind_alone(socket: &impl AsRawSocket) -> io::Result<()> {
+pub(crate) fn set_exclusive(socket: &impl AsRawSocket) -> io::Result<()> {
     set_option(socket, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, &1_u32)
 }
 

@@ -24,7 +24,7 @@ pub fn accept_each(
     stop: &Stop,
     mut accepted: impl FnMut(TcpStream, SocketAddr),
 ) -> Result<(), Error> {
-    let mut lacking = log::Seldom::default();
+    let mut lacking = log::LogLimiter::default();
     loop {
         let mut fds: Vec<_> = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
         let ready = wait(&mut fds, None, stop).map_err(|e| Error::io("wait for", "TCP connections", e))?;
@@ -43,7 +43,7 @@ pub fn accept_each(
                     }
                     Err(error) => {
                         if !is_passing(&error) {
-                            if lacking.now() {
+                            if lacking.permits() {
                                 log::warn(format_args!(
                                     "cannot accept a connection: {error}; trying again until it works"
                                 ));

@@ -83,7 +83,7 @@ impl Sink for ClientSink {
         let mut headers = Vec::new();
         let mut slices = self.framing.slices(batch, &mut headers);
         let mut connection = self.connection.lock();
-        let mut client = Patient { connection: &mut **connection, left: 0, stop: &self.stop };
+        let mut client = StallGuard { connection: &mut **connection, left: 0, stop: &self.stop };
         let mut write = |slices: &[IoSlice<'_>]| {
             let written = client.patiently(&mut |to| to.write(slices))?;
             while client.patiently(&mut |to| to.flush())? > 0 {}
@@ -103,14 +103,14 @@ impl Sink for ClientSink {
 }
 
 /// Waits for a client to accept more, but not for ever.
-struct Patient<'a> {
+struct StallGuard<'a> {
     connection: &'a mut dyn Connection,
     /// What it had not acknowledged when that was looked at last.
     left: i32,
     stop: &'a Stop,
 }
 
-impl Patient<'_> {
+impl StallGuard<'_> {
     /// Waits for room, or for a while; `since` then is when the client has last taken something.
     fn wait(&mut self, since: &mut Instant) -> io::Result<()> {
         let socket = self.connection.socket();

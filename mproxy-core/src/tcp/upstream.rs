@@ -12,7 +12,7 @@ use crate::io::stream::StreamSource;
 use crate::log;
 use crate::net::endpoint::Resolved;
 use crate::net::options::Options;
-use crate::net::socket::{mark, set_up_stream};
+use crate::net::socket::{set_dscp, set_up_stream};
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
 use crate::relay::stats::{Counters, Meter};
@@ -74,7 +74,7 @@ impl TcpServerSource {
         let (endpoint, stop, transport, options) =
             (&self.endpoint, &self.stop, &self.transport, &self.options);
         let connected = connect_tcp(endpoint, stop, &mut |stream| {
-            mark(&SockRef::from(&stream), stream.peer_addr()?, options)?;
+            set_dscp(&SockRef::from(&stream), stream.peer_addr()?, options)?;
             transport.establish(stream, stop)
         });
         let (connection, address) = connected.map_err(|error| Error::io("connect to", endpoint, error))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::error::hint::explained;
+use crate::error::hint::with_os_hint;
 use crate::log;
 use crate::net::endpoint::Resolved;
 use crate::net::health::Health;
@@ -15,36 +15,36 @@ use crate::net::options::Options;
 use crate::net::routes::Route;
 #[cfg(windows)]
 use crate::net::socket::reported;
-use crate::net::socket::{connect_udp, path_payload, refusal, tell_target};
+use crate::net::socket::{connect_udp, path_payload, tell_target, wait_for_port_unreachable};
 use crate::relay::batch::Batch;
-use crate::relay::batch::Place;
+use crate::relay::batch::Cursor;
 use crate::relay::stats::Counters;
 use crate::udp::io::Sender;
-use crate::udp::transparent::{Origins, Own};
+use crate::udp::transparent::{Own, SourceSockets};
 
 /// How long to leave a target alone of which no address could be used.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// How often to look for what Windows reports of earlier datagrams, since no send fails of it.
 #[cfg(windows)]
-const LOOK: Duration = Duration::from_millis(1);
+const REFRESH_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct RouteSender {
     target: Resolved,
     options: Options,
     route: Arc<Route>,
     counters: Arc<Counters>,
-    origins: Option<Arc<Mutex<Origins>>>,
+    source_sockets: Option<Arc<Mutex<SourceSockets>>>,
     /// The address in use.
     current: usize,
     opened: Option<Opened>,
     /// The address that was told last.
     told: Option<SocketAddr>,
     /// Datagrams that no path can carry.
-    too_long: log::Seldom,
+    too_long: log::LogLimiter,
     /// Datagrams that cannot leave as from their senders.
-    not_as: log::Seldom,
+    not_as: log::LogLimiter,
     /// The address did not refuse the first datagram.
     proven: bool,
     /// When to try again, if no address could be used.
@@ -67,7 +67,7 @@ struct Opened {
 impl Opened {
     /// Fails of what has been reported of earlier datagrams, as a send does on other systems.
     fn look(&mut self) -> io::Result<()> {
-        if self.looked.elapsed() < LOOK {
+        if self.looked.elapsed() < REFRESH_INTERVAL {
             return Ok(());
         }
         self.looked = Instant::now();
@@ -75,25 +75,25 @@ impl Opened {
     }
 }
 
-impl Way {
+impl RouteSender {
     pub(super) fn open(
         target: &Resolved,
         options: &Options,
         route: Arc<Route>,
         counters: Arc<Counters>,
-        origins: Option<Arc<Mutex<Origins>>>,
+        source_sockets: Option<Arc<Mutex<SourceSockets>>>,
     ) -> Self {
         let mut way = Self {
             target: target.clone(),
             options: options.clone(),
             route,
             counters,
-            origins,
+            source_sockets,
             current: 0,
             opened: None,
             told: None,
-            too_long: log::Seldom::default(),
-            not_as: log::Seldom::default(),
+            too_long: log::LogLimiter::default(),
+            not_as: log::LogLimiter::default(),
             proven: false,
             retry_at: None,
             failing: false,
@@ -132,8 +132,8 @@ impl Way {
     }
 
     /// Whether this host hears what goes this way, and it goes well.
-    pub(super) fn is_heard(&self) -> bool {
-        self.options.hears_itself && self.works()
+    pub(super) fn has_multicast_loop(&self) -> bool {
+        self.options.multicast_loop && self.works()
     }
 
     pub(super) fn works(&self) -> bool {
@@ -141,8 +141,8 @@ impl Way {
     }
 
     /// Has this host hear it or not.
-    pub(super) fn set_heard(&mut self, heard: bool) {
-        if std::mem::replace(&mut self.options.hears_itself, heard) != heard {
+    pub(super) fn set_multicast_loop(&mut self, heard: bool) {
+        if std::mem::replace(&mut self.options.multicast_loop, heard) != heard {
             self.opened = None;
         }
     }
@@ -152,13 +152,13 @@ impl Way {
     }
 
     pub(super) fn send(&mut self, batch: &Batch) {
-        let mut at = Place::default();
+        let mut at = Cursor::default();
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
             self.retry_at = None;
             self.send_from(batch, &mut at);
         }
         if self.retry_at.is_some() {
-            self.counters.failed(batch.count() - batch.before(at).0);
+            self.counters.failed(batch.count() - batch.counts_before(at).0);
         }
         if self.failing {
             self.failing = !self.health(Health::passed);
@@ -166,8 +166,8 @@ impl Way {
     }
 
     /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
-    fn send_from(&mut self, batch: &Batch, at: &mut Place) {
-        while batch.rest(*at).is_some() && self.retry_at.is_none() {
+    fn send_from(&mut self, batch: &Batch, at: &mut Cursor) {
+        while batch.remaining(*at).is_some() && self.retry_at.is_none() {
             if !self.send_as_sender(batch, at) {
                 self.send_of_one(batch, at);
             }
@@ -176,15 +176,16 @@ impl Way {
 
     /// Sends as the sender, as far as the datagrams have the same; false if they are to leave as from this
     /// host. An error concerns this sender alone.
-    fn send_as_sender(&mut self, batch: &Batch, at: &mut Place) -> bool {
-        let (Some(origins), Some(from), Some(to)) = (self.origins.clone(), batch.sender(*at), self.address())
+    fn send_as_sender(&mut self, batch: &Batch, at: &mut Cursor) -> bool {
+        let (Some(source_sockets), Some(from), Some(to)) =
+            (self.source_sockets.clone(), batch.sender(*at), self.address())
         else {
             return false;
         };
-        let (route, heard) = (self.route.clone(), self.options.hears_itself);
-        let mut origins = lock(&origins);
-        let before = batch.before(*at);
-        let sent = match origins.socket(from, to, route.interface.as_ref(), heard) {
+        let (route, heard) = (self.route.clone(), self.options.multicast_loop);
+        let mut source_sockets = lock(&source_sockets);
+        let before = batch.counts_before(*at);
+        let sent = match source_sockets.socket(from, to, route.interface.as_ref(), heard) {
             Ok(None) => return false,
             // The other one holds the membership that TTL 0 needs, and knows what the path can.
             Ok(Some(socket)) => {
@@ -197,7 +198,7 @@ impl Way {
         if error.kind() == io::ErrorKind::Interrupted {
             return true;
         }
-        if self.not_as.now() {
+        if self.not_as.permits() {
             let target = &self.target;
             log::warn(format_args!("cannot send to {target} as {from}: {error}; dropped"));
         }
@@ -207,7 +208,7 @@ impl Way {
             self.skip(batch, at);
         } else {
             let from = *at;
-            while batch.goes_on(from, *at) {
+            while batch.same_sender(from, *at) {
                 self.pass_over(batch, at);
             }
         }
@@ -215,7 +216,7 @@ impl Way {
     }
 
     /// Sends what goes at once, and moves the place behind it.
-    fn advance(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
+    fn advance(&mut self, batch: &Batch, at: &mut Cursor) -> io::Result<()> {
         let doubtful = self.has_others() && !self.proven;
         let opened = self.opened()?;
         #[cfg(windows)]
@@ -224,11 +225,11 @@ impl Way {
         let proven = match batch.datagram(*at) {
             Some(first) if doubtful => {
                 socket.send(first)?;
-                // On this host a refusal is known at once, and another address may not refuse.
-                if let Some(refused) = refusal(socket)? {
+                // On this host a wait_for_port_unreachable is known at once, and another address may not refuse.
+                if let Some(refused) = wait_for_port_unreachable(socket)? {
                     return Err(refused);
                 }
-                *at = batch.after(*at, first.len());
+                *at = batch.advance(*at, first.len());
                 true
             }
             _ => false,
@@ -239,12 +240,12 @@ impl Way {
     }
 
     /// Sends as far as the datagrams have the same sender, as [`send_from`](Self::send_from) does.
-    fn send_of_one(&mut self, batch: &Batch, at: &mut Place) {
+    fn send_of_one(&mut self, batch: &Batch, at: &mut Cursor) {
         let mut addresses_left = self.route.addresses.len();
         // An error that may have been reported of a datagram that had gone out, and where it came up.
-        let mut doubt: Option<(Place, io::Error)> = None;
+        let mut doubt: Option<(Cursor, io::Error)> = None;
         let from = *at;
-        while batch.goes_on(from, *at) || doubt.is_some() {
+        while batch.same_sender(from, *at) || doubt.is_some() {
             let result = self.advance_counted(batch, at);
             let mut again = false;
             if let Some((place, error)) = doubt.take() {
@@ -270,9 +271,9 @@ impl Way {
                 }
             } else if is(&error, Errno::MSGSIZE) {
                 let len = self.pass_over(batch, at);
-                if self.too_long.now() {
+                if self.too_long.permits() {
                     let target = &self.target;
-                    let error = explained(&error);
+                    let error = with_os_hint(&error);
                     log::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
                 }
             } else {
@@ -291,20 +292,20 @@ impl Way {
         self.opened.is_some() && !concerns_this(error) && !(self.has_others() && is_refused(error))
     }
 
-    fn advance_counted(&mut self, batch: &Batch, at: &mut Place) -> io::Result<()> {
-        let before = batch.before(*at);
+    fn advance_counted(&mut self, batch: &Batch, at: &mut Cursor) -> io::Result<()> {
+        let before = batch.counts_before(*at);
         let result = self.advance(batch, at);
         self.count(batch, before, *at);
         result
     }
 
-    fn count(&self, batch: &Batch, (datagrams, bytes): (usize, usize), at: Place) {
-        let (datagrams_now, bytes_now) = batch.before(at);
+    fn count(&self, batch: &Batch, (datagrams, bytes): (usize, usize), at: Cursor) {
+        let (datagrams_now, bytes_now) = batch.counts_before(at);
         self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
     }
 
     /// Leaves out what would have gone together.
-    fn skip(&mut self, batch: &Batch, at: &mut Place) {
+    fn skip(&mut self, batch: &Batch, at: &mut Cursor) {
         match &self.opened {
             Some(opened) => self.counters.failed(opened.sender.skip(batch, at)),
             None => drop(self.pass_over(batch, at)),
@@ -312,9 +313,9 @@ impl Way {
     }
 
     /// Leaves out one datagram. Returns its length.
-    fn pass_over(&mut self, batch: &Batch, at: &mut Place) -> usize {
+    fn pass_over(&mut self, batch: &Batch, at: &mut Cursor) -> usize {
         let len = batch.datagram(*at).map_or(0, <[u8]>::len);
-        *at = batch.after(*at, len);
+        *at = batch.advance(*at, len);
         self.counters.failed(1);
         len
     }
@@ -387,8 +388,8 @@ impl Way {
 }
 
 /// Only one thread has it.
-fn lock(origins: &Mutex<Origins>) -> MutexGuard<'_, Origins> {
-    origins.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(source_sockets: &Mutex<SourceSockets>) -> MutexGuard<'_, SourceSockets> {
+    source_sockets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {

@@ -13,7 +13,7 @@ use crate::io::poll::wait;
 use crate::log;
 use crate::net::endpoint::Resolved;
 use crate::net::options::Options;
-use crate::net::routes::{LOOK, Route, Routes};
+use crate::net::routes::{REFRESH_INTERVAL, Route, RouteTable};
 use crate::net::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
@@ -33,7 +33,7 @@ pub struct UdpSource {
     entries: Vec<Entry>,
     /// The one to look at first.
     next: usize,
-    group: Option<Group>,
+    membership: Option<Membership>,
     endpoint: String,
     /// Others may share its address, and come after it.
     first: bool,
@@ -43,9 +43,9 @@ pub struct UdpSource {
     draining: bool,
     errors: u32,
     /// Datagrams that found no room in the receive buffer.
-    overflow: log::Seldom,
+    overflow: log::LogLimiter,
     /// Datagrams from elsewhere than allowed.
-    foreign: log::Seldom,
+    foreign: log::LogLimiter,
     counters: Arc<Counters>,
     /// Where to count what is not allowed.
     denials: Arc<Counters>,
@@ -61,8 +61,8 @@ struct Entry {
 
 /// What the interfaces of a group take.
 #[derive(Debug)]
-struct Group {
-    routes: Routes,
+struct Membership {
+    routes: RouteTable,
     version: usize,
     options: Options,
     /// This program sends to the group too, whatever is allowed.
@@ -85,7 +85,7 @@ impl UdpSource {
     ) -> Result<Vec<Self>, Error> {
         let (mut sources, mut last) = (Vec::new(), None);
         for group in groups(endpoint) {
-            sources.push(Self::join(&Routes::new(&group), options, false, meter, stop)?);
+            sources.push(Self::join(&RouteTable::new(&group), options, false, meter, stop)?);
         }
         if sources.len() == endpoint.addresses.len() {
             return Ok(sources);
@@ -107,38 +107,38 @@ impl UdpSource {
     /// # Errors
     /// If it cannot be joined on one, or there is none to wait for.
     pub fn join(
-        routes: &Routes,
+        routes: &RouteTable,
         options: &Options,
         own: bool,
         meter: &Meter,
         stop: &Stop,
     ) -> Result<Self, Error> {
         let (routes, options, can_change) = (routes.clone(), options.clone(), routes.can_change());
-        let group = Group { routes, version: 0, options, own, can_change, retry_at: None };
+        let group = Membership { routes, version: 0, options, own, can_change, retry_at: None };
         let mut source = Self::new(group.routes.resolved(), None, meter, stop);
         let lacking = group.routes.lack_an_interface();
-        source.group = Some(group);
+        source.membership = Some(group);
         if lacking {
             return Err(source.cannot_listen(no_interface()));
         }
-        source.take_over().map_err(|error| source.cannot_listen(error))?;
+        source.sync_memberships().map_err(|error| source.cannot_listen(error))?;
         Ok(source)
     }
 
-    fn new(endpoint: &Resolved, group: Option<Group>, meter: &Meter, stop: &Stop) -> Self {
+    fn new(endpoint: &Resolved, membership: Option<Membership>, meter: &Meter, stop: &Stop) -> Self {
         let counters = meter.counters();
         Self {
             entries: Vec::new(),
             next: 0,
-            group,
+            membership,
             endpoint: endpoint.to_string(),
             first: true,
             polled: false,
             stop: stop.clone(),
             draining: false,
             errors: 0,
-            overflow: log::Seldom::default(),
-            foreign: log::Seldom::default(),
+            overflow: log::LogLimiter::default(),
+            foreign: log::LogLimiter::default(),
             denials: counters.clone(),
             counters,
         }
@@ -168,8 +168,8 @@ impl UdpSource {
     }
 
     /// Joins the group on interfaces that have come, and leaves it on those that have gone.
-    fn take_over(&mut self) -> io::Result<()> {
-        let Some(group) = &mut self.group else { return Ok(()) };
+    fn sync_memberships(&mut self) -> io::Result<()> {
+        let Some(group) = &mut self.membership else { return Ok(()) };
         let (version, routes) = group.routes.current();
         let index = |route: &Route| route.interface.as_ref().map(|interface| interface.index);
         let is_one = |entry: &Entry| {
@@ -179,7 +179,7 @@ impl UdpSource {
         self.entries.retain(is_one);
         let (options, own) = (group.options.clone(), group.own);
         let resolved = group.routes.resolved().clone();
-        let timeout = POLL_INTERVAL.or(group.can_change.then_some(LOOK));
+        let timeout = POLL_INTERVAL.or(group.can_change.then_some(REFRESH_INTERVAL));
         let mut failed = Ok(());
         for route in routes {
             let mut options = options.clone();
@@ -205,7 +205,7 @@ impl UdpSource {
         for (index, entry) in self.entries.iter().enumerate().filter(|_| own) {
             let family = resolved.addresses.first().copied().ok_or_else(no_interface);
             failed = failed.and(family.and_then(|family| {
-                crate::net::socket::set_loop(&SockRef::from(&*entry.socket), family, index == 0)
+                crate::net::socket::set_multicast_loop(&SockRef::from(&*entry.socket), family, index == 0)
             }));
         }
         // Several are waited for together.
@@ -214,23 +214,23 @@ impl UdpSource {
             failed = failed.and(entry.socket.set_nonblocking(!alone));
         }
         failed?;
-        if let Some(group) = &mut self.group {
+        if let Some(group) = &mut self.membership {
             (group.version, group.retry_at) = (version, None);
         }
         Ok(())
     }
 
     /// Takes over what has changed.
-    fn look(&mut self) {
-        let Some(group) = &mut self.group else { return };
+    fn refresh(&mut self) {
+        let Some(group) = &mut self.membership else { return };
         if self.draining
             || !group.routes.have_changed(group.version)
             || group.retry_at.is_some_and(|at| Instant::now() < at)
         {
             return;
         }
-        group.retry_at = Some(Instant::now() + LOOK);
-        if let Err(error) = self.take_over() {
+        group.retry_at = Some(Instant::now() + REFRESH_INTERVAL);
+        if let Err(error) = self.sync_memberships() {
             log::warn(format_args!("{}; trying again", self.cannot_listen(error)));
         }
     }
@@ -247,7 +247,7 @@ impl UdpSource {
     /// # Errors
     /// If the system does not tell it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match (self.entries.first(), &self.group) {
+        match (self.entries.first(), &self.membership) {
             (Some(entry), _) => entry.socket.local_addr(),
             (None, Some(group)) => {
                 group.routes.resolved().addresses.first().copied().ok_or_else(no_interface)
@@ -257,8 +257,8 @@ impl UdpSource {
     }
 
     /// The interfaces that come and go; none but of a group.
-    pub(crate) fn routes(&self) -> Option<&Routes> {
-        self.group.as_ref().map(|group| &group.routes)
+    pub(crate) fn routes(&self) -> Option<&RouteTable> {
+        self.membership.as_ref().map(|group| &group.routes)
     }
 
     pub(crate) fn is_first(&self) -> bool {
@@ -280,9 +280,9 @@ impl UdpSource {
     pub(crate) fn patience(&self) -> Option<Duration> {
         /// Without a socket nothing tells of a stop.
         const UNWATCHED: Duration = Duration::from_millis(200);
-        match &self.group {
+        match &self.membership {
             _ if self.entries.is_empty() => Some(UNWATCHED),
-            Some(group) if group.can_change => Some(LOOK),
+            Some(group) if group.can_change => Some(REFRESH_INTERVAL),
             _ => POLL_INTERVAL,
         }
     }
@@ -291,13 +291,13 @@ impl UdpSource {
     fn missed(&mut self, missed: Missed) {
         self.counters.dropped(missed.dropped);
         self.denials.denied(missed.denied);
-        if missed.dropped > 0 && self.overflow.now() {
+        if missed.dropped > 0 && self.overflow.permits() {
             log::warn(format_args!(
                 "{}: data comes faster than it is taken: the system has dropped some",
                 self.endpoint
             ));
         }
-        if missed.denied > 0 && self.foreign.now() {
+        if missed.denied > 0 && self.foreign.permits() {
             log::info(format_args!("{}: dropped what came from elsewhere than allowed", self.endpoint));
         }
     }
@@ -332,7 +332,7 @@ impl Source for UdpSource {
     }
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        self.look();
+        self.refresh();
         match self.take(batch) {
             Ok(missed) => {
                 if missed != Missed::default() {

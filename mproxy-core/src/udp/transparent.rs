@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::error::Error;
 use crate::net::interface::{Interface, is_own};
 use crate::net::options::Options;
-use crate::net::socket::{report_errors, send_through, set_loop, set_up_sender};
+use crate::net::socket::{enable_error_queue, send_through, set_multicast_loop, set_up_sender};
 use crate::sys::broadcast_through;
 
 /// The sockets of this process that send as this host does, while transparency is asked for: what they send to a
@@ -47,15 +47,15 @@ impl Drop for Own {
 
 /// One socket for each sender, of so many who were heard last. It belongs to one thread.
 #[derive(Debug)]
-pub(crate) struct Origins {
+pub(crate) struct SourceSockets {
     /// None for a socket of this process.
-    sockets: LruCache<SocketAddr, Option<Origin>>,
+    sockets: LruCache<SocketAddr, Option<SourceSocket>>,
     most: usize,
     options: Options,
 }
 
 #[derive(Debug)]
-struct Origin {
+struct SourceSocket {
     socket: UdpSocket,
     /// The interface that was chosen last for groups, whether this host hears it there, ...
     multicast: (u32, bool),
@@ -63,7 +63,7 @@ struct Origin {
     other: u32,
 }
 
-impl Origins {
+impl SourceSockets {
     pub(crate) fn new(options: &Options) -> Self {
         // Whatever is asked for, listeners and connections must find descriptors, too.
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -103,7 +103,7 @@ impl Origins {
                 && std::mem::replace(&mut origin.multicast, (index, heard)) != (index, heard)
             {
                 let socket = SockRef::from(&origin.socket);
-                set_loop(&socket, to, heard)?;
+                set_multicast_loop(&socket, to, heard)?;
                 send_through(&socket, to, interface)?;
             }
         } else if to.is_ipv4() && std::mem::replace(&mut origin.other, index) != index {
@@ -113,7 +113,7 @@ impl Origins {
     }
 }
 
-fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<Origin>> {
+fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<SourceSocket>> {
     if sender.port() == 0 {
         return Err(io::Error::other("no port can be 0"));
     }
@@ -129,8 +129,8 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<Origin>> {
     socket.bind(&sender.into())?;
     set_up_sender(&socket, sender, options)?;
     let socket = UdpSocket::from(socket);
-    report_errors(&socket, sender)?;
-    Ok(Some(Origin { socket, multicast: (0, options.hears_itself), other: 0 }))
+    enable_error_queue(&socket, sender)?;
+    Ok(Some(SourceSocket { socket, multicast: (0, options.multicast_loop), other: 0 }))
 }
 
 /// A socket that may be bound to an address of another host (`ip(7)`, `IP_TRANSPARENT`).

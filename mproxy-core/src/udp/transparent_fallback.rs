@@ -18,9 +18,9 @@ impl Own {
 }
 
 #[derive(Debug)]
-pub(crate) struct Origins;
+pub(crate) struct SourceSockets;
 
-impl Origins {
+impl SourceSockets {
     pub(crate) fn new(_: &Options) -> Self {
         Self
     }

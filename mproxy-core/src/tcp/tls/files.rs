@@ -24,7 +24,7 @@ struct Loaded<C> {
     config: Arc<C>,
     /// Of the files when they were read; none if they are to be read again anyway.
     stamps: Vec<Stamp>,
-    passing: log::Seldom,
+    passing: log::LogLimiter,
 }
 
 /// What changes with a file's content or access; none if there is no file.
@@ -34,7 +34,11 @@ impl<C> Reloading<C> {
     pub(super) fn new(tls: Tls, make: fn(&Tls) -> Result<C, Error>) -> Result<Self, Error> {
         let stamps = stamps(&tls);
         let config = Arc::new(make(&tls)?);
-        Ok(Self { tls, make, loaded: Mutex::new(Loaded { config, stamps, passing: log::Seldom::default() }) })
+        Ok(Self {
+            tls,
+            make,
+            loaded: Mutex::new(Loaded { config, stamps, passing: log::LogLimiter::default() }),
+        })
     }
 
     /// For a new connection.
@@ -67,7 +71,7 @@ impl<C> Reloading<C> {
                 if passing {
                     loaded.stamps.clear();
                 }
-                if !passing || loaded.passing.now() {
+                if !passing || loaded.passing.permits() {
                     log::warn(format_args!("{error}; going on with what was read before"));
                 }
             }

@@ -1,6 +1,6 @@
 //! Which datagrams go out together in one offloaded send.
 
-use crate::relay::batch::{Batch, Place};
+use crate::relay::batch::{Batch, Cursor};
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED};
 
 /// What one send may carry.
@@ -28,13 +28,13 @@ impl Limits {
 
 /// Datagrams that go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct Gathered {
     /// The length of each but the last, which may be shorter.
     pub(crate) segment: usize,
     /// How many there are.
     pub(crate) datagrams: usize,
     /// The place behind them.
-    pub(crate) end: Place,
+    pub(crate) end: Cursor,
 }
 
 /// The datagrams at a place that can go together: as many of one size, and of one sender, as follow each
@@ -42,18 +42,18 @@ pub(crate) struct Group {
 /// end of the batch.
 pub(crate) fn gather<'a>(
     batch: &'a Batch,
-    from: Place,
+    from: Cursor,
     limits: Limits,
     take: &mut dyn FnMut(&'a [u8]),
-) -> Option<Group> {
-    let (first, of_run) = batch.rest(from)?;
+) -> Option<Gathered> {
+    let (first, of_run) = batch.remaining(from)?;
     let segment = of_run.min(first.len());
     let alone = segment == 0 || segment > limits.largest;
     let most = if alone { 1 } else { limits.segments.min(MAX_DATAGRAM / segment) };
-    let mut group = Group { segment, datagrams: 0, end: from };
+    let mut group = Gathered { segment, datagrams: 0, end: from };
     while group.datagrams < most
-        && batch.goes_on(from, group.end)
-        && let Some((payload, of_run)) = batch.rest(group.end)
+        && batch.same_sender(from, group.end)
+        && let Some((payload, of_run)) = batch.remaining(group.end)
     {
         let next = of_run.min(payload.len());
         let len = if next == segment {
@@ -64,7 +64,7 @@ pub(crate) fn gather<'a>(
             break;
         };
         take(&payload[..len]);
-        group.end = batch.after(group.end, len);
+        group.end = batch.advance(group.end, len);
         group.datagrams += if segment == 0 { 1 } else { len.div_ceil(segment) };
         if segment == 0 || !len.is_multiple_of(segment) {
             break;
@@ -83,7 +83,7 @@ mod tests {
         for (len, segment) in runs {
             batch.push_coalesced(*len, *segment);
         }
-        let (mut at, mut groups) = (Place::default(), vec![]);
+        let (mut at, mut groups) = (Cursor::default(), vec![]);
         let mut bytes = 0;
         while let Some(group) = gather(&batch, at, limits, &mut |slice| bytes += slice.len()) {
             groups.push((group.datagrams, std::mem::take(&mut bytes)));

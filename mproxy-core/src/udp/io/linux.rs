@@ -10,11 +10,11 @@ use super::Missed;
 use super::gather::{Limits, gather};
 use super::offload::Offload;
 use crate::net::allow::Allow;
-use crate::relay::batch::{Batch, Place};
+use crate::relay::batch::{Batch, Cursor};
 use crate::relay::limits::SLOT;
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{
-    Incoming, MESSAGES, Outgoing, can_send_segmented, receive_coalesced, release, take_reported,
+    Incoming, MESSAGES, Outgoing, can_send_segmented, drain_error_queue, receive_coalesced, release,
 };
 
 /// Slots that a listener's batch has.
@@ -128,17 +128,17 @@ impl Sender {
         socket: &UdpSocket,
         to: Option<SocketAddr>,
         batch: &Batch,
-        at: &mut Place,
+        at: &mut Cursor,
     ) -> io::Result<()> {
         let from = *at;
         self.offload.renew();
         // Where the offload seems to have failed.
         let mut doubted = None;
-        while batch.goes_on(from, *at) {
+        while batch.same_sender(from, *at) {
             let mut messages = self.outgoing.messages();
             let (mut end, mut count, mut segments) = (*at, 0, 0);
             while messages.have_room()
-                && batch.goes_on(from, end)
+                && batch.same_sender(from, end)
                 && let Some(group) = gather(batch, end, self.offload.limits(), &mut |part| messages.add(part))
             {
                 let together = group.datagrams > 1;
@@ -157,13 +157,13 @@ impl Sender {
                     }
                     // What stopped it is known only if it was reported of an earlier one; all else comes
                     // up again.
-                    if let Some(error) = take_reported(socket) {
+                    if let Some(error) = drain_error_queue(socket) {
                         return Err(error);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    take_reported(socket);
+                    drain_error_queue(socket);
                     if segments == 0 || !is_of_offload(&error) {
                         return Err(error);
                     }
@@ -178,7 +178,7 @@ impl Sender {
     }
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
-    pub(crate) fn skip(&self, batch: &Batch, at: &mut Place) -> usize {
+    pub(crate) fn skip(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams

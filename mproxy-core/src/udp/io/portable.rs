@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::{Missed, passing};
 use crate::net::allow::Allow;
-use crate::relay::batch::{Batch, Place};
+use crate::relay::batch::{Batch, Cursor};
 
 /// Slots that a listener's batch has.
 pub(crate) const SLOTS: usize = 1;
@@ -66,10 +66,10 @@ impl Sender {
         socket: &UdpSocket,
         to: Option<SocketAddr>,
         batch: &Batch,
-        at: &mut Place,
+        at: &mut Cursor,
     ) -> io::Result<()> {
         let from = *at;
-        while batch.goes_on(from, *at)
+        while batch.same_sender(from, *at)
             && let Some(datagram) = batch.datagram(*at)
         {
             let sent = match to {
@@ -77,7 +77,7 @@ impl Sender {
                 None => socket.send(datagram),
             };
             match sent {
-                Ok(_) => *at = batch.after(*at, datagram.len()),
+                Ok(_) => *at = batch.advance(*at, datagram.len()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -87,9 +87,9 @@ impl Sender {
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
     #[allow(clippy::unused_self)] // the interface of linux.rs
-    pub(crate) fn skip(&self, batch: &Batch, at: &mut Place) -> usize {
+    pub(crate) fn skip(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(datagram) = batch.datagram(*at) else { return 0 };
-        *at = batch.after(*at, datagram.len());
+        *at = batch.advance(*at, datagram.len());
         1
     }
 }

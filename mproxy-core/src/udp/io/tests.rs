@@ -11,11 +11,11 @@ use socket2::SockRef;
 use super::{Missed, portable};
 use crate::net::allow::Allow;
 use crate::relay::batch::Batch;
-use crate::relay::batch::Place;
+use crate::relay::batch::Cursor;
 use crate::relay::limits::SLOT;
 
 type Receive = Box<dyn FnMut(&UdpSocket, &mut Batch) -> io::Result<Missed>>;
-type Send = Box<dyn FnMut(&Batch, &mut Place) -> io::Result<()>>;
+type Send = Box<dyn FnMut(&Batch, &mut Cursor) -> io::Result<()>>;
 type OpenReceiver = fn(&UdpSocket, Allow) -> Receive;
 type OpenSender = fn(UdpSocket) -> Send;
 
@@ -106,13 +106,13 @@ const FEWER: u64 = if cfg!(windows) { 10 } else { 1 };
 /// Sends what each sender has sent, one after another.
 fn each_of_one(
     batch: &Batch,
-    at: &mut Place,
-    send: &mut dyn FnMut(&mut Place) -> io::Result<()>,
+    at: &mut Cursor,
+    send: &mut dyn FnMut(&mut Cursor) -> io::Result<()>,
 ) -> io::Result<()> {
-    while batch.rest(*at).is_some() {
+    while batch.remaining(*at).is_some() {
         let from = *at;
         send(at)?;
-        assert!(*at != from && (batch.rest(*at).is_none() || batch.sender(*at) != batch.sender(from)));
+        assert!(*at != from && (batch.remaining(*at).is_none() || batch.sender(*at) != batch.sender(from)));
     }
     Ok(())
 }
@@ -231,9 +231,9 @@ fn every_datagram_arrives_as_it_was_sent() {
             let mut rng = Rng::with_seed(seed);
             let datagrams = random(&mut rng);
             let batch = batch_of(&datagrams, rng.bool());
-            let mut at = Place::default();
+            let mut at = Cursor::default();
             senders[0](&batch, &mut at).unwrap();
-            assert_eq!(batch.before(at), (batch.count(), batch.bytes()), "{what}");
+            assert_eq!(batch.counts_before(at), (batch.count(), batch.bytes()), "{what}");
             let received = receive_all(listener, &mut receive, datagrams.len(), &what);
             assert!(received == datagrams, "{what}");
         }
@@ -253,14 +253,14 @@ fn what_was_received_is_sent_on_as_it_was() {
             let (mut onward, mut last) = (open(onward), RECEIVERS[0].1(&next, Allow::default()));
             for seed in 1000..1000 + 30 / FEWER {
                 let datagrams = random(&mut Rng::with_seed(seed));
-                senders[0](&batch_of(&datagrams, false), &mut Place::default()).unwrap();
+                senders[0](&batch_of(&datagrams, false), &mut Cursor::default()).unwrap();
                 let mut batch = Batch::with_capacity(super::SLOTS.max(64) * SLOT);
                 let mut passed = 0;
                 while passed < datagrams.len() {
                     batch.clear();
                     receive(listener, &mut batch).unwrap();
                     passed += batch.count();
-                    onward(&batch, &mut Place::default()).unwrap();
+                    onward(&batch, &mut Cursor::default()).unwrap();
                 }
                 let received = receive_all(&next, &mut last, datagrams.len(), pair);
                 assert!(received == datagrams, "{pair}, seed {seed}");
@@ -281,7 +281,7 @@ fn what_different_senders_send_is_never_mixed() {
             for _ in 0..12 {
                 let datagrams = vec![vec![rng.u8(..); len]; rng.usize(1..10)];
                 let sender = rng.usize(..senders.len());
-                senders[sender](&batch_of(&datagrams, rng.bool()), &mut Place::default()).unwrap();
+                senders[sender](&batch_of(&datagrams, rng.bool()), &mut Cursor::default()).unwrap();
                 from.extend(vec![sender; datagrams.len()]);
                 all.extend(datagrams);
             }
@@ -289,13 +289,13 @@ fn what_different_senders_send_is_never_mixed() {
             while received.len() < all.len() {
                 batch.clear();
                 receive(listener, &mut batch).unwrap();
-                let mut at = Place::default();
+                let mut at = Cursor::default();
                 while let Some(datagram) = batch.datagram(at) {
                     received.push(datagram.to_vec());
                     let sender = from[received.len() - 1];
                     let told = *addresses.entry(sender).or_insert(batch.sender(at));
                     assert!(told.is_some() && told == batch.sender(at), "{pair}, seed {seed}");
-                    at = batch.after(at, datagram.len());
+                    at = batch.advance(at, datagram.len());
                 }
             }
             assert!(received == all, "{pair}, seed {seed}");
@@ -350,9 +350,9 @@ fn an_error_leaves_the_place_at_what_was_not_sent() {
         // IPv4 has no datagrams of this size.
         let datagrams = [vec![1; 10], vec![2; 10], vec![3; 65_520], vec![4; 10]];
         let batch = batch_of(&datagrams, true);
-        let mut at = Place::default();
+        let mut at = Cursor::default();
         senders[0](&batch, &mut at).unwrap_err();
-        assert_eq!(batch.before(at).0, 2, "{pair}");
+        assert_eq!(batch.counts_before(at).0, 2, "{pair}");
     });
 }
 
@@ -377,7 +377,7 @@ fn what_is_not_allowed_is_counted_and_left_out_however_it_comes() {
             let mut receive = receive(&listener, allow.clone());
             for round in 0..3 {
                 for send in &mut senders {
-                    send(&batch, &mut Place::default()).unwrap();
+                    send(&batch, &mut Cursor::default()).unwrap();
                 }
                 let (mut received, mut got, mut denied) = (Batch::with_capacity(128 * SLOT), vec![], 0);
                 while got.len() + denied < 3 * datagrams.len() {

@@ -17,7 +17,7 @@ use super::offload::Offload;
 use super::{Missed, passing};
 use crate::net::allow::Allow;
 use crate::net::socket::path_payload;
-use crate::relay::batch::{Batch, Place};
+use crate::relay::batch::{Batch, Cursor};
 use crate::relay::limits::SLOT;
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{Arrival, MessageReader, can_send_segmented, receive_coalesced, tell_destinations};
@@ -201,7 +201,7 @@ impl Sender {
         socket: &UdpSocket,
         to: Option<SocketAddr>,
         batch: &Batch,
-        at: &mut Place,
+        at: &mut Cursor,
     ) -> io::Result<()> {
         let name = to.map(SockAddr::from);
         self.send_each(batch, at, &mut |parts, segment| match (segment, parts) {
@@ -216,11 +216,11 @@ impl Sender {
     }
 
     /// As [`send`](Self::send), by this function.
-    fn send_each(&mut self, batch: &Batch, at: &mut Place, send: &mut SendParts<'_>) -> io::Result<()> {
+    fn send_each(&mut self, batch: &Batch, at: &mut Cursor, send: &mut SendParts<'_>) -> io::Result<()> {
         let from = *at;
         self.offload.renew();
         let mut parts = Vec::with_capacity(OFFLOADED);
-        while batch.goes_on(from, *at) {
+        while batch.same_sender(from, *at) {
             parts.clear();
             let limits = self.offload.limits();
             let Some(group) = gather(batch, *at, limits, &mut |part| parts.push(IoSlice::new(part))) else {
@@ -244,7 +244,7 @@ impl Sender {
     }
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
-    pub(crate) fn skip(&self, batch: &Batch, at: &mut Place) -> usize {
+    pub(crate) fn skip(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams
@@ -284,7 +284,7 @@ mod tests {
     /// What leaves when the system takes so many bytes in one datagram, cuts only what is to be cut, and fails
     /// with this error where it cannot.
     fn sent(sender: &mut Sender, batch: &Batch, most: usize, error: i32) -> (Vec<Vec<u8>>, usize) {
-        let (mut datagrams, mut calls, mut at) = (Vec::new(), 0, Place::default());
+        let (mut datagrams, mut calls, mut at) = (Vec::new(), 0, Cursor::default());
         sender
             .send_each(batch, &mut at, &mut |parts, segment| {
                 calls += 1;
@@ -301,7 +301,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert!(batch.rest(at).is_none());
+        assert!(batch.remaining(at).is_none());
         (datagrams, calls)
     }
 
@@ -349,17 +349,17 @@ mod tests {
     fn what_is_not_for_the_offload_is_told() {
         let batch = batch(&[7, 7, 7]);
         for code in [10_055, 10_065, 10_054] {
-            let mut at = Place::default();
+            let mut at = Cursor::default();
             let mut sender = able();
             let error = sender
                 .send_each(&batch, &mut at, &mut |_, _| Err(io::Error::from_raw_os_error(code)))
                 .unwrap_err();
             assert_eq!(error.raw_os_error(), Some(code));
-            assert_eq!((at, sender.offload.limits()), (Place::default(), Limits::OFFLOAD));
+            assert_eq!((at, sender.offload.limits()), (Cursor::default(), Limits::OFFLOAD));
             assert_eq!(sender.skip(&batch, &mut at), 3);
         }
         // Nor is one that comes up at a single datagram.
-        let mut at = Place::default();
+        let mut at = Cursor::default();
         let error = Sender::without_offload()
             .send_each(&batch, &mut at, &mut |_, _| Err(io::Error::from_raw_os_error(WSAEINVAL)))
             .unwrap_err();
