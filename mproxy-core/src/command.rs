@@ -156,7 +156,6 @@ impl Command {
 fn run(args: Args, start: fn(Args) -> Result<Handle, Error>) -> Result<(), Error> {
     let signals = Signals::catch()?;
     let handle = start(args)?;
-    #[cfg(all(feature = "tls", unix))]
     handle.reload_at_sighup()?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {

@@ -2,6 +2,4 @@
 
 #[allow(clippy::module_inception)] // the program itself, beside what surrounds it
 pub(crate) mod program;
-#[cfg(all(feature = "tls", unix))]
-pub(crate) mod sighup;
 pub(crate) mod signals;

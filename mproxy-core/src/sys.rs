@@ -1,17 +1,31 @@
-//! System calls that no library offers in a safe form: the one module with `unsafe` code.
+//! The systems: each has every name of the others, so that nothing above asks which one it is. The one module with
+//! `unsafe` code: system calls that no library offers in a safe form.
+//!
+//! `linux` and `bsd` (with macOS) are beside what all Unix systems share, `unix`; `fallback` is what only Linux has,
+//! for all others.
 #![allow(unsafe_code)]
 
+#[cfg(all(unix, not(target_os = "linux")))]
+mod bsd;
+#[cfg(not(target_os = "linux"))]
+mod fallback;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod groups;
 #[cfg(target_os = "linux")]
 mod linux;
 pub mod stdio;
+#[cfg(unix)]
+mod unix;
 #[cfg(windows)]
 mod windows;
 
-#[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
-pub(crate) use groups::join_source_v6;
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) use bsd::*;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use fallback::*;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
+#[cfg(unix)]
+pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
-use crate::relay::stop::Stop;
+use crate::relay::stop::{POLL_INTERVAL, Stop};
 
 /// How long a reader that has stalled may still hold up a stop.
 pub(crate) const STALLED_AT_STOP: Duration = Duration::from_millis(300);
@@ -144,10 +144,10 @@ pub(crate) fn wait<'a>(
             return Ok(Wait::Stopped);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        #[cfg(unix)]
-        let ready = with_stop(fds, stop, left)?;
-        #[cfg(not(unix))]
-        let ready = poll_for(fds, left.into_iter().chain(crate::relay::stop::POLL_INTERVAL).min())?;
+        let ready = match stop.poll() {
+            Some(stop) => with_stop(fds, stop, left)?,
+            None => poll_for(fds, left.into_iter().chain(POLL_INTERVAL).min())?,
+        };
         if ready {
             return Ok(if stop.requested() { Wait::Stopped } else { Wait::Ready });
         }
@@ -158,10 +158,9 @@ pub(crate) fn wait<'a>(
 }
 
 /// Polls the descriptors and the stop pipe.
-#[cfg(unix)]
-fn with_stop<'a>(fds: &mut [PollFd<'a>], stop: &'a Stop, timeout: Option<Duration>) -> io::Result<bool> {
+fn with_stop<'a>(fds: &mut [PollFd<'a>], stop: PollFd<'a>, timeout: Option<Duration>) -> io::Result<bool> {
     let mut set = fds.to_vec();
-    set.push(PollFd::new(stop.pipe(), PollFlags::IN));
+    set.push(stop);
     let ready = poll_for(&mut set, timeout)?;
     fds.clone_from_slice(&set[..fds.len()]);
     Ok(ready)
@@ -172,9 +171,7 @@ pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io:
     // Windows refuses to wait for nothing (`WSAPoll`), as a group does whose interfaces have all gone.
     #[cfg(windows)]
     if fds.is_empty() {
-        std::thread::sleep(
-            timeout.into_iter().chain(crate::relay::stop::POLL_INTERVAL).min().unwrap_or_default(),
-        );
+        std::thread::sleep(timeout.into_iter().chain(POLL_INTERVAL).min().unwrap_or_default());
         return Ok(false);
     }
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());

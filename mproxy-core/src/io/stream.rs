@@ -15,6 +15,7 @@ use crate::relay::flow::{Flow, Source};
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED, READ};
 use crate::relay::stats::Counters;
 use crate::relay::stop::Stop;
+use crate::sys;
 
 /// Cuts a byte stream into datagrams.
 #[derive(Debug)]
@@ -212,9 +213,6 @@ pub struct Paced<S> {
 /// How much goes at once: what the rate allows in this time.
 const QUANTUM: Duration = Duration::from_millis(1);
 
-/// How late a sleep may end. The clock of Windows ticks every 16 ms at most, where there is no better one.
-const COARSENESS: Duration = Duration::from_millis(if cfg!(windows) { 40 } else { 10 });
-
 impl<S: Source> Paced<S> {
     /// Paces `source`; the rate must not be 0, and is taken as 1 if it is.
     pub fn new(source: S, bits_per_second: u64, stop: &Stop) -> Self {
@@ -247,7 +245,10 @@ impl<S: Source> Source for Paced<S> {
         if !batch.is_empty() {
             let now = Instant::now();
             // What was slow to come is not made up for, but the clock's coarseness is.
-            let from = self.due.filter(|due| now.saturating_duration_since(*due) < COARSENESS).unwrap_or(now);
+            let from = self
+                .due
+                .filter(|due| now.saturating_duration_since(*due) < sys::CLOCK_COARSENESS)
+                .unwrap_or(now);
             self.due = from.checked_add(self.duration(batch.bytes()));
         }
         Ok(flow)

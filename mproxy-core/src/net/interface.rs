@@ -1,14 +1,13 @@
 //! Network interfaces, as the system lists them.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use getifaddrs::{Address, InterfaceFlags};
 
 use crate::error::Error;
+use crate::sys;
 
 /// A network interface, as far as multicast needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +21,7 @@ pub struct Interface {
     /// All of its addresses.
     pub addresses: Vec<IpAddr>,
     /// What it is called by the system's tools: `Ethernet`, where the system's name is `ethernet_32768`.
-    #[cfg(windows)]
-    alias: String,
+    alias: Option<String>,
     /// Where all hosts of its subnets hear.
     broadcasts: Vec<IpAddr>,
     flags: InterfaceFlags,
@@ -40,15 +38,12 @@ impl Interface {
 
     /// The name that its user knows.
     fn shown_name(&self) -> &str {
-        #[cfg(windows)]
-        return &self.alias;
-        #[cfg(not(windows))]
-        &self.name
+        self.alias.as_deref().unwrap_or(&self.name)
     }
 
     /// Whether it is up with a link.
     pub(crate) fn is_up(&self) -> bool {
-        let linked = self.flags.contains(InterfaceFlags::RUNNING) || has_carrier(&self.name);
+        let linked = self.flags.contains(InterfaceFlags::RUNNING) || sys::has_carrier(&self.name);
         self.flags.contains(InterfaceFlags::UP) && linked
     }
 
@@ -102,7 +97,6 @@ pub(crate) fn unknown(text: &str) -> Error {
 }
 
 /// Whether it is an address of this host.
-#[cfg(target_os = "linux")]
 pub(crate) fn is_own(mut address: SocketAddr) -> bool {
     address.set_port(0);
     // Quick, and right for all others; where the system lets everything be bound the list tells.
@@ -156,8 +150,7 @@ pub(crate) fn list() -> io::Result<Vec<Interface>> {
                 index,
                 ipv4: None,
                 addresses,
-                #[cfg(windows)]
-                alias: row.description.clone(),
+                alias: sys::interface_alias(&row),
                 broadcasts,
                 flags: row.flags,
             });
@@ -175,7 +168,7 @@ pub(crate) fn list() -> io::Result<Vec<Interface>> {
             }
             Address::V6(network) => {
                 let address = network.address;
-                let address = if cfg!(target_os = "linux") { address } else { without_zone(address) };
+                let address = if sys::EMBEDS_ZONES { without_embedded_zone(address) } else { address };
                 interface.addresses.push(IpAddr::V6(address));
             }
             Address::Mac(_) => {}
@@ -186,7 +179,7 @@ pub(crate) fn list() -> io::Result<Vec<Interface>> {
 
 /// The address as it goes over the wire: BSD, and so macOS, may keep the zone of a link-local one in bytes that
 /// are zero elsewhere (RFC 4291, 2.5.6).
-fn without_zone(address: Ipv6Addr) -> Ipv6Addr {
+fn without_embedded_zone(address: Ipv6Addr) -> Ipv6Addr {
     let mut segments = address.segments();
     if address.is_unicast_link_local() {
         segments[1] = 0;
@@ -196,24 +189,7 @@ fn without_zone(address: Ipv6Addr) -> Ipv6Addr {
 
 /// Whether the interface is a port of a bridge or of a bond: that is what groups go through then.
 fn is_part(name: &str) -> bool {
-    has(name, "brport") || has(name, "bonding_slave")
-}
-
-/// Whether Linux does not deny that the interface has a link: its flag may come a second late.
-fn has_carrier(name: &str) -> bool {
-    let mut told = [b'1'];
-    let _ = File::open(shown(name, "carrier")).and_then(|mut file| file.read(&mut told));
-    cfg!(target_os = "linux") && told == [b'1']
-}
-
-/// Whether Linux shows that of an interface.
-pub(crate) fn has(name: &str, what: &str) -> bool {
-    cfg!(target_os = "linux") && Path::new(&shown(name, what)).exists()
-}
-
-/// Where Linux shows what is known of an interface (`sysfs(5)`).
-fn shown(name: &str, what: &str) -> String {
-    format!("/sys/class/net/{name}/{what}")
+    sys::has_attribute(name, "brport") || sys::has_attribute(name, "bonding_slave")
 }
 
 #[cfg(test)]
@@ -222,9 +198,9 @@ mod tests {
 
     #[test]
     fn a_link_local_address_has_no_zone_in_it() {
-        let without_zone = |text: &str| without_zone(text.parse().unwrap()).to_string();
-        assert_eq!(without_zone("fe80:4::1:2"), "fe80::1:2");
-        assert_eq!(without_zone("fd00:4::1:2"), "fd00:4::1:2");
+        let without_embedded_zone = |text: &str| without_embedded_zone(text.parse().unwrap()).to_string();
+        assert_eq!(without_embedded_zone("fe80:4::1:2"), "fe80::1:2");
+        assert_eq!(without_embedded_zone("fd00:4::1:2"), "fd00:4::1:2");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::io::framing::Framing;
 use crate::net::allow::Allow;
 use crate::net::select::Choice;
 use crate::relay::limits::MAX_DATAGRAM;
+use crate::sys;
 
 /// Threads of a listener: more than any machine has use for.
 pub(crate) const MAX_THREADS: usize = 256;
@@ -184,7 +185,7 @@ impl Options {
         if self.ttl == 0 && !self.multicast_loop {
             return Err(Error::usage("multicast with TTL 0 that its own host does not hear reaches nobody"));
         }
-        if !self.multicast_loop && cfg!(windows) {
+        if !self.multicast_loop && !sys::CAN_SET_MULTICAST_LOOP {
             return Err(Error::usage(
                 "Windows has each receiver decide whether it hears its own host, not the sender (--no-loop)",
             ));
@@ -192,7 +193,7 @@ impl Options {
         if self.dscp > 63 {
             return Err(Error::usage(format!("{} is no DSCP: 0 to 63", self.dscp)));
         }
-        if self.dscp > 0 && cfg!(windows) {
+        if self.dscp > 0 && !sys::CAN_SET_DSCP {
             return Err(Error::usage(
                 "Windows lets no program mark its packets with a DSCP: a policy does, not --dscp (New-NetQosPolicy)",
             ));
@@ -203,7 +204,7 @@ impl Options {
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
         }
-        if self.threads > 1 && !cfg!(target_os = "linux") {
+        if self.threads > 1 && !sys::CAN_DIVIDE_SENDERS {
             return Err(Error::usage(
                 "only Linux divides a listener's senders among several threads (--threads)",
             ));

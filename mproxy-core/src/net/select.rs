@@ -4,7 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::error::Error;
-use crate::net::interface::{Interface, find_in, has, list, list_all, unknown};
+use crate::net::interface::{Interface, find_in, list, list_all, unknown};
+use crate::sys;
 
 /// What stands for every interface.
 const ALL: &str = "all";
@@ -155,18 +156,19 @@ fn source_to(ip: IpAddr) -> Option<IpAddr> {
 fn is_inward(all: &[Interface], interface: &Interface) -> bool {
     let name = &interface.name;
     interface.is_point_to_point()
-        || has(name, "tun_flags")
-        || has(name, "bridge") && !leads_to_hardware(all, name, 4)
+        || sys::has_attribute(name, "tun_flags")
+        || sys::has_attribute(name, "bridge") && !leads_to_hardware(all, name, 4)
 }
 
 /// Whether there is a device behind the interface, or behind one that it is made of: the port of a bridge, the
 /// base of a VLAN.
 fn leads_to_hardware(all: &[Interface], name: &str, depth: u8) -> bool {
-    has(name, "device")
+    sys::has_attribute(name, "device")
         || depth > 0
             && all.iter().any(|below| {
                 let below = &below.name;
-                has(name, &format!("lower_{below}")) && leads_to_hardware(all, below, depth - 1)
+                sys::has_attribute(name, &format!("lower_{below}"))
+                    && leads_to_hardware(all, below, depth - 1)
             })
 }
 

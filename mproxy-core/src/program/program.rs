@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::net::endpoint::Resolved;
 use crate::net::routes::RouteMonitor;
+use crate::program::signals::reload_at_sighup;
 use crate::relay::flow::{Sinks, Source, relay};
 use crate::relay::stats::{Registry, Stats};
 use crate::relay::stop::Stop;
@@ -206,9 +207,8 @@ impl Handle {
     }
 
     /// Has SIGHUP do that too, if there is any certificate.
-    #[cfg(all(feature = "tls", unix))]
     pub(crate) fn reload_at_sighup(&self) -> Result<(), Error> {
-        if self.0.reloads.is_empty() { Ok(()) } else { super::sighup::at_sighup(self.0.reloads.clone()) }
+        reload_at_sighup(self.0.reloads.clone())
     }
 
     /// What can stop the program from another thread.

@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use rustix::event::PollFd;
 
-/// Whether [`shutdown`](socket2::Socket::shutdown) is how the reader of a UDP socket is woken. Elsewhere it
-/// may do nothing, and where it wakes one the standard library panics, since what comes has no sender.
-const SHUTDOWN_WAKES: bool = cfg!(all(target_os = "linux", not(mproxy_portable)));
+use crate::error::Error;
+use crate::sys::{self, StopPipe};
 
 /// How often a wait looks for a stop request where nothing can interrupt it.
 pub(crate) const POLL_INTERVAL: Option<Duration> =
-    if SHUTDOWN_WAKES { None } else { Some(Duration::from_millis(200)) };
+    if sys::SHUTDOWN_WAKES_READERS { None } else { Some(Duration::from_millis(200)) };
 
 /// A request to stop, shared by the threads it concerns. Clones stand for the same request.
 #[derive(Debug, Clone)]
@@ -26,9 +25,7 @@ struct State {
     /// Sockets whose blocked readers must be woken. Weak: a socket closes when its thread ends.
     sockets: Mutex<Vec<Weak<UdpSocket>>>,
     sleepers: Condvar,
-    /// Readable from the request on, and never read: what every thread that polls adds to its set.
-    #[cfg(unix)]
-    pipe: (std::io::PipeReader, std::io::PipeWriter),
+    pipe: StopPipe,
 }
 
 impl Stop {
@@ -42,8 +39,7 @@ impl Stop {
             when: OnceLock::new(),
             sockets: Mutex::default(),
             sleepers: Condvar::new(),
-            #[cfg(unix)]
-            pipe: std::io::pipe().map_err(|e| Error::io("create", "a pipe", e))?,
+            pipe: StopPipe::new().map_err(|e| Error::io("create", "a pipe", e))?,
         })))
     }
 
@@ -55,12 +51,7 @@ impl Stop {
         if state.requested.swap(true, Ordering::SeqCst) {
             return;
         }
-        #[cfg(unix)]
-        {
-            use std::io::Write;
-            // One byte always fits into a fresh pipe.
-            let _ = (&state.pipe.1).write(&[0]);
-        }
+        state.pipe.request();
         for socket in sockets.drain(..).filter_map(|weak| weak.upgrade()) {
             wake(&socket);
         }
@@ -81,9 +72,8 @@ impl Stop {
 
     /// Sleeps, but wakes at the request.
     pub fn sleep(&self, duration: Duration) {
-        // Windows wakes who waits for something only at the next tick, up to 16 ms late. A short sleep is exact.
-        #[cfg(windows)]
-        if duration < Duration::from_millis(20) {
+        // A wait may end late, a sleep does not.
+        if duration < sys::SHORTEST_WAIT {
             if !self.requested() {
                 std::thread::sleep(duration);
             }
@@ -114,9 +104,9 @@ impl Stop {
         }
     }
 
-    #[cfg(unix)]
-    pub(crate) fn pipe(&self) -> &std::io::PipeReader {
-        &self.0.pipe.0
+    /// What a poll wakes of at the request, where that can be polled.
+    pub(crate) fn poll(&self) -> Option<PollFd<'_>> {
+        self.0.pipe.poll()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<UdpSocket>>> {
@@ -127,7 +117,7 @@ impl Stop {
 /// A blocked `recv` returns at once, and from then on never blocks; what the socket holds can still be
 /// read. Elsewhere its time is over soon: see [`POLL_INTERVAL`].
 fn wake(socket: &UdpSocket) {
-    if SHUTDOWN_WAKES {
+    if sys::SHUTDOWN_WAKES_READERS {
         let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Read);
     }
 }

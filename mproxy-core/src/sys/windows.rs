@@ -1,27 +1,52 @@
-//! Windows: options and requests that no library knows, receiving with what accompanies a message, and what is
-//! told of files and by consoles.
+//! Windows: options and requests of sockets that no library knows, and what is told of files and by consoles.
 
-use std::fs::File;
+mod message;
+
+use std::fs::{File, Metadata};
 use std::io;
 use std::mem::zeroed;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::windows::io::{AsRawHandle, AsRawSocket};
 use std::ptr;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
-use socket2::SockAddr;
+use rustix::event::PollFd;
+use socket2::{SockRef, Socket, TcpKeepalive};
 use windows_sys::Win32::Devices::Communication::{COMMTIMEOUTS, SetCommTimeouts};
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
-    IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, LPFN_WSARECVMSG, MCAST_JOIN_SOURCE_GROUP, MSG_CTRUNC, MSG_TRUNC,
-    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_EXCLUSIVEADDRUSE,
-    SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE,
-    WSABUF, WSAGetLastError, WSAID_WSARECVMSG, WSAIoctl, WSAMSG, getsockopt, setsockopt,
+    IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, MCAST_JOIN_SOURCE_GROUP, SIO_UDP_CONNRESET, SIO_UDP_NETRESET,
+    SO_EXCLUSIVEADDRUSE, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE,
+    UDP_SEND_MSG_SIZE, WSAEMSGSIZE, WSAGetLastError, WSAIoctl, getsockopt, setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType};
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
 use windows_sys::core::BOOL;
+
+pub(crate) use message::{Arrival, MessageReader};
+
+/// Windows binds the wildcard in the place of a group.
+pub(crate) const CAN_BIND_GROUPS: bool = false;
+
+/// Windows leaves `IP_MULTICAST_LOOP` to each receiver.
+pub(crate) const CAN_SET_MULTICAST_LOOP: bool = false;
+
+/// A policy sets the DSCP, not the program.
+pub(crate) const CAN_SET_DSCP: bool = false;
+
+/// Who waits for something is woken only at the next tick of the clock, up to 16 ms late. A short sleep is exact.
+pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
+/// The clock ticks every 16 ms at most, where there is no better one.
+pub(crate) const CLOCK_COARSENESS: Duration = Duration::from_millis(40);
+
+/// An address holds no zone.
+pub(crate) const EMBEDS_ZONES: bool = false;
+
+/// Each event of the console counts.
+pub(crate) const SIGNAL_ECHO: Duration = Duration::ZERO;
 
 fn raw(socket: &impl AsRawSocket) -> SOCKET {
     // A handle has the size of a pointer, whatever the two types are.
@@ -59,6 +84,45 @@ fn set_option<T>(socket: &impl AsRawSocket, level: i32, option: i32, value: &T) 
 /// (`SO_EXCLUSIVEADDRUSE`).
 pub(crate) fn set_exclusive(socket: &impl AsRawSocket) -> io::Result<()> {
     set_option(socket, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, &1_u32)
+}
+
+/// Keeps a TCP listener's port for itself alone: `SO_REUSEADDR` would let others in, and a restart need not wait for old
+/// connections here.
+pub(crate) fn set_restartable(socket: &Socket) -> io::Result<()> {
+    set_exclusive(socket)
+}
+
+/// Lets several receivers on this host share a group and its port (`SO_REUSEADDR`). A unicast stream could be stolen
+/// so.
+pub(crate) fn set_reuse(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)
+}
+
+/// Whether the receiver hears what this host sends to the group (Winsock's `IP_MULTICAST_LOOP`).
+pub(crate) fn set_receiver_loop(socket: &Socket, family: SocketAddr, on: bool) -> io::Result<()> {
+    if family.is_ipv4() { socket.set_multicast_loop_v4(on) } else { socket.set_multicast_loop_v6(on) }
+}
+
+/// The traffic class cannot be set; the options' check refuses it.
+pub(crate) fn set_traffic_class(_: &Socket, _field: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The send buffer takes datagrams of every size.
+pub(crate) fn raise_send_buffer(_: &Socket) {}
+
+/// The socket's own address has broadcast leave through its interface.
+#[allow(clippy::unnecessary_wraps)] // the signature of macOS's
+pub(crate) fn set_broadcast_interface(_: &Socket, _index: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// Turns keepalive on, with so many probes. Windows has known their number, which is set last, since 2017 only;
+/// before, it is ten.
+#[allow(clippy::unnecessary_wraps)] // the signature of Unix's
+pub(crate) fn set_keepalive(stream: &TcpStream, keepalive: TcpKeepalive, probes: u32) -> io::Result<()> {
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(probes));
+    Ok(())
 }
 
 /// Has each message come with its destination, of the family of this address.
@@ -114,10 +178,9 @@ fn turn_off(socket: &impl AsRawSocket, request: u32) -> io::Result<()> {
     })
 }
 
-/// Has no receive fail because ICMP has reported that an earlier send from the socket met a closed port
-/// (`SIO_UDP_CONNRESET`), or that its time ran out on the way (`SIO_UDP_NETRESET`). What cannot be turned off
-/// must be passed over.
-pub(crate) fn ignore_reports(socket: &impl AsRawSocket) {
+/// Keeps receives from failing of ICMP's port unreachable (`SIO_UDP_CONNRESET`) and time exceeded (`SIO_UDP_NETRESET`),
+/// which tell of datagrams that the socket has sent. Where they cannot be turned off the receiver passes over them.
+pub(crate) fn disable_connection_reset(socket: &impl AsRawSocket) {
     let _ = turn_off(socket, SIO_UDP_CONNRESET);
     let _ = turn_off(socket, SIO_UDP_NETRESET);
 }
@@ -128,7 +191,7 @@ pub(crate) fn can_send_segmented(socket: &UdpSocket) -> bool {
     get_option(socket, IPPROTO_UDP, UDP_SEND_MSG_SIZE).is_ok()
 }
 
-/// What the path of a connected socket takes without fragmentation (`IP_MTU`, `IPV6_MTU`).
+/// The path MTU of a connected socket (`IP_MTU`, `IPV6_MTU`).
 pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<u32> {
     let (level, option) = if ipv4 { (IPPROTO_IP, IP_MTU) } else { (IPPROTO_IPV6, IPV6_MTU) };
     get_option(socket, level, option)
@@ -142,89 +205,26 @@ pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
     set_option(socket, IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE, &LARGEST)
 }
 
-/// What a message came with.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    pub(crate) len: usize,
-    /// How much of the control room is filled.
-    pub(crate) control: usize,
-    /// It is not whole, or what accompanied it is not.
-    pub(crate) cut: bool,
-    pub(crate) sender: Option<SocketAddr>,
-}
-
-/// Receives messages with what accompanies them: `WSARecvMsg`, which is no function of the library but must be
-/// asked for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct MessageReader(LPFN_WSARECVMSG);
-
-impl MessageReader {
-    /// As the provider of this socket has it.
-    pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
-        let mut function: LPFN_WSARECVMSG = None;
-        let (id, mut returned) = (WSAID_WSARECVMSG, 0_u32);
-        #[allow(clippy::cast_possible_truncation)] // 16 and 8
-        let (of_id, of_function) = (size_of_val(&id) as u32, size_of_val(&function) as u32);
-        // SAFETY: the socket is open; the identifier, the count and the function's place, of the sizes that are
-        // told, outlive the call. What it puts there is null or a function of the type that belongs to the
-        // identifier, and an `Option` of a function holds either.
-        checked(unsafe {
-            WSAIoctl(
-                raw(socket),
-                SIO_GET_EXTENSION_FUNCTION_POINTER,
-                (&raw const id).cast(),
-                of_id,
-                (&raw mut function).cast(),
-                of_function,
-                &raw mut returned,
-                ptr::null_mut(),
-                None,
-            )
-        })?;
-        if function.is_none() { Err(io::ErrorKind::Unsupported.into()) } else { Ok(Self(function)) }
+/// The pending socket error, which Windows tells to a receive alone: the socket's, of ICMP's port unreachable, is
+/// cleared by that, and what the peer has sent is dropped.
+pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
+    /// Bounded, so that who sends to this socket does not keep it from sending.
+    const AT_ONCE: usize = 1000;
+    socket.set_nonblocking(true)?;
+    let mut last = None;
+    for _ in 0..AT_ONCE {
+        match socket.recv(&mut [0]) {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused => last = Some(error),
+                // A datagram, of which there is more.
+                _ if error.raw_os_error() == Some(WSAEMSGSIZE) => {}
+                _ => break,
+            },
+        }
     }
-
-    /// Waits for a message, unless the socket does not block, and takes it into the area and the control room.
-    pub(crate) fn receive(
-        self,
-        socket: &UdpSocket,
-        area: &mut [u8],
-        control: &mut [u8],
-    ) -> io::Result<Arrival> {
-        let Some(receive) = self.0 else { return Err(io::ErrorKind::Unsupported.into()) };
-        let len = |part: &[u8]| u32::try_from(part.len()).unwrap_or(u32::MAX);
-        let mut buffer = WSABUF { len: len(area), buf: area.as_mut_ptr() };
-        let room = WSABUF { len: len(control), buf: control.as_mut_ptr() };
-        let mut received = 0_u32;
-        let fill = |name: *mut socket2::SockAddrStorage, size: *mut socket2::socklen_t| {
-            let mut message = WSAMSG {
-                name: name.cast(),
-                // SAFETY: it is a number that lives for this call, and tells the size of the storage.
-                namelen: unsafe { *size },
-                lpBuffers: &raw mut buffer,
-                dwBufferCount: 1,
-                Control: room,
-                dwFlags: 0,
-            };
-            // SAFETY: the socket is open, and its provider has given the function. The message has room for a
-            // name, one buffer and control messages, each of the size that is told, all of which live, in
-            // place, for the call; it is over when it returns, since it has no overlapped structure.
-            checked(unsafe {
-                receive(raw(socket), &raw mut message, &raw mut received, ptr::null_mut(), None)
-            })?;
-            // SAFETY: as above; the system has told how much of the storage it has filled.
-            unsafe { *size = message.namelen };
-            Ok((message.Control.len, message.dwFlags))
-        };
-        // SAFETY: the storage is filled as far as its size tells, with an address of the socket's family.
-        let ((filled, flags), sender) = unsafe { SockAddr::try_init(fill) }?;
-        Ok(Arrival {
-            len: area.len().min(received as usize),
-            control: control.len().min(filled as usize),
-            cut: flags & (MSG_TRUNC | MSG_CTRUNC) != 0,
-            sender: sender.as_socket(),
-        })
-    }
+    socket.set_nonblocking(false)?;
+    Ok(last)
 }
 
 /// Whether the file is on a disk: no pipe, console or other device, of which the metadata may tell the same.
@@ -249,12 +249,77 @@ pub(crate) fn read_promptly(file: &File) -> bool {
     unsafe { SetCommTimeouts(file.as_raw_handle(), &raw const timeouts) != 0 }
 }
 
-/// What is sent to at each event.
+/// Nothing: a socket's time-out ends each wait, so that a request to stop is seen in time.
+#[derive(Debug)]
+pub(crate) struct StopPipe;
+
+impl StopPipe {
+    #[allow(clippy::unnecessary_wraps)] // the signature of Unix's
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    #[allow(clippy::unused_self)] // the signature of Unix's
+    pub(crate) fn request(&self) {}
+
+    #[allow(clippy::unused_self)] // the signature of Unix's
+    pub(crate) fn poll(&self) -> Option<PollFd<'_>> {
+        None
+    }
+}
+
+/// Ctrl-C, Ctrl-Break, and the end of the console or the session, caught from its making on.
+#[derive(Debug)]
+pub(crate) struct StopSignals(Receiver<()>);
+
+impl StopSignals {
+    pub(crate) fn catch() -> io::Result<Self> {
+        let (sender, caught) = mpsc::channel();
+        send_console_events(sender)?;
+        Ok(Self(caught))
+    }
+
+    /// Waits for the next one, or for so long. Whether one came.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> bool {
+        match timeout {
+            Some(timeout) => self.0.recv_timeout(timeout).is_ok(),
+            None => self.0.recv().is_ok(),
+        }
+    }
+}
+
+/// There is no SIGHUP.
+#[derive(Debug)]
+pub(crate) enum ReloadSignals {}
+
+impl ReloadSignals {
+    #[allow(clippy::unnecessary_wraps)] // the signature of Unix's
+    pub(crate) fn catch() -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+
+    pub(crate) fn wait(&mut self) -> bool {
+        match *self {}
+    }
+}
+
+/// Nothing beside the length and the time of the last change.
+#[cfg_attr(not(feature = "tls"), allow(dead_code))] // only certificates are read again
+pub(crate) fn file_identity(_: &Metadata) -> [i64; 3] {
+    [0; 3]
+}
+
+/// The name that the system's tools show: `Ethernet`, where the system's own is `ethernet_32768`.
+pub(crate) fn interface_alias(row: &getifaddrs::Interface) -> Option<String> {
+    Some(row.description.clone())
+}
+
+/// Where each event is sent to.
 static EVENTS: OnceLock<Mutex<Sender<()>>> = OnceLock::new();
 
 /// Has the events of the console that end a program sent to the channel from here on. The first one alone counts
 /// that is given here.
-pub(crate) fn send_console_events(to: Sender<()>) -> io::Result<()> {
+fn send_console_events(to: Sender<()>) -> io::Result<()> {
     EVENTS.get_or_init(|| Mutex::new(to));
     // SAFETY: the function is there as long as the process is.
     if unsafe { SetConsoleCtrlHandler(Some(console_event), 1) } == 0 {

@@ -9,7 +9,8 @@ use rustix::event::{PollFd, PollFlags};
 use crate::error::Error;
 use crate::io::poll::{Wait, wait};
 use crate::log;
-use crate::net::socket::{BACKLOG, set_up_stream};
+use crate::net::connect::set_up_stream;
+use crate::net::listen::BACKLOG;
 use crate::relay::stop::Stop;
 
 /// Accepts connections on all of the listeners until a stop is requested, those that wait by then too,

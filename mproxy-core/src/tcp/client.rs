@@ -16,8 +16,7 @@ use crate::relay::flow::{Flow, Sink, Source};
 use crate::relay::limits::SLOT;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
-#[cfg(target_os = "linux")]
-use crate::sys::{is_unanswered, unacknowledged};
+use crate::sys;
 use crate::tcp::connection::{Connection, ignore, ignore_raw};
 use crate::udp::source::UdpSource;
 
@@ -27,10 +26,6 @@ const STALLED: Duration = Duration::from_secs(10);
 /// How long to wait for room before a write is tried all the same: Linux tells of room only when a third
 /// of the buffer is free, which takes a slow client long, but takes a write as soon as there is some.
 const RETRY_WRITE: Duration = Duration::from_millis(250);
-
-/// Whether a hang-up is the end of both directions. Elsewhere it may be that of what the client sends, and is told
-/// again and again.
-const HANG_UP_IS_ALL: bool = cfg!(target_os = "linux");
 
 /// How long to wait for room where a hang-up ends each wait.
 const HUNG_UP: Duration = Duration::from_millis(20);
@@ -123,12 +118,12 @@ impl StallGuard<'_> {
         let ready = match waited {
             Wait::Ready => true,
             Wait::TimedOut => {
-                let left = unacknowledged(socket);
+                let left = sys::unacknowledged_bytes(socket);
                 if std::mem::replace(&mut self.left, left) != left {
                     *since = Instant::now();
                 }
                 // Where the network is at fault, the system gives up by itself.
-                since.elapsed() < STALLED || is_unanswered(socket)
+                since.elapsed() < STALLED || sys::is_unanswered(socket)
             }
             Wait::Stopped => {
                 let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
@@ -164,19 +159,7 @@ impl StallGuard<'_> {
 
 /// Whether a wait for room has found none, but a peer that sends nothing more.
 fn is_only_hung_up(client: &PollFd<'_>) -> bool {
-    !HANG_UP_IS_ALL && client.revents() == PollFlags::HUP
-}
-
-/// Whether what was sent is not acknowledged, rather than not wanted. Only Linux tells.
-#[cfg(not(target_os = "linux"))]
-fn is_unanswered(_: &std::net::TcpStream) -> bool {
-    false
-}
-
-/// How much of it. Only Linux tells.
-#[cfg(not(target_os = "linux"))]
-fn unacknowledged(_: &std::net::TcpStream) -> i32 {
-    0
+    !sys::POLLHUP_IS_BOTH_DIRECTIONS && client.revents() == PollFlags::HUP
 }
 
 /// The channel as one TCP client receives it, while the connection is watched: what the client sends is
@@ -199,7 +182,7 @@ impl ClientSource {
         // are always reported, say that it is gone.
         let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
         let client = PollFd::new(socket, interest);
-        let waits = self.sending || HANG_UP_IS_ALL;
+        let waits = self.sending || sys::POLLHUP_IS_BOTH_DIRECTIONS;
         let mut fds = if waits { vec![client.clone()] } else { Vec::new() };
         fds.extend(self.channel.poll());
         if !self.stop.requested() {
@@ -213,7 +196,7 @@ impl ClientSource {
         }
         let events = fds[0].revents();
         let hung_up = events.contains(PollFlags::HUP);
-        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && HANG_UP_IS_ALL {
+        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && sys::POLLHUP_IS_BOTH_DIRECTIONS {
             let error = socket.take_error()?;
             return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }

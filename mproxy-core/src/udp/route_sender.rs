@@ -9,16 +9,16 @@ use rustix::io::Errno;
 
 use crate::error::hint::with_os_hint;
 use crate::log;
+use crate::net::connect::{connect_udp, log_target, path_payload, wait_for_port_unreachable};
 use crate::net::endpoint::Resolved;
 use crate::net::health::Health;
 use crate::net::options::Options;
 use crate::net::routes::Route;
-#[cfg(windows)]
-use crate::net::socket::reported;
-use crate::net::socket::{connect_udp, path_payload, tell_target, wait_for_port_unreachable};
 use crate::relay::batch::Batch;
 use crate::relay::batch::Cursor;
 use crate::relay::stats::Counters;
+#[cfg(windows)]
+use crate::sys;
 use crate::udp::io::Sender;
 use crate::udp::transparent::{Own, SourceSockets};
 
@@ -329,7 +329,7 @@ impl RouteSender {
             let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
             let socket = connect_udp(&self.route, address, &self.options)?;
             if self.told.replace(address) != Some(address) {
-                tell_target(&self.target, &self.route, address, &self.options);
+                log_target(&self.target, &self.route, address, &self.options);
             }
             let own = if self.options.transparent { Some(Own::new(&socket)?) } else { None };
             Opened {

@@ -12,15 +12,17 @@ use crate::error::Error;
 use crate::io::poll::wait;
 use crate::log;
 use crate::net::endpoint::Resolved;
+use crate::net::listen::listen_unicast;
+use crate::net::multicast::{groups, join_group, no_interface};
 use crate::net::options::Options;
 use crate::net::routes::{REFRESH_INTERVAL, Route, RouteTable};
-use crate::net::socket::{close_entry, groups, join_group, listen_unicast, no_interface};
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
 use crate::relay::limits::SLOT;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::POLL_INTERVAL;
 use crate::relay::stop::Stop;
+use crate::sys;
 use crate::udp::io::{Missed, Receiver, SLOTS, WAITS_FIRST};
 
 /// Receive errors without a datagram in between after which a listener gives up.
@@ -200,12 +202,11 @@ impl UdpSource {
             };
             failed = failed.and(entered);
         }
-        // Whether a host hears itself is up to the receiver there (Winsock's IP_MULTICAST_LOOP): once is enough.
-        #[cfg(windows)]
+        // Where each receiver decides on IP_MULTICAST_LOOP, on Windows, once is enough.
         for (index, entry) in self.entries.iter().enumerate().filter(|_| own) {
             let family = resolved.addresses.first().copied().ok_or_else(no_interface);
             failed = failed.and(family.and_then(|family| {
-                crate::net::socket::set_multicast_loop(&SockRef::from(&*entry.socket), family, index == 0)
+                sys::set_receiver_loop(&SockRef::from(&*entry.socket), family, index == 0)
             }));
         }
         // Several are waited for together.
@@ -369,7 +370,7 @@ impl Source for UdpSource {
             if let Err(error) = entry.socket.set_nonblocking(true) {
                 log::warn(format_args!("{}: {error}", self.endpoint));
             }
-            closed &= close_entry(&SockRef::from(&*entry.socket)).is_ok();
+            closed &= sys::stop_input(&SockRef::from(&*entry.socket)).is_ok();
         }
         closed
     }

@@ -14,9 +14,11 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::error::Error;
+use crate::net::connect::set_up_sender;
 use crate::net::interface::{Interface, is_own};
+use crate::net::multicast::{send_through, set_multicast_loop};
 use crate::net::options::Options;
-use crate::net::socket::{enable_error_queue, send_through, set_multicast_loop, set_up_sender};
+use crate::sys;
 use crate::sys::broadcast_through;
 
 /// The sockets of this process that send as this host does, while transparency is asked for: what they send to a
@@ -129,7 +131,7 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<SourceSocket
     socket.bind(&sender.into())?;
     set_up_sender(&socket, sender, options)?;
     let socket = UdpSocket::from(socket);
-    enable_error_queue(&socket, sender)?;
+    sys::enable_error_queue(&socket, sender.is_ipv6())?;
     Ok(Some(SourceSocket { socket, multicast: (0, options.multicast_loop), other: 0 }))
 }
 

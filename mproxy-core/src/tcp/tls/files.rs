@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use super::Tls;
 use crate::error::Error;
 use crate::log;
+use crate::sys;
 
 /// A configuration made of files, and made anew when they have changed.
 pub(super) struct Reloading<C> {
@@ -86,14 +87,7 @@ impl<C> Reloading<C> {
 fn stamps(tls: &Tls) -> Vec<Stamp> {
     let stamp = |path: PathBuf| {
         let meta = std::fs::metadata(path).ok()?;
-        #[cfg(unix)]
-        let id = {
-            use std::os::unix::fs::MetadataExt;
-            [meta.ino().cast_signed(), meta.ctime(), meta.ctime_nsec()]
-        };
-        #[cfg(not(unix))]
-        let id = [0; 3];
-        Some((meta.modified().ok()?, meta.len(), id))
+        Some((meta.modified().ok()?, meta.len(), sys::file_identity(&meta)))
     };
     tls.paths().into_iter().map(stamp).collect()
 }

@@ -16,7 +16,7 @@ use super::gather::{Limits, gather};
 use super::offload::Offload;
 use super::{Missed, passing};
 use crate::net::allow::Allow;
-use crate::net::socket::path_payload;
+use crate::net::connect::path_payload;
 use crate::relay::batch::{Batch, Cursor};
 use crate::relay::limits::SLOT;
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED};

@@ -1,0 +1,119 @@
+//! Multicast groups: joining them, and sending to them through an interface.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::error::Error;
+use crate::log;
+use crate::net::endpoint::Resolved;
+use crate::net::interface::Interface;
+use crate::net::listen::udp_listener;
+use crate::net::options::Options;
+use crate::net::routes::{NO_INTERFACE, Route};
+use crate::sys;
+
+/// The error of a group that no interface leads to.
+pub(crate) fn no_interface() -> io::Error {
+    io::Error::new(io::ErrorKind::NetworkUnreachable, NO_INTERFACE)
+}
+
+/// The endpoint once for each group that it stands for.
+pub(crate) fn groups(endpoint: &Resolved) -> Vec<Resolved> {
+    let groups = endpoint.addresses.iter().filter(|address| address.ip().is_multicast());
+    groups.map(|group| Resolved { addresses: vec![*group], ..endpoint.clone() }).collect()
+}
+
+/// Joins the group of a route on its interface.
+pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) -> io::Result<UdpSocket> {
+    let (Some(group), Some(interface)) = (route.addresses.first(), &route.interface) else {
+        return Err(no_interface());
+    };
+    let (socket, buffer) = udp_listener(*group, options)?;
+    sys::set_reuse(&socket)?;
+    if group.is_ipv6() {
+        // Or it would hear what others on this host have joined the group for on other interfaces.
+        sys::bind_to_interface(&socket, &interface.name);
+    }
+    socket.bind(&group_bind_address(*group).into())?;
+    let source = endpoint.endpoint.source();
+    join(&socket, group.ip(), source, interface)?;
+    let from = source.map(|source| format!(" from source {source}")).unwrap_or_default();
+    log::info(format_args!(
+        "{endpoint}: listening to group {group}{from} on interface {interface}, receive buffer {buffer} bytes"
+    ));
+    Ok(socket.into())
+}
+
+/// Joins a group on the interface, of one source only or of all (RFC 3376, RFC 3810).
+pub(crate) fn join(
+    socket: &Socket,
+    group: IpAddr,
+    source: Option<IpAddr>,
+    interface: &Interface,
+) -> io::Result<()> {
+    match (group, source) {
+        (IpAddr::V4(group), Some(IpAddr::V4(source))) => {
+            socket.join_ssm_v4(&source, &group, &interface.require_ipv4()?)
+        }
+        (IpAddr::V4(group), _) => socket.join_multicast_v4(&group, &interface.require_ipv4()?),
+        (IpAddr::V6(group), Some(IpAddr::V6(source))) => {
+            sys::join_source_v6(socket, group, source, interface.index)
+        }
+        (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, interface.index),
+    }
+}
+
+/// Whether this host hears what it sends to groups (`IP_MULTICAST_LOOP`).
+pub(crate) fn set_multicast_loop(socket: &Socket, family: SocketAddr, heard: bool) -> io::Result<()> {
+    if family.is_ipv4() { socket.set_multicast_loop_v4(heard) } else { socket.set_multicast_loop_v6(heard) }
+}
+
+/// Has what is sent to a group leave through the interface (`IP_MULTICAST_IF`).
+pub(crate) fn send_through(socket: &Socket, group: SocketAddr, interface: &Interface) -> io::Result<()> {
+    match group {
+        // By address, not by index: through `lo` by index the source would be 0.0.0.0.
+        SocketAddr::V4(v4) if v4.ip().is_multicast() => {
+            socket.set_multicast_if_v4(&interface.require_ipv4()?)
+        }
+        SocketAddr::V6(v6) if v6.ip().is_multicast() => socket.set_multicast_if_v6(interface.index),
+        _ => Ok(()),
+    }
+}
+
+/// The group itself, so that datagrams for other groups on the port stay out. Windows has no such bind.
+fn group_bind_address(group: SocketAddr) -> SocketAddr {
+    match group {
+        SocketAddr::V4(v4) if !sys::CAN_BIND_GROUPS => (Ipv4Addr::UNSPECIFIED, v4.port()).into(),
+        SocketAddr::V6(v6) if !sys::CAN_BIND_GROUPS => (Ipv6Addr::UNSPECIFIED, v6.port()).into(),
+        group => group,
+    }
+}
+
+/// A group on loopback that no other socket of this host uses, and the socket that keeps it so.
+///
+/// It must live as long as the group is used; it receives nothing itself.
+///
+/// # Errors
+/// If the group cannot be bound.
+pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> {
+    let reserve = || {
+        let address = SocketAddr::from((group, 0));
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        // Exclusive at first, so that the port is free; shared then, for the receivers to come. Where groups cannot
+        // be bound, on Windows, a free one comes anyway, and could not be shared later.
+        if !sys::CAN_BIND_GROUPS {
+            sys::set_reuse(&socket)?;
+        }
+        socket.bind(&group_bind_address(address).into())?;
+        if sys::CAN_BIND_GROUPS {
+            sys::set_reuse(&socket)?;
+        }
+        sys::set_multicast_all(&socket, true, false)?;
+        let socket = UdpSocket::from(socket);
+        let port = socket.local_addr()?.port();
+        Ok((socket, SocketAddr::from((group, port))))
+    };
+    reserve().map_err(|error| Error::io("reserve the private group", group, error))
+}
