@@ -9,7 +9,7 @@ Measures the four programs, built for release, against the limit of this kernel.
 Needs root on Linux: all of it happens in a network namespace of its own.
 
 USAGE:
-  cargo bench -p mproxy-tests --bench network -- [OPTIONS]
+  cargo bench -p mproxy-bench -- [OPTIONS]
 
 OPTIONS:
       --peer [NAME=]DIR       Another directory with the four programs, to be measured

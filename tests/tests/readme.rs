@@ -243,7 +243,7 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
         assert!(this.contains(&format!("\"{name}\")")), "no test runs the block '{name}'");
     }
     assert_eq!(block("set-up"), "cargo run --release --example demo\ncargo test --workspace");
-    assert_eq!(block("benchmark"), "cargo bench -p mproxy-tests --bench network");
+    assert_eq!(block("benchmark"), "cargo bench -p mproxy-bench");
     assert_eq!(block("install"), PROGRAMS.map(|name| format!("cargo install --path {name}")).join("\n"));
     let with_tls = PROGRAMS[2..].iter().map(|name| format!("cargo install --path {name} --features tls"));
     assert_eq!(block("install with TLS"), with_tls.collect::<Vec<_>>().join("\n"));
