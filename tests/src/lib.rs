@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, clippy::must_use_candidate)]
 
 mod capture;
+#[cfg(feature = "tls")]
 mod certificates;
 #[cfg(windows)]
 mod console;
@@ -13,6 +14,7 @@ mod loopback;
 mod needs;
 mod network;
 mod pipes;
+#[cfg(feature = "tls")]
 mod tls;
 
 use std::fmt::Write as _;
@@ -26,6 +28,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use capture::{Capture, Packet, Record, Report};
+#[cfg(feature = "tls")]
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 #[cfg(windows)]
 pub use console::press_ctrl_c;
@@ -35,6 +38,7 @@ pub use network::{MulticastRouter, Network, receives, send, server};
 #[cfg(windows)]
 pub use pipes::NamedPipe;
 pub use pipes::pending;
+#[cfg(feature = "tls")]
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
@@ -97,6 +101,8 @@ fn built(variable: &str, programs: &[&str], features: Option<&str>) -> PathBuf {
     let mut target = directory.parent().unwrap().to_owned();
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bins"]);
+    // Of this package that is `ctrl-c`, which needs no TLS, and so no C compiler.
+    build.arg("--no-default-features");
     for package in programs {
         build.args(["--package", package]);
     }
