@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mproxy_client::Client;
-use mproxy_core::command::{Args, Command};
+use mproxy_core::cli::{Args, Command};
 use mproxy_core::{Error, Handle, datagram_size_help, flags_help, options_help};
 
 const COMMAND: Command = Command {

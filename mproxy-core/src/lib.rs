@@ -26,7 +26,7 @@ mod tcp;
 
 mod program;
 
-pub mod command;
+pub mod cli;
 
 pub use error::Error;
 pub use io::file::{FileSink, Output, Stdout, StdoutSink};

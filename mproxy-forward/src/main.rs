@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::command::{Args, Command, raise_descriptor_limit};
+use mproxy_core::cli::{Args, Command, raise_descriptor_limit};
 use mproxy_core::{
     Error, Handle, datagram_size_help, flags_help, listeners_help, options_help, transparency_help,
 };

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use mproxy_core::command::{Args, Command};
+use mproxy_core::cli::{Args, Command};
 use mproxy_core::{Error, Handle, flags_help, listeners_help, options_help};
 use mproxy_server::Server;
 
