@@ -1,5 +1,13 @@
 //! What the four command lines have in common.
 
+mod args;
 mod command;
+mod common;
+mod help;
+mod options;
 
-pub use command::{Args, Command, raise_descriptor_limit};
+pub use args::Args;
+pub use command::Command;
+pub use options::{Feature, Group, OPTIONS, OptionSpec, Program};
+
+pub use crate::sys::raise_descriptor_limit;

@@ -11,8 +11,10 @@ mod bsd;
 mod fallback;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod groups;
+mod limits;
 #[cfg(target_os = "linux")]
 mod linux;
+mod os_str;
 pub mod stdio;
 #[cfg(unix)]
 mod unix;
@@ -23,8 +25,10 @@ mod windows;
 pub(crate) use bsd::*;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use fallback::*;
+pub use limits::raise_descriptor_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
+pub(crate) use os_str::split_at_equals;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(windows)]

@@ -510,6 +510,9 @@ fn help_and_version_go_to_standard_output() {
             assert!(text.contains(option), "{name}: no {option} in the help");
         }
         assert!(text.contains(name) && text.ends_with('\n'), "{name}");
+        for line in text.lines() {
+            assert!(line.is_ascii() && line.len() <= 80, "{name}: more than 80 columns: {line}");
+        }
         for options in [&["-h"][..], &["--bogus", "-h"], &["--path", "--help"], &["--tee", "--help", "-V"]] {
             let again = run(name, options, b"");
             assert_eq!((again.code, again.stderr.as_str()), (0, ""), "{name} {options:?}");

@@ -1,0 +1,302 @@
+//! The one table of the options of all programs. The parsing of a command line and its help are made of it.
+
+use std::ffi::OsStr;
+
+use Feature::Tls;
+use Group::{Access, Endpoints, Framing, General, Multicast, Security, Sockets, Transparency};
+use Program::{Client, Forward, Reverse, Server};
+
+/// A program that has a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// `mproxy-client`.
+    Client,
+    /// `mproxy-server`.
+    Server,
+    /// `mproxy-forward`.
+    Forward,
+    /// `mproxy-reverse`.
+    Reverse,
+}
+
+impl Program {
+    /// The name of the executable.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Client => "mproxy-client",
+            Server => "mproxy-server",
+            Forward => "mproxy-forward",
+            Reverse => "mproxy-reverse",
+        }
+    }
+
+    /// The options of this program, in the order of its help.
+    pub fn options(self) -> impl Iterator<Item = &'static OptionSpec> {
+        OPTIONS.iter().filter(move |option| option.programs.contains(&self))
+    }
+}
+
+/// What an option is about. The options of a group stand together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// What data comes from and goes to.
+    Endpoints,
+    /// TLS.
+    Security,
+    /// Multicast groups and interfaces.
+    Multicast,
+    /// Sockets and addresses.
+    Sockets,
+    /// Datagrams in a byte stream.
+    Framing,
+    /// Who may send and connect, and how many at a time.
+    Access,
+    /// Senders' addresses on what is sent.
+    Transparency,
+    /// Messages and help.
+    General,
+}
+
+/// A cargo feature that an option needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// The feature `tls`.
+    Tls,
+}
+
+impl Feature {
+    /// Whether this build has it.
+    #[must_use]
+    pub const fn is_built_in(self) -> bool {
+        match self {
+            Tls => cfg!(feature = "tls"),
+        }
+    }
+}
+
+/// An option of one program or several: a row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// The long name, such as `--tee`.
+    pub long: &'static str,
+    /// The short name, such as `-t`.
+    pub short: Option<&'static str>,
+    /// The name of the value in the help; none for a flag.
+    pub value: Option<&'static str>,
+    /// Whether the option may be given with several values.
+    pub repeats: bool,
+    /// The value that stands for none given, where it is the same for all programs.
+    pub default: Option<&'static str>,
+    /// The programs that have the option.
+    pub programs: &'static [Program],
+    /// The feature that it needs.
+    pub feature: Option<Feature>,
+    /// What it is about.
+    pub group: Group,
+    /// What it does, without a full stop at the end: the help adds the default and whether it repeats.
+    pub help: &'static str,
+}
+
+impl OptionSpec {
+    /// Whether this build has what the option needs.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        self.feature.is_none_or(Feature::is_built_in)
+    }
+
+    /// Whether an argument is the long or the short name.
+    pub(crate) fn is_named(&self, argument: &OsStr) -> bool {
+        argument == self.long || self.short.is_some_and(|short| argument == short)
+    }
+
+    const fn short(mut self, short: &'static str) -> Self {
+        self.short = Some(short);
+        self
+    }
+
+    const fn default(mut self, default: &'static str) -> Self {
+        self.default = Some(default);
+        self
+    }
+
+    const fn needs(mut self, feature: Feature) -> Self {
+        self.feature = Some(feature);
+        self
+    }
+
+    const fn help(mut self, help: &'static str) -> Self {
+        self.help = help;
+        self
+    }
+}
+
+const fn flag(long: &'static str, group: Group, programs: &'static [Program]) -> OptionSpec {
+    OptionSpec {
+        long,
+        short: None,
+        value: None,
+        repeats: false,
+        default: None,
+        programs,
+        feature: None,
+        group,
+        help: "",
+    }
+}
+
+const fn value(
+    long: &'static str,
+    value: &'static str,
+    group: Group,
+    programs: &'static [Program],
+) -> OptionSpec {
+    OptionSpec { value: Some(value), ..flag(long, group, programs) }
+}
+
+/// An option that may be repeated.
+const fn values(
+    long: &'static str,
+    name: &'static str,
+    group: Group,
+    programs: &'static [Program],
+) -> OptionSpec {
+    OptionSpec { repeats: true, ..value(long, name, group, programs) }
+}
+
+const ALL: &[Program] = &[Client, Server, Forward, Reverse];
+/// The programs with listeners.
+const LISTENING: &[Program] = &[Server, Forward, Reverse];
+/// The programs that make datagrams from a byte stream.
+const STREAMING: &[Program] = &[Client, Forward, Reverse];
+const RELAYS: &[Program] = &[Forward, Reverse];
+
+/// All options, in the order of the help.
+pub static OPTIONS: &[OptionSpec] = &[
+    value("--path", "FILE", Endpoints, &[Client])
+        .help("What to send: a file, FIFO or device; - is standard input"),
+    value("--path", "FILE", Endpoints, &[Server]).help(
+        "The file to append to; - is standard output. {addr} in it stands for the listener's address: \
+         a file for each",
+    ),
+    values("--server-addr", "HOST:PORT", Endpoints, &[Client]).help("Where to send it"),
+    values("--listen-addr", "HOST:PORT", Endpoints, &[Server]).help("Where to receive"),
+    values("--udp-listen-addr", "HOST:PORT", Endpoints, RELAYS).help("Where to receive UDP"),
+    values("--tcp-connect-addr", "HOST:PORT", Endpoints, &[Forward])
+        .help("A TCP server to connect to, again whenever it is lost"),
+    values("--udp-downstream-addr", "HOST:PORT", Endpoints, &[Forward]).help("Where to send everything"),
+    values("--tcp-listen-addr", "HOST:PORT", Endpoints, &[Reverse])
+        .help("Where to accept TCP that sends data"),
+    values("--multicast-addr", "GROUP:PORT", Endpoints, &[Reverse]).help(
+        "The channel: the multicast group to route through, which others can join and send to. By default \
+         one that is private to this process and never leaves the host. Further ones get what comes in, too",
+    ),
+    values("--tcp-output-addr", "HOST:PORT", Endpoints, &[Reverse]).help("Where TCP clients get everything"),
+    values("--udp-output-addr", "HOST:PORT", Endpoints, &[Reverse]).help("Where to send everything"),
+    values("--tls-connect-addr", "HOST:PORT", Security, &[Forward])
+        .needs(Tls)
+        .help("As --tcp-connect-addr, a TLS server"),
+    values("--tls-listen-addr", "HOST:PORT", Security, &[Reverse])
+        .needs(Tls)
+        .help("As --tcp-listen-addr, with TLS"),
+    values("--tls-output-addr", "HOST:PORT", Security, &[Reverse])
+        .needs(Tls)
+        .help("As --tcp-output-addr, with TLS"),
+    value("--tls-ca", "FILE", Security, &[Forward]).needs(Tls).help(
+        "The authorities to trust (PEM), rather than those of the file SSL_CERT_FILE or, by default, of \
+         the web",
+    ),
+    value("--tls-server-name", "NAME", Security, &[Forward])
+        .needs(Tls)
+        .help("Whom its certificate must be for, if not HOST"),
+    value("--tls-cert", "FILE", Security, RELAYS)
+        .needs(Tls)
+        .help("The certificate to show, with those it rests on (PEM)"),
+    value("--tls-key", "FILE", Security, RELAYS).needs(Tls).help("Its private key (PEM)"),
+    value("--tls-client-ca", "FILE", Security, &[Reverse])
+        .needs(Tls)
+        .help("Let in only those whose certificate is of one of these authorities (PEM)"),
+    values("--interface", "NAME|INDEX|ADDRESS|all", Multicast, ALL)
+        .help("The network interface for multicast. A zone in an address comes before it"),
+    value("--ttl", "N", Multicast, ALL).default("1").help(
+        "How far multicast goes, unicast is not affected: 0 stays on this host, 1 on this link, more \
+         crosses routers",
+    ),
+    flag("--no-loop", Multicast, ALL).help("This host does not hear its own multicast (not on Windows)"),
+    value("--dscp", "N", Sockets, ALL)
+        .default("0")
+        .help("The mark (DSCP) of what is sent, 0 to 63 (not on Windows)"),
+    value("--resolve-interval", "SECONDS", Sockets, ALL)
+        .default("60")
+        .help("How often the names of targets are resolved again; 0 is never"),
+    value("--recv-buffer", "BYTES", Sockets, ALL).help(
+        "Receive buffer of each socket, such as 512k or 4M. By default as large as the system allows, up \
+         to 8M (mproxy-server: 64M)",
+    ),
+    value("--framing", "MODE", Framing, ALL).default("auto").help(
+        "Datagrams in a byte stream: auto ends one at a newline, lines waits for whole lines, blocks has \
+         a fixed size, raw is one a read, length has its length before each (RFC 4571)",
+    ),
+    value("--datagram-size", "BYTES", Framing, STREAMING).help(
+        "The largest datagram made from a byte stream. By default what the path takes whole, at most \
+         8192, or 1452 if that is not known",
+    ),
+    value("--rate", "BITS", Framing, &[Client])
+        .help("Payload bits a second at most, such as 64k or 10M, evenly spread"),
+    values("--allow", "NETWORK", Access, LISTENING).help(
+        "Take datagrams and connections from there only, such as 10.1.0.0/16, 2001:db8::/32 or an address",
+    ),
+    value("--max-clients", "N", Access, &[Reverse])
+        .default("1024")
+        .help("TCP and TLS clients at a time, and as many inputs; one more is closed at once"),
+    value("--threads", "N", Access, LISTENING).default("1").help(
+        "Threads that receive at each unicast UDP listener, for many senders at full speed; each sender \
+         stays with one of them (more than one need Linux)",
+    ),
+    flag("--transparent", Transparency, RELAYS)
+        .help("Datagrams leave with the address and port of their sender (Linux, needs CAP_NET_ADMIN)"),
+    value("--max-sources", "N", Transparency, RELAYS).default("4096").help("Senders at a time for that"),
+    flag("--tee", General, ALL).short("-t").help("Copy all data to standard output too"),
+    flag("--verbose", General, ALL).short("-v").help("Say on stderr what each endpoint became"),
+    flag("--help", General, ALL).short("-h").help("Print this help"),
+    flag("--version", General, ALL).short("-V").help("Print the version"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_in_each_program_and_groups_stand_together() {
+        for program in [Client, Server, Forward, Reverse] {
+            let mut names = Vec::new();
+            let mut groups = Vec::new();
+            for option in program.options() {
+                names.push(option.long);
+                names.extend(option.short);
+                groups.push(option.group);
+            }
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count, "{program:?}: {names:?}");
+            groups.dedup();
+            for (index, group) in groups.iter().enumerate() {
+                assert!(!groups[..index].contains(group), "{program:?}: {group:?} stands twice");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_whole() {
+        for option in OPTIONS {
+            assert!(option.long.starts_with("--") && option.long.is_ascii(), "{option:?}");
+            assert!(!option.programs.is_empty(), "{option:?}");
+            assert!(!option.help.is_empty() && !option.help.ends_with('.'), "{option:?}");
+            assert!(option.value.is_some() || !option.repeats && option.default.is_none(), "{option:?}");
+            if let Some(short) = option.short {
+                assert!(short.len() == 2 && short.starts_with('-') && option.value.is_none(), "{option:?}");
+            }
+        }
+    }
+}

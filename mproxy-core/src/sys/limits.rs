@@ -1,0 +1,17 @@
+//! Limits of the process.
+
+/// Raises the soft limit of open descriptors (`RLIMIT_NOFILE`) to the hard one; many systems begin with
+/// few. Where there is no such limit, this does nothing.
+pub fn raise_descriptor_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            // macOS refuses an unlimited number, and begins with 256: there this is the most (`OPEN_MAX`).
+            limit.current = Some(10_240);
+            let _ = setrlimit(Resource::Nofile, limit);
+        }
+    }
+}
