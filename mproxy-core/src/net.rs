@@ -8,5 +8,6 @@ pub(crate) mod interface;
 pub(crate) mod listen;
 pub(crate) mod multicast;
 pub(crate) mod options;
+pub(crate) mod resolve;
 pub(crate) mod routes;
 pub(crate) mod select;

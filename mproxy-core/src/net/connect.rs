@@ -8,9 +8,9 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::error::Error;
 use crate::log;
-use crate::net::endpoint::Resolved;
 use crate::net::multicast::{join, no_interface, send_through, set_multicast_loop};
 use crate::net::options::Options;
+use crate::net::resolve::Resolved;
 use crate::net::routes::{Route, RouteTable};
 use crate::sys;
 

@@ -1,15 +1,11 @@
-//! Endpoints: addresses as the user writes them, and what they resolve to.
+//! Endpoints: addresses as the user writes them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
-use std::{fmt, io};
 
 use crate::error::Error;
-use crate::log;
-use crate::net::interface;
 use crate::net::interface::Interface;
-use crate::net::options::Options;
-use crate::net::select::Choice;
 
 /// `[SOURCE@]HOST[%ZONE]:PORT`, with an IPv6 host in brackets and its zone inside them.
 ///
@@ -24,15 +20,15 @@ use crate::net::select::Choice;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    text: String,
+    pub(super) text: String,
     source: Option<IpAddr>,
-    host: Host,
-    zone: Option<String>,
-    port: u16,
+    pub(super) host: Host,
+    pub(super) zone: Option<String>,
+    pub(super) port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Host {
+pub(super) enum Host {
     Ip(IpAddr),
     Name(String),
 }
@@ -91,7 +87,7 @@ impl Endpoint {
                 return wrong("names a source that cannot be one");
             }
         }
-        if endpoint.zone.is_some() && ip.is_some_and(|ip| ip.is_ipv4() && !has_interface(ip)) {
+        if endpoint.zone.is_some() && ip.is_some_and(|ip| ip.is_ipv4() && !needs_interface(ip)) {
             return wrong("has a zone, which an IPv4 address has only for multicast and broadcast");
         }
         let link_local = matches!(ip, Some(IpAddr::V6(ip)) if ip.is_unicast_link_local());
@@ -112,45 +108,6 @@ impl Endpoint {
             endpoints.push(Self::parse(text, role)?);
         }
         Ok(endpoints)
-    }
-
-    /// [Resolves](Self::resolve) each.
-    ///
-    /// # Errors
-    /// The first error.
-    pub fn resolve_all(endpoints: &[Self], options: &Options) -> Result<Vec<Resolved>, Error> {
-        let mut all = Vec::new();
-        for endpoint in endpoints {
-            all.push(endpoint.resolve(options)?);
-        }
-        Ok(all)
-    }
-
-    /// [Resolves](Self::resolve) each target. If a name has no address now, but another target has, there is a
-    /// warning, and an endpoint without addresses, to be resolved again.
-    ///
-    /// # Errors
-    /// The first error, if none can be resolved; wrong use.
-    pub fn resolve_targets(endpoints: &[Self], options: &Options) -> Result<Vec<Resolved>, Error> {
-        let (mut all, mut failed) = (Vec::new(), Vec::new());
-        for endpoint in endpoints {
-            match endpoint.resolve(options) {
-                Err(error) if !error.is_usage() => {
-                    all.push(endpoint.resolved(Vec::new(), options));
-                    failed.push(error);
-                }
-                result => all.push(result?),
-            }
-        }
-        if failed.len() == all.len()
-            && let Some(error) = failed.pop()
-        {
-            return Err(error);
-        }
-        for error in failed {
-            log::warn(format_args!("{error}; going on without it until it works"));
-        }
-        Ok(all)
     }
 
     /// The name, or the address without its zone and brackets.
@@ -179,51 +136,11 @@ impl Endpoint {
     }
 
     /// The interface that the zone names.
-    fn interface(&self) -> Result<Option<Interface>, Error> {
+    pub(super) fn interface(&self) -> Result<Option<Interface>, Error> {
         let Some(zone) = &self.zone else { return Ok(None) };
         Interface::find(zone).map(Some).map_err(|error| {
             if error.is_usage() { Error::usage(format!("'{}': {error}", self.text)) } else { error }
         })
-    }
-
-    /// Asks the system's resolver, and applies the zone.
-    ///
-    /// # Errors
-    /// If the name has no address, or the zone is unknown.
-    pub fn resolve(&self, options: &Options) -> Result<Resolved, Error> {
-        let addresses = self.look_up().map_err(|error| Error::io("resolve", &self.text, error))?;
-        let mut resolved = self.resolved(addresses, options);
-        if let Some(zone) = self.interface()? {
-            for address in &mut resolved.addresses {
-                if let SocketAddr::V6(v6) = address {
-                    v6.set_scope_id(zone.index);
-                }
-            }
-        }
-        Ok(resolved)
-    }
-
-    fn resolved(&self, addresses: Vec<SocketAddr>, options: &Options) -> Resolved {
-        let choice = match &self.zone {
-            Some(zone) => Choice::of(zone),
-            None => options.interfaces.clone(),
-        };
-        Resolved { endpoint: self.clone(), addresses, choice }
-    }
-
-    /// The addresses that the host has now, each once.
-    pub(crate) fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
-        let name = match &self.host {
-            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),
-            Host::Name(name) => name.as_str(),
-        };
-        let mut addresses = Vec::new();
-        for address in (name, self.port).to_socket_addrs()? {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        Ok(addresses)
     }
 
     /// Whether the host is a name, whose addresses may change.
@@ -237,9 +154,9 @@ impl Endpoint {
     }
 }
 
-/// Whether an address is reached through an interface that must be chosen: a group, broadcast on whatever
-/// link it is, or an address that is good for one link only.
-pub(crate) fn has_interface(ip: IpAddr) -> bool {
+/// Whether an address is reached through an interface that must be chosen: a group, limited broadcast, or a link-local
+/// address.
+pub(crate) fn needs_interface(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_multicast() || ip.is_unicast_link_local(),
@@ -306,96 +223,6 @@ fn split_zone(host: &str) -> (&str, Option<&str>) {
         Some((host, zone)) => (host, Some(zone)),
         None => (host, None),
     }
-}
-
-/// An endpoint with the addresses it stands for.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    /// The endpoint as it was written.
-    pub endpoint: Endpoint,
-    /// Its addresses in the order of the system's preference. Only a target may have none, for a while.
-    pub addresses: Vec<SocketAddr>,
-    /// The interfaces that were chosen for multicast.
-    pub(crate) choice: Choice,
-}
-
-impl Resolved {
-    /// Refuses groups, which TCP cannot use, now that names are known.
-    ///
-    /// # Errors
-    /// Wrong use if one of the addresses is a group.
-    pub fn require_unicast(&self) -> Result<(), Error> {
-        match self.addresses.iter().find(|address| address.ip().is_multicast()) {
-            Some(group) => Err(Error::usage(format!(
-                "'{self}' is the multicast group {group}, but TCP needs a unicast address"
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether what is sent to `target` comes back to this UDP listener.
-    #[must_use]
-    pub fn receives_from(&self, target: &Self) -> bool {
-        self.addresses.iter().any(|own| target.addresses.iter().any(|to| self.covers(*own, *to, target)))
-    }
-
-    fn covers(&self, own: SocketAddr, to: SocketAddr, target: &Self) -> bool {
-        let to = where_it_goes(to);
-        if own.port() != to.port() || own.is_ipv4() != to.is_ipv4() {
-            return false;
-        }
-        if to.ip().is_multicast() {
-            return own.ip() == to.ip() && {
-                let heard = self.choice.may_be(own);
-                target.choice.may_be(to).iter().any(|index| heard.contains(index))
-            };
-        }
-        if own.ip().is_unspecified() {
-            interface::reaches_wildcard_listener(to.ip())
-        } else {
-            own.ip() == to.ip() && same_zone(own, to)
-        }
-    }
-}
-
-/// What the system takes an address to send to for: IPv4 in an IPv6 address, and a wildcard as loopback.
-fn where_it_goes(to: SocketAddr) -> SocketAddr {
-    let mut to = to;
-    to.set_ip(match to.ip().to_canonical() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    });
-    to
-}
-
-fn same_zone(a: SocketAddr, b: SocketAddr) -> bool {
-    let zone = |address| match address {
-        SocketAddr::V6(v6) => SocketAddrV6::scope_id(&v6),
-        SocketAddr::V4(_) => 0,
-    };
-    zone(a) == zone(b)
-}
-
-impl fmt::Display for Resolved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.endpoint.fmt(f)
-    }
-}
-
-/// Refuses a program whose output would come back to its own input.
-///
-/// # Errors
-/// Wrong use, naming both endpoints.
-pub fn refuse_loops(listeners: &[Resolved], targets: &[Resolved]) -> Result<(), Error> {
-    for listener in listeners {
-        if let Some(target) = targets.iter().find(|target| listener.receives_from(target)) {
-            return Err(Error::usage(format!(
-                "what is sent to {target} would come back to the listener {listener}: an endless loop"
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -472,23 +299,5 @@ mod tests {
     fn a_port_can_be_replaced() {
         let endpoint: Endpoint = "[::1]:0".parse().unwrap();
         assert_eq!(endpoint.with_port(7).to_string(), "[::1]:7");
-    }
-
-    #[test]
-    fn loops_are_seen_through_wildcards_but_not_across_ports() {
-        let resolve = |text: &str| text.parse::<Endpoint>().unwrap().resolve(&Options::default()).unwrap();
-        let returns = |listener, target| resolve(listener).receives_from(&resolve(target));
-        assert!(returns("127.0.0.1:9", "127.0.0.1:9"));
-        assert!(returns("0.0.0.0:9", "127.0.0.1:9"));
-        assert!(returns("239.1.2.3%127.0.0.1:9", "239.1.2.3%127.0.0.1:9"));
-        assert!(returns("127.0.0.1:9", "0.0.0.0:9"));
-        assert!(returns("127.0.0.1:9", "[::ffff:127.0.0.1]:9"));
-        assert!(returns("[::1]:9", "[::]:9"));
-        assert!(returns("0.0.0.0:9", "255.255.255.255:9"));
-        assert!(!returns("127.0.0.1:9", "255.255.255.255:9"));
-        assert!(!returns("127.0.0.1:9", "127.0.0.1:8"));
-        assert!(!returns("0.0.0.0:9", "239.1.2.3%127.0.0.1:9"));
-        assert!(!returns("127.0.0.1:9", "127.0.0.2:9"));
-        assert!(!returns("0.0.0.0:9", "198.51.100.1:9"));
     }
 }

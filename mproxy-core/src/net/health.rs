@@ -1,4 +1,4 @@
-//! Whether a target works: one warning when it begins to fail, one when it has recovered.
+//! The health of a target: one warning when it begins to fail, one when it has recovered.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use crate::error::hint::with_os_hint;
 use crate::log;
 
-/// How long nothing may fail before a target counts as recovered. Hosts send no more than about one
-/// ICMP message a second, so that in between a refused datagram looks like a delivered one.
+/// How long no send may fail before a target counts as recovered. Hosts limit ICMP to about one message a second:
+/// in between, a refused datagram looks like a delivered one.
 const RECOVERY: Duration = Duration::from_millis(1500);
 
-/// The same for a host that does not answer: the system takes some three seconds to find that out, and
-/// takes datagrams meanwhile.
+/// The same for a host that does not answer ARP or neighbour discovery: that takes the system some three seconds, in
+/// which it accepts datagrams.
 const SILENT_RECOVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Health {
         Self { target, last_error: None, recovery: RECOVERY, failed: 0 }
     }
 
-    /// Takes note of an error.
+    /// Records an error.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         if self.last_error.is_none() {
             let error = with_os_hint(error);
@@ -40,7 +40,7 @@ impl Health {
         self.last_error = Some(Instant::now());
     }
 
-    /// Takes note of a send; whether the target is well, or well again.
+    /// Records a send that did not fail. Whether the target is well, or well again.
     pub(crate) fn passed(&mut self) -> bool {
         match self.last_error {
             Some(last) if last.elapsed() < self.recovery => false,

@@ -20,9 +20,9 @@ pub struct Interface {
     pub ipv4: Option<Ipv4Addr>,
     /// All of its addresses.
     pub addresses: Vec<IpAddr>,
-    /// What it is called by the system's tools: `Ethernet`, where the system's name is `ethernet_32768`.
+    /// The name in the system's tools, if it is another one: `Ethernet` for `ethernet_32768`.
     alias: Option<String>,
-    /// Where all hosts of its subnets hear.
+    /// The broadcast addresses of its subnets.
     broadcasts: Vec<IpAddr>,
     flags: InterfaceFlags,
 }
@@ -36,12 +36,12 @@ impl Interface {
         find_in(&list_all()?, text).ok_or_else(|| unknown(text))
     }
 
-    /// The name that its user knows.
+    /// The name that its user knows, for messages.
     fn shown_name(&self) -> &str {
         self.alias.as_deref().unwrap_or(&self.name)
     }
 
-    /// Whether it is up with a link.
+    /// Whether it is up (`IFF_UP`) and has a carrier (`IFF_RUNNING`).
     pub(crate) fn is_up(&self) -> bool {
         let linked = self.flags.contains(InterfaceFlags::RUNNING) || sys::has_carrier(&self.name);
         self.flags.contains(InterfaceFlags::UP) && linked
@@ -60,11 +60,12 @@ impl Interface {
         }
     }
 
-    /// Whether it is made for groups like this (for broadcast, if it is that), and is no part of another.
-    pub(crate) fn carries(&self, address: IpAddr) -> bool {
+    /// Whether it can carry multicast (`IFF_MULTICAST`), or broadcast if the address is that, and is no port of a bridge or
+    /// bond.
+    pub(crate) fn can_carry(&self, address: IpAddr) -> bool {
         let needed =
             if address.is_multicast() { InterfaceFlags::MULTICAST } else { InterfaceFlags::BROADCAST };
-        // IPv6 multicast does not work on loopback, IPv4 does without the flag.
+        // Loopback carries IPv4 multicast without the flag, and no IPv6 multicast.
         (self.flags.contains(needed) || self.is_loopback() && address.is_ipv4() && address.is_multicast())
             && !is_part(&self.name)
     }
@@ -96,17 +97,17 @@ pub(crate) fn unknown(text: &str) -> Error {
     Error::usage(format!("no network interface has the name, index or address '{text}'"))
 }
 
-/// Whether it is an address of this host.
+/// Whether this host has the address.
 pub(crate) fn is_own(mut address: SocketAddr) -> bool {
     address.set_port(0);
-    // Quick, and right for all others; where the system lets everything be bound the list tells.
+    // A bind is quick, and right where it fails; where the system binds any address (127.0.0.0/8, AnyIP) the list tells.
     std::net::UdpSocket::bind(address).is_ok()
         && (address.ip().is_loopback()
             || list().is_ok_and(|all| all.iter().any(|i| i.addresses.contains(&address.ip()))))
 }
 
-/// Whether a listener on all addresses of this host hears what is sent to this one: one of its own, or
-/// a broadcast address.
+/// Whether a wildcard listener on this host hears what is sent to this address: one of its own, or a broadcast
+/// address.
 pub(crate) fn reaches_wildcard_listener(ip: IpAddr) -> bool {
     if ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return true;
@@ -161,7 +162,7 @@ pub(crate) fn list() -> io::Result<Vec<Interface>> {
             Address::V4(network) => {
                 interface.ipv4.get_or_insert(network.address);
                 interface.addresses.push(IpAddr::V4(network.address));
-                // Of the subnet: what the interface is told to be its broadcast address may lack.
+                // Computed from the netmask: the interface may lack its broadcast address.
                 if let Some(mask) = network.netmask {
                     interface.broadcasts.push(IpAddr::V4(network.address | !mask));
                 }
@@ -187,7 +188,7 @@ fn without_embedded_zone(address: Ipv6Addr) -> Ipv6Addr {
     segments.into()
 }
 
-/// Whether the interface is a port of a bridge or of a bond: that is what groups go through then.
+/// Whether the interface is a port of a bridge or of a bond, which groups go through then.
 fn is_part(name: &str) -> bool {
     sys::has_attribute(name, "brport") || sys::has_attribute(name, "bonding_slave")
 }

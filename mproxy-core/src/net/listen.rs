@@ -8,9 +8,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::error::Error;
 use crate::log;
 use crate::net::connect::set_dscp;
-use crate::net::endpoint::Resolved;
 use crate::net::multicast::{groups, join_group, no_interface};
 use crate::net::options::Options;
+use crate::net::resolve::Resolved;
 use crate::net::routes::RouteTable;
 use crate::sys;
 

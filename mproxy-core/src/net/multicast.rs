@@ -7,10 +7,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::Error;
 use crate::log;
-use crate::net::endpoint::Resolved;
 use crate::net::interface::Interface;
 use crate::net::listen::udp_listener;
 use crate::net::options::Options;
+use crate::net::resolve::Resolved;
 use crate::net::routes::{NO_INTERFACE, Route};
 use crate::sys;
 

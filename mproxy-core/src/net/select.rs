@@ -7,20 +7,20 @@ use crate::error::Error;
 use crate::net::interface::{Interface, find_in, list, list_all, unknown};
 use crate::sys;
 
-/// What stands for every interface.
+/// The name that stands for every interface.
 const ALL: &str = "all";
 
 /// Which interfaces groups are to go through: those that were named, all, or one that the rule picks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice(Vec<String>);
 
-/// What a choice comes to at the moment.
+/// The interfaces that a choice stands for at the moment.
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
     /// The interfaces that can be used, each once.
     pub(crate) usable: Vec<Interface>,
-    /// The names of the others.
-    pub(crate) dead: Vec<String>,
+    /// The names of the others: down, without a carrier or an address, or not there.
+    pub(crate) unusable: Vec<String>,
 }
 
 impl Choice {
@@ -34,7 +34,7 @@ impl Choice {
         Self(vec![text.to_owned()])
     }
 
-    /// Checks that one of those that were named is there: the others may still come.
+    /// Checks that one of the named interfaces is there: the others may still come.
     ///
     /// # Errors
     /// Wrong use if there is none; an I/O error if the interfaces cannot be listed.
@@ -47,9 +47,9 @@ impl Choice {
         if self.0.iter().any(|text| find_in(&all, text).is_some()) { Ok(()) } else { Err(unknown(first)) }
     }
 
-    /// The interfaces for a group, for broadcast, or for a link-local address. One that the rule picked
-    /// `before` stays as long as it can be used, unless it is loopback; and what had another one does not turn
-    /// to loopback, where it would meet what was meant to stay apart.
+    /// The interfaces for a group, for limited broadcast, or for a link-local address. The one that the rule picked
+    /// `before` stays as long as it can be used, unless it is loopback; and a group that had another one never moves
+    /// to loopback, where it would meet traffic of this host.
     ///
     /// # Errors
     /// If the interfaces cannot be listed.
@@ -72,23 +72,23 @@ impl Choice {
                         chosen.usable.push(found);
                     }
                 }
-                // Of all, those without an address of the family were not meant.
+                // `all` does not mean interfaces without an address of the family.
                 Some(found) if self.is_all() && found.is_up() => {}
-                _ => chosen.dead.push(name),
+                _ => chosen.unusable.push(name),
             }
         }
         Ok(chosen)
     }
 
-    /// The interfaces that were named; of all, or if none was, those that are made for it, loopback if there is
-    /// no other.
+    /// The interfaces that were named. For `all`, or if none was, all that can carry the address: loopback only if
+    /// there is no other.
     fn names(&self, all: &[Interface], ip: IpAddr) -> Vec<String> {
         if self.is_named() {
             return self.0.clone();
         }
         let (mut inner, mut outer) = (Vec::new(), Vec::new());
         for found in all {
-            if found.carries(ip) {
+            if found.can_carry(ip) {
                 if found.is_loopback() { &mut inner } else { &mut outer }.push(found.name.clone());
             }
         }
@@ -110,37 +110,37 @@ impl Choice {
     }
 
     /// The indices of the interfaces that a group may ever go through, up or not.
-    pub(crate) fn may_be(&self, group: SocketAddr) -> Vec<u32> {
+    pub(crate) fn possible_indices(&self, group: SocketAddr) -> Vec<u32> {
         let Ok(all) = list() else { return Vec::new() };
-        // Loopback, too, if that is picked as long as no other can be used.
+        // The rule picks loopback, too, as long as no other can be used.
         let picked = pick(&all, group.ip()).filter(|_| self.0.is_empty()).map(|picked| picked.index);
         let names = self.names(&all, group.ip());
         names.iter().filter_map(|name| find_in(&all, name)).map(|found| found.index).chain(picked).collect()
     }
 }
 
-/// The interface that the system's routes give to the group, if they do not give it to everything; else, of
-/// those that are up and carry multicast (or broadcast), one that is no tunnel and no bridge without hardware,
-/// that the default route uses, and that was there first, in this order; for IPv4 at last loopback.
+/// The rule: the interface of the route to the group, if that is not the default route; else, of the interfaces that
+/// are up and can carry multicast (or broadcast), one that is no tunnel and no bridge without hardware, that the
+/// default route uses, and that has the lowest index, in this order; for IPv4 at last loopback.
 fn pick(all: &[Interface], group: IpAddr) -> Option<&Interface> {
-    // The last before the groups, and one for documentation (RFC 3849): as good as none but the default
-    // route leads there. Where IPv6 has no such route, macOS has interfaces to its own devices that came first.
+    // The last unicast address before the groups, and one for documentation (RFC 3849): only the default route leads
+    // there. Where IPv6 has none, IPv4's decides: on macOS interfaces to its own devices have lower indices.
     let default = || source_to(IpAddr::from([223, 255, 255, 254]));
     let default = match group {
         IpAddr::V4(_) => default(),
         IpAddr::V6(_) => source_to(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])).or_else(default),
     };
-    // Every IPv6 interface has a route for all groups, which says nothing.
+    // IPv6 has a route for all groups on every interface, which says nothing.
     let routed = if group.is_ipv4() { source_to(group).filter(|own| Some(*own) != default) } else { None };
-    let able = all.iter().filter(|i| i.is_usable(group) && i.carries(group));
+    let able = all.iter().filter(|i| i.is_usable(group) && i.can_carry(group));
     able.min_by_key(|i| {
         let is_at = |own: Option<IpAddr>| own.is_some_and(|own| i.addresses.contains(&own));
-        let rank = [!is_at(routed), i.is_loopback(), is_inward(all, i), !is_at(default)];
+        let rank = [!is_at(routed), i.is_loopback(), is_virtual(all, i), !is_at(default)];
         (rank, i.index)
     })
 }
 
-/// This host's address on the way there; nothing is sent.
+/// The source address that the route to that address gives; nothing is sent.
 fn source_to(ip: IpAddr) -> Option<IpAddr> {
     let wildcard: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -151,17 +151,17 @@ fn source_to(ip: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// Whether the interface leads into a tunnel, or only to what runs on this host: what VPNs, containers and
-/// virtual machines bring along, whoever has the default route.
-fn is_inward(all: &[Interface], interface: &Interface) -> bool {
+/// Whether the interface is a tunnel, or a bridge without hardware: what VPNs, containers and virtual machines bring
+/// along, whoever has the default route.
+fn is_virtual(all: &[Interface], interface: &Interface) -> bool {
     let name = &interface.name;
     interface.is_point_to_point()
         || sys::has_attribute(name, "tun_flags")
         || sys::has_attribute(name, "bridge") && !leads_to_hardware(all, name, 4)
 }
 
-/// Whether there is a device behind the interface, or behind one that it is made of: the port of a bridge, the
-/// base of a VLAN.
+/// Whether there is a device below the interface, or below a lower interface: the port of a bridge, the base of a
+/// VLAN.
 fn leads_to_hardware(all: &[Interface], name: &str, depth: u8) -> bool {
     sys::has_attribute(name, "device")
         || depth > 0
@@ -185,7 +185,7 @@ mod tests {
         choice.check().unwrap();
         let chosen = choice.choose(group, None).unwrap();
         assert_eq!(chosen.usable.len(), 1);
-        assert_eq!(chosen.dead, ["no-such-interface"]);
+        assert_eq!(chosen.unusable, ["no-such-interface"]);
         assert!(Choice::of("no-such-interface").check().unwrap_err().is_usage());
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::net::endpoint::Resolved;
-use crate::net::routes::RouteMonitor;
+use crate::net::resolve::Resolved;
+use crate::program::monitor::RouteMonitor;
 use crate::program::signals::reload_at_sighup;
 use crate::relay::flow::{Sinks, Source, relay};
 use crate::relay::stats::{Registry, Stats};
@@ -25,7 +25,7 @@ pub struct Program {
     registry: Registry,
     addresses: Vec<SocketAddr>,
     reloads: Vec<crate::tcp::tls::Reload>,
-    watch: RouteMonitor,
+    monitor: RouteMonitor,
 }
 
 /// The threads of a program, as they come to their ends.
@@ -39,7 +39,7 @@ struct Threads {
 struct State {
     running: usize,
     failure: Option<Error>,
-    /// When threads that still run are left behind.
+    /// When a join stops waiting for the threads that still run; set by a stop.
     deadline: Option<Instant>,
 }
 
@@ -67,11 +67,11 @@ impl Program {
             registry: Registry::default(),
             addresses: Vec::new(),
             reloads: Vec::new(),
-            watch: RouteMonitor::default(),
+            monitor: RouteMonitor::default(),
         })
     }
 
-    /// Adds what reads certificates again.
+    /// Adds a function that reads certificates again.
     pub fn reloads_with(&mut self, reload: crate::tcp::tls::Reload) {
         self.reloads.push(reload);
     }
@@ -82,7 +82,7 @@ impl Program {
         &self.stop
     }
 
-    /// Where its endpoints count.
+    /// The registry in which its endpoints count.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -99,18 +99,18 @@ impl Program {
             self.listens_on(source.local_addr());
         }
         if let Some(routes) = source.routes() {
-            self.watch.listener(routes);
+            self.monitor.listener(routes);
         }
     }
 
-    /// Adds a target: its interfaces, and the addresses of its name, are looked at in the background.
+    /// Adds a target: its route table is refreshed, and its name resolved again, in the background.
     pub fn sends_to(&mut self, target: &UdpTarget) {
-        self.watch.target(target.routes(), target.options().resolve_interval);
+        self.monitor.target(target.routes(), target.options().resolve_interval);
     }
 
-    /// Adds what no target may come back to when its name gets another address.
+    /// Adds listeners that no target may come back to when its name gets another address.
     pub fn avoids(&mut self, listeners: &[Resolved]) {
-        self.watch.avoid(listeners);
+        self.monitor.avoid(listeners);
     }
 
     /// Starts a thread. When one fails, all are stopped.
@@ -145,14 +145,14 @@ impl Program {
     /// The handle of the program as it runs now.
     #[must_use]
     pub fn handle(mut self) -> Handle {
-        if let Err(error) = std::mem::take(&mut self.watch).start(&self.stop) {
+        if let Err(error) = std::mem::take(&mut self.monitor).start(&self.stop) {
             crate::log::warn(format_args!("{error}: changes of names and interfaces go unnoticed"));
         }
         Handle(self)
     }
 }
 
-/// Tells the end of a thread, however it ends.
+/// Records the end of a thread, however it ends.
 struct End {
     threads: Arc<Threads>,
     stop: Stop,
@@ -211,7 +211,7 @@ impl Handle {
         reload_at_sighup(self.0.reloads.clone())
     }
 
-    /// What can stop the program from another thread.
+    /// A handle that only stops the program, from any thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper { stop: self.0.stop.clone(), threads: self.0.threads.clone() }
@@ -230,7 +230,7 @@ impl Handle {
             if left.is_some_and(|left| left.is_zero()) {
                 break;
             }
-            // A stop, at the latest, wakes this; an hour is as good as for ever.
+            // A stop wakes this; an hour is as good as for ever.
             let left = left.unwrap_or(Duration::from_secs(3600));
             state = threads.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
