@@ -227,7 +227,7 @@ type Stream = File;
 #[derive(Debug)]
 enum Stream {
     Disk(File),
-    Other(crate::io::writer_thread::WriterThread),
+    Other(crate::io::blocking::writer_thread::WriterThread),
 }
 
 #[cfg(unix)]
@@ -241,7 +241,7 @@ fn stream(file: File) -> Result<Stream, Error> {
     if crate::sys::is_on_disk(&file) {
         return Ok(Stream::Disk(file));
     }
-    crate::io::writer_thread::WriterThread::new(file).map(Stream::Other)
+    crate::io::blocking::writer_thread::WriterThread::new(file).map(Stream::Other)
 }
 
 /// Writes as much as the reader takes without blocking, and gives up on a stalled one when stopped.

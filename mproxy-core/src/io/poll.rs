@@ -105,7 +105,7 @@ pub fn pollable(file: File, _size: usize) -> Result<impl Input + Send, Error> {
 pub fn pollable(file: File, size: usize) -> Result<impl Input + Send, Error> {
     let never_blocks = crate::sys::is_on_disk(&file);
     let is_serial = !never_blocks && crate::sys::read_promptly(&file);
-    crate::io::reader_thread::ReaderThread::new(Readable { file, is_serial }, never_blocks, size)
+    crate::io::blocking::reader_thread::ReaderThread::new(Readable { file, is_serial }, never_blocks, size)
 }
 
 #[cfg(windows)]
