@@ -6,5 +6,8 @@ pub(crate) mod file;
 pub(crate) mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub(crate) mod pace;
 pub(crate) mod poll;
+pub(crate) mod stdout;
 pub(crate) mod stream;
+pub(crate) mod write;

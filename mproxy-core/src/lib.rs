@@ -29,13 +29,15 @@ mod program;
 pub mod cli;
 
 pub use error::Error;
-pub use io::file::{FileSink, Output, Stdout, StdoutSink};
+pub use io::file::{FileSink, Output};
 pub use io::framing::Framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use io::fuzzing;
+pub use io::pace::Paced;
 pub use io::poll::{Input, pollable};
-pub use io::stream::{Paced, StreamSource};
+pub use io::stdout::{Stdout, StdoutSink};
+pub use io::stream::StreamSource;
 pub use net::allow::Allow;
 pub use net::connect::open_target;
 pub use net::endpoint::{Endpoint, Role};

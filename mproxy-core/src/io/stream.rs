@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::io::framing::Framing;
@@ -200,68 +199,9 @@ impl<R: Input> Source for StreamSource<R> {
     }
 }
 
-/// Slows a source down to a number of payload bits a second, without bursts.
-#[derive(Debug)]
-pub struct Paced<S> {
-    source: S,
-    bits_per_second: u64,
-    /// When the next batch may go.
-    due: Option<Instant>,
-    stop: Stop,
-}
-
-/// How much goes at once: what the rate allows in this time.
-const QUANTUM: Duration = Duration::from_millis(1);
-
-impl<S: Source> Paced<S> {
-    /// Paces `source`; the rate must not be 0, and is taken as 1 if it is.
-    pub fn new(source: S, bits_per_second: u64, stop: &Stop) -> Self {
-        Self { source, bits_per_second: bits_per_second.max(1), due: None, stop: stop.clone() }
-    }
-
-    #[allow(clippy::cast_precision_loss)] // far below a nanosecond for any real rate
-    fn duration(&self, bytes: usize) -> Duration {
-        Duration::try_from_secs_f64(bytes as f64 * 8.0 / self.bits_per_second as f64).unwrap_or(Duration::MAX)
-    }
-}
-
-impl<S: Source> Source for Paced<S> {
-    fn capacity(&self) -> usize {
-        self.source.capacity()
-    }
-
-    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        if let Some(due) = self.due {
-            self.stop.sleep(due.saturating_duration_since(Instant::now()));
-        }
-        let quantum = u128::from(self.bits_per_second) * QUANTUM.as_micros() / 8_000_000;
-        let limit = if self.stop.requested() {
-            usize::MAX
-        } else {
-            usize::try_from(quantum).unwrap_or(usize::MAX).max(1)
-        };
-        batch.set_limit(limit);
-        let flow = self.source.receive(batch)?;
-        if !batch.is_empty() {
-            let now = Instant::now();
-            // What was slow to come is not made up for, but the clock's coarseness is.
-            let from = self
-                .due
-                .filter(|due| now.saturating_duration_since(*due) < sys::CLOCK_COARSENESS)
-                .unwrap_or(now);
-            self.due = from.checked_add(self.duration(batch.bytes()));
-        }
-        Ok(flow)
-    }
-
-    fn drain(&mut self) -> bool {
-        self.source.drain()
-    }
-}
-
 #[cfg(unix)]
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::File;
     use std::io::{PipeReader, Write};
     use std::os::fd::OwnedFd;
@@ -269,7 +209,7 @@ mod tests {
     use super::*;
     use crate::relay::stats::{Direction, Registry};
 
-    fn source(input: PipeReader, framing: Framing) -> (StreamSource<File>, Stop) {
+    pub(crate) fn source(input: PipeReader, framing: Framing) -> (StreamSource<File>, Stop) {
         let stop = Stop::new().unwrap();
         let counters = Registry::default().endpoint("test", Direction::In).counters();
         (
@@ -285,7 +225,7 @@ mod tests {
         )
     }
 
-    fn receive(source: &mut dyn Source) -> (Vec<Vec<u8>>, Flow) {
+    pub(crate) fn receive(source: &mut dyn Source) -> (Vec<Vec<u8>>, Flow) {
         let mut batch = Batch::with_capacity(source.capacity());
         let flow = source.receive(&mut batch).unwrap();
         (batch.datagrams().map(<[u8]>::to_vec).collect(), flow)
@@ -319,18 +259,5 @@ mod tests {
         assert_eq!(receive(&mut stopped), (vec![], Flow::More));
         stopped.drain();
         assert_eq!(receive(&mut stopped), (vec![b"ab".to_vec()], Flow::End));
-    }
-
-    #[test]
-    fn a_paced_stream_sends_line_by_line_and_loses_nothing_when_stopped() {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let (inner, stop) = source(reader, Framing::Auto);
-        let mut paced = Paced::new(inner, 8_000, &stop);
-        writer.write_all(b"a\nb\nc\nd").unwrap();
-        assert_eq!(receive(&mut paced), (vec![b"a\n".to_vec()], Flow::More));
-        assert_eq!(receive(&mut paced), (vec![b"b\n".to_vec()], Flow::More));
-        stop.request();
-        paced.drain();
-        assert_eq!(receive(&mut paced), (vec![b"c\n".to_vec(), b"d".to_vec()], Flow::End));
     }
 }

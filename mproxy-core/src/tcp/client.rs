@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::error::Error;
-use crate::io::file::write_all;
 use crate::io::framing::Framing;
 use crate::io::poll::{STALLED_AT_STOP, Wait, poll_for, wait};
+use crate::io::write::write_all;
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Sink, Source};
 use crate::relay::limits::SLOT;

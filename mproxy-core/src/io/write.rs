@@ -1,0 +1,24 @@
+//! Writing many slices.
+
+use std::io::{self, IoSlice};
+
+/// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
+pub(crate) fn write_all(
+    write: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    mut slices: &mut [IoSlice<'_>],
+) -> Result<usize, (usize, io::Error)> {
+    let mut written = 0;
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match write(slices) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(n) => {
+                written += n;
+                IoSlice::advance_slices(&mut slices, n);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(written)
+}
