@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         steps: &case.steps,
         ending: if case.fails { Ending::Failed } else { Ending::Closed },
         never_blocks: case.never_blocks,
-        holds: case.holds,
+        drains: case.drains,
     };
     let mut all = Datagrams::default();
     let mut sink = |batch: &Batch, encoded: &[u8], whole| {
@@ -77,7 +77,7 @@ impl Datagrams {
 struct Case {
     setup: Setup,
     never_blocks: bool,
-    holds: bool,
+    drains: bool,
     fails: bool,
     steps: Vec<Step>,
     payload: Vec<u8>,
@@ -102,7 +102,7 @@ impl Case {
                 torn_at: number(t1, t0),
             },
             never_blocks: flags & 1 != 0,
-            holds: flags & 2 != 0,
+            drains: flags & 2 != 0,
             fails: flags & 4 != 0,
             steps: enough(&steps, payload.len()),
             payload,
@@ -128,13 +128,13 @@ impl Case {
                 assert_eq!(datagrams, frames);
                 discarded = rest;
             }
-            Framing::Auto | Framing::Lines | Framing::Blocks | Framing::Raw => {
+            _ => {
                 assert!(all.bytes == given, "not what was read");
                 assert!(datagrams.iter().all(|datagram| (1..=size).contains(&datagram.len())));
             }
         }
         let before_last = &datagrams[..datagrams.len().saturating_sub(1)];
-        let torn = datagrams.iter().filter(|datagram| datagram.len() == size && !ends_line(datagram)).count();
+        let cut = datagrams.iter().filter(|datagram| datagram.len() == size && !ends_line(datagram)).count();
         match framing {
             Framing::Auto | Framing::Lines => {
                 for datagram in &datagrams {
@@ -143,7 +143,10 @@ impl Case {
                 let quiet = self.steps.iter().filter(|step| **step == Step::Quiet).count();
                 let early =
                     before_last.iter().filter(|datagram| datagram.len() < size && !ends_line(datagram));
-                assert!(early.count() <= if framing == Framing::Auto { quiet } else { 0 }, "no patience");
+                assert!(
+                    early.count() <= if framing == Framing::Auto { quiet } else { 0 },
+                    "an unfinished line went early"
+                );
             }
             Framing::Blocks => {
                 assert!(before_last.iter().all(|datagram| datagram.len() == size), "a short block");
@@ -154,7 +157,7 @@ impl Case {
                 let expected: Vec<&[u8]> = reads.flat_map(|read| read.chunks(size)).collect();
                 assert_eq!(datagrams, expected);
             }
-            Framing::Length => {}
+            _ => {}
         }
 
         if framing == Framing::Length && out == Framing::Length {
@@ -166,7 +169,7 @@ impl Case {
         assert_eq!(stats.bytes, datagrams.iter().map(|datagram| datagram.len() as u64).sum::<u64>());
         assert_eq!(stats.errors, u64::from(discarded > 0));
         let line_by_line = matches!(framing, Framing::Auto | Framing::Lines);
-        assert_eq!(stats.cut, if line_by_line { torn as u64 } else { 0 });
+        assert_eq!(stats.cut, if line_by_line { cut as u64 } else { 0 });
     }
 
     /// Compares what of a batch goes into another stream with what has to.

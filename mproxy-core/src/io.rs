@@ -1,11 +1,11 @@
 //! Byte streams: framing, files, pipes and standard output.
 
-#[cfg(any(test, windows))]
 pub(crate) mod blocking;
 pub(crate) mod file;
 pub(crate) mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub(crate) mod input;
 pub(crate) mod pace;
 pub(crate) mod poll;
 pub(crate) mod stdout;

@@ -34,8 +34,11 @@ pub use io::framing::Framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use io::fuzzing;
+pub use io::input::pollable;
 pub use io::pace::Paced;
-pub use io::poll::{Input, pollable};
+pub use io::poll::Input;
+#[doc(hidden)]
+pub use io::poll::Wait;
 pub use io::stdout::{Stdout, StdoutSink};
 pub use io::stream::StreamSource;
 pub use net::allow::Allow;

@@ -33,3 +33,11 @@ pub(crate) use os_str::split_at_equals;
 pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
+
+mod clock;
+pub(crate) mod file;
+mod poll;
+
+pub(crate) use clock::MAX_OVERSLEEP;
+pub(crate) use file::{PIPE_BUF, blocking_reader, is_on_disk, open_to_append, set_file_len, write_at_once};
+pub(crate) use poll::{CAN_POLL_FILES, file_poll_fd, poll};

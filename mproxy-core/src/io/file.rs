@@ -1,7 +1,7 @@
 //! Files as sinks.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Seek, Write};
+use std::fs::File;
+use std::io::{IoSlice, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,13 +11,13 @@ use crate::io::write::write_all;
 use crate::relay::batch::Batch;
 use crate::relay::flow::Sink;
 use crate::relay::stats::{Counters, Meter};
-use crate::sys::stdio;
+use crate::sys;
 
-/// A file to append to, as all threads that write to it share it.
+/// A file to append to, shared by the threads that write to it.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Locked for one batch: a FIFO would tear large writes, and a torn one must be the last to be taken
-    /// back. Where many write, the system has them wait for each other anyway.
+    /// Locked for one batch: a large write to a FIFO is not atomic, and a partial datagram must be the last to be
+    /// taken back. The system lets only one write to a file at a time anyway.
     file: Arc<Mutex<File>>,
     path: PathBuf,
     framing: Framing,
@@ -30,8 +30,7 @@ impl Output {
     /// # Errors
     /// If it cannot be opened.
     pub fn open(path: &Path, framing: Framing, meter: Meter) -> Result<Self, Error> {
-        let file = open_to_append(path);
-        let file = file.map_err(|error| Error::io("open", path.display(), error))?;
+        let file = sys::open_to_append(path).map_err(|error| Error::io("open", path.display(), error))?;
         Ok(Self { file: Arc::new(Mutex::new(file)), path: path.to_owned(), framing, meter })
     }
 
@@ -41,7 +40,7 @@ impl Output {
         FileSink { output: self.clone(), counters: self.meter.counters() }
     }
 
-    /// Which file it is.
+    /// The file's path, as it was given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -50,7 +49,7 @@ impl Output {
 
 /// Appends each batch to a file in one write, so that several writers of a file never tear a datagram.
 ///
-/// Nothing is kept in memory: when [`send`](Sink::send) is done, the system has it all.
+/// There is no buffer: when [`send`](Sink::send) returns, the system has all of the batch.
 #[derive(Debug)]
 pub struct FileSink {
     output: Output,
@@ -61,7 +60,7 @@ impl Sink for FileSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         let Output { file, path, framing, .. } = &self.output;
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut write = |slices: &[IoSlice<'_>]| write_at_once(&file, slices);
+        let mut write = |slices: &[IoSlice<'_>]| sys::write_at_once(&file, slices);
         match write_all(&mut write, &mut framing.slices(batch, &mut Vec::new())) {
             Ok(_) => {
                 self.counters.passed(batch.count(), batch.bytes());
@@ -69,64 +68,26 @@ impl Sink for FileSink {
             }
             Err((written, error)) => {
                 self.counters.failed(1);
-                take_back(&file, path, written - framing.whole(batch, written));
+                take_back(&file, path, written - framing.whole_datagrams_len(batch, written));
                 Err(Error::io("write to", path.display(), error))
             }
         }
     }
 }
 
-#[cfg(unix)]
-fn open_to_append(path: &Path) -> io::Result<File> {
-    stdio::open(OpenOptions::new().append(true).create(true), path)
-}
-
-/// What is not on a disk is opened to be written to: the right to append to a pipe is that to make another one.
-#[cfg(windows)]
-fn open_to_append(path: &Path) -> io::Result<File> {
-    match stdio::open(OpenOptions::new().write(true), path) {
-        Ok(file) if !crate::sys::is_on_disk(&file) => Ok(file),
-        _ => stdio::open(OpenOptions::new().append(true).create(true), path),
-    }
-}
-
-#[cfg(unix)]
-fn write_at_once(mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    file.write_vectored(slices)
-}
-
-/// Windows writes no more than one slice at once.
-#[cfg(windows)]
-pub(crate) fn write_at_once(mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    match slices {
-        [slice] => file.write(slice),
-        _ => file.write(&slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>()),
-    }
-}
-
-/// Takes back the part of a datagram that was written before the disk was full.
-fn take_back(mut file: &File, path: &Path, torn: usize) {
+/// Cuts off the partial datagram, of so many bytes, that was written before the disk was full (ENOSPC).
+fn take_back(mut file: &File, path: &Path, partial: usize) {
     let Ok(end) = file.stream_position() else { return };
-    // Only if no other process has appended behind it; and if this fails too, the first error is the one
-    // to tell.
-    if torn > 0 && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == end) {
-        let _ = shorten(file, path, end - torn as u64);
+    // Only if no other process has appended behind it. If this fails too, the first error is the one to tell.
+    if partial > 0 && file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == end) {
+        let _ = sys::set_file_len(file, path, end - partial as u64);
     }
-}
-
-#[cfg(unix)]
-fn shorten(file: &File, _: &Path, len: u64) -> io::Result<()> {
-    file.set_len(len)
-}
-
-/// Windows has another right for that than the one to append.
-#[cfg(windows)]
-fn shorten(_: &File, path: &Path, len: u64) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.set_len(len)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::relay::stats::{Direction, Registry};
 
@@ -148,17 +109,20 @@ mod tests {
         // As if only 8 of the 11 bytes of a second batch had found room.
         let mut file = output.file.lock().unwrap();
         file.write_all(b"onetwoth").unwrap();
-        take_back(&file, &path, 8 - Framing::Auto.whole(&batch, 8));
+        take_back(&file, &path, 8 - Framing::Auto.whole_datagrams_len(&batch, 8));
         assert_eq!(std::fs::read(&path).unwrap(), b"onetwothreeonetwo");
         std::fs::remove_file(&path).unwrap();
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_device_is_an_error_that_names_it() {
-        let output = Output::open(Path::new("/dev/full"), Framing::Auto, meter()).unwrap();
+    fn a_failed_write_is_an_error_that_names_the_file() {
+        let path = std::env::current_exe().unwrap();
+        // Open to be read only: a write fails (EBADF).
+        let file = File::open(&path).unwrap();
+        let file = Arc::new(Mutex::new(file));
+        let output = Output { file, path: path.clone(), framing: Framing::Auto, meter: meter() };
         let error = output.sink().send(&batch(&[b"x"])).unwrap_err();
-        assert!(error.to_string().starts_with("cannot write to /dev/full: "), "{error}");
+        assert!(error.to_string().starts_with(&format!("cannot write to {}: ", path.display())), "{error}");
     }
 
     fn meter() -> Meter {

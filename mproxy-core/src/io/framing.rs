@@ -8,17 +8,20 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::relay::batch::Batch;
 
-/// How long the rest of a line is waited for after its last byte.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// The flush timeout of `auto`: how long an unfinished line waits for its end after its last byte.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Bytes of the length before each datagram (RFC 4571).
 const HEADER: usize = size_of::<u16>();
 
-/// The longest frame: its header, and as many bytes as that can tell.
+/// The longest frame: a header, and as many bytes as it can count.
 pub(crate) const MAX_FRAME: usize = HEADER + u16::MAX as usize;
 
 /// How datagrams are delimited in a byte stream.
+///
+/// It is parsed from its name in lower case, and printed so: `"lines".parse::<Framing>()`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Framing {
     /// A datagram ends at a newline wherever one is at hand; an unfinished line waits at most 20 ms
     /// after its last byte, then goes as it is. No byte is changed, added or dropped.
@@ -37,25 +40,26 @@ pub enum Framing {
     Length,
 }
 
-/// Datagrams at the head of a byte stream.
+/// One datagram, or several of equal length, at the head of a byte stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// Bytes before them that belong to none.
+    /// Bytes of the header, before the payload.
     pub(crate) header: usize,
-    /// Their length together, ...
+    /// Bytes of the payload: all datagrams together.
     pub(crate) len: usize,
-    /// ... and that of each.
-    pub(crate) each: usize,
-    /// It is a part of a line that was too long.
-    pub(crate) torn: bool,
+    /// Bytes of each datagram but the last, which may be shorter, as in [`Batch::push_coalesced`].
+    pub(crate) segment: usize,
+    /// The datagram ends inside a line that is longer than a datagram.
+    pub(crate) cuts_line: bool,
 }
 
 impl Framing {
-    /// The next datagrams at the head of `bytes`; none if they must wait for more. With `last`, no more
-    /// will come. Gathered up to `limit` bytes, if one is not longer.
-    pub(crate) fn next(self, bytes: &[u8], size: usize, limit: usize, last: bool) -> Option<Frame> {
+    /// The frame at the head of `bytes`; none if it must wait for more. With `flush`, it waits for no more.
+    ///
+    /// A datagram has at most `size` bytes. Several are taken together up to `limit` bytes; one may be longer.
+    pub(crate) fn next_frame(self, bytes: &[u8], size: usize, limit: usize, flush: bool) -> Option<Frame> {
         let window = &bytes[..bytes.len().min(size)];
-        let several = |len, each| Frame { header: 0, len, each, torn: false };
+        let several = |len, segment| Frame { header: 0, len, segment, cuts_line: false };
         let one = |len| several(len, len);
         let full = window.len() == size;
         match self {
@@ -72,26 +76,25 @@ impl Framing {
                     .iter()
                     .rposition(newline)
                     .or_else(|| Some(due.len() + later.iter().position(newline)?));
-                let torn = full && !(last && window.len() == bytes.len());
-                let unfinished = || (full || last).then_some(Frame { torn, ..one(window.len()) });
+                let cuts_line = full && !(flush && window.len() == bytes.len());
+                let unfinished = || (full || flush).then_some(Frame { cuts_line, ..one(window.len()) });
                 end.map(|end| one(end + 1)).or_else(unfinished)
             }
             Self::Blocks if full => {
                 let blocks = (bytes.len() / size).min(limit.div_ceil(size)).max(1);
                 Some(several(blocks * size, size))
             }
-            Self::Blocks => last.then_some(one(window.len())),
+            Self::Blocks => flush.then_some(one(window.len())),
             Self::Raw => Some(one(window.len())),
         }
     }
 
-    /// How long an unfinished datagram may wait for more; `None` is for as long as it takes.
-    pub(crate) fn patience(self) -> Option<Duration> {
-        (self == Self::Auto).then_some(PATIENCE)
+    /// How long an unfinished datagram waits for more; `None` is for as long as it takes.
+    pub(crate) fn flush_timeout(self) -> Option<Duration> {
+        (self == Self::Auto).then_some(FLUSH_TIMEOUT)
     }
 
-    /// What of a batch goes into a byte stream, each datagram whole. The headers that it needs are put
-    /// into `headers`.
+    /// The batch as a byte stream, in slices for a vectored write. `headers` is where the headers are kept.
     pub(crate) fn slices<'a>(self, batch: &'a Batch, headers: &'a mut Vec<[u8; HEADER]>) -> Vec<IoSlice<'a>> {
         match self {
             Self::Lines => {
@@ -105,7 +108,7 @@ impl Framing {
                 slices
             }
             Self::Length => {
-                // No UDP datagram is longer than the header can tell.
+                // No UDP datagram is longer than 65,535 bytes.
                 let len = |datagram: &[u8]| u16::try_from(datagram.len()).unwrap_or(u16::MAX);
                 headers.extend(batch.datagrams().map(|datagram| len(datagram).to_be_bytes()));
                 let mut slices = Vec::with_capacity(2 * headers.len());
@@ -120,21 +123,21 @@ impl Framing {
         }
     }
 
-    /// How many of the first `written` bytes of [`slices`](Self::slices) are whole datagrams.
-    pub(crate) fn whole(self, batch: &Batch, written: usize) -> usize {
-        let mut whole = 0;
+    /// How many of the first `written` bytes of [`slices`](Self::slices) make up whole datagrams.
+    pub(crate) fn whole_datagrams_len(self, batch: &Batch, written: usize) -> usize {
+        let mut end = 0;
         for datagram in batch.datagrams() {
             let added = match self {
                 Self::Lines => usize::from(datagram.last() != Some(&b'\n')),
                 Self::Length => HEADER,
                 Self::Auto | Self::Blocks | Self::Raw => 0,
             };
-            if whole + added + datagram.len() > written {
+            if end + added + datagram.len() > written {
                 break;
             }
-            whole += added + datagram.len();
+            end += added + datagram.len();
         }
-        whole
+        end
     }
 }
 
@@ -169,57 +172,62 @@ impl fmt::Display for Framing {
 mod tests {
     use super::*;
 
-    /// Cuts all of the bytes as if no more came, and returns the pieces and what is left over.
-    fn cut(framing: Framing, size: usize, last: bool, mut bytes: &[u8]) -> (Vec<String>, String) {
+    /// Cuts the bytes into datagrams, and returns them and the rest.
+    fn split(framing: Framing, size: usize, flush: bool, mut bytes: &[u8]) -> (Vec<String>, String) {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        let mut pieces = Vec::new();
-        while let Some(Frame { header, len, each, .. }) = framing.next(bytes, size, usize::MAX, last) {
+        let mut datagrams = Vec::new();
+        while let Some(Frame { header, len, segment, .. }) =
+            framing.next_frame(bytes, size, usize::MAX, flush)
+        {
             let (payload, rest) = bytes[header..].split_at(len);
             if len == 0 {
-                pieces.push(String::new());
+                datagrams.push(String::new());
             }
-            pieces.extend(payload.chunks(each.max(1)).map(text));
+            datagrams.extend(payload.chunks(segment.max(1)).map(text));
             bytes = rest;
         }
-        (pieces, text(bytes))
+        (datagrams, text(bytes))
     }
 
-    fn strings(pieces: &[&str], rest: &str) -> (Vec<String>, String) {
-        (pieces.iter().map(|s| (*s).to_owned()).collect(), rest.to_owned())
+    fn strings(datagrams: &[&str], rest: &str) -> (Vec<String>, String) {
+        (datagrams.iter().map(|s| (*s).to_owned()).collect(), rest.to_owned())
     }
 
     #[test]
     fn lines_fill_a_datagram_and_an_unfinished_one_stays() {
         for framing in [Framing::Auto, Framing::Lines] {
-            assert_eq!(cut(framing, 8, false, b"ab\ncd\nefg\nh"), strings(&["ab\ncd\n", "efg\n"], "h"));
-            assert_eq!(cut(framing, 8, true, b"ab\nc"), strings(&["ab\n", "c"], ""));
-            assert_eq!(cut(framing, 4, false, b"abcdefg\n"), strings(&["abcd", "efg\n"], ""));
-            assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 7, false), Some(plain(6, 6)));
-            assert_eq!(framing.next(b"ab\ncd\nef\n", 9, 1, false), Some(plain(3, 3)));
-            assert_eq!(framing.next(b"abcde\n", 4, 9, false), Some(Frame { torn: true, ..plain(4, 4) }));
-            assert_eq!(cut(framing, 4, false, b"\n\n\n\n\n"), strings(&["\n\n\n\n", "\n"], ""));
+            assert_eq!(split(framing, 8, false, b"ab\ncd\nefg\nh"), strings(&["ab\ncd\n", "efg\n"], "h"));
+            assert_eq!(split(framing, 8, true, b"ab\nc"), strings(&["ab\n", "c"], ""));
+            assert_eq!(split(framing, 4, false, b"abcdefg\n"), strings(&["abcd", "efg\n"], ""));
+            assert_eq!(framing.next_frame(b"ab\ncd\nef\n", 9, 7, false), Some(plain(6, 6)));
+            assert_eq!(framing.next_frame(b"ab\ncd\nef\n", 9, 1, false), Some(plain(3, 3)));
+            assert_eq!(
+                framing.next_frame(b"abcde\n", 4, 9, false),
+                Some(Frame { cuts_line: true, ..plain(4, 4) })
+            );
+            assert_eq!(split(framing, 4, false, b"\n\n\n\n\n"), strings(&["\n\n\n\n", "\n"], ""));
         }
     }
 
     #[test]
     fn blocks_are_exact_and_raw_never_waits() {
-        assert_eq!(cut(Framing::Blocks, 3, false, b"abcdefgh"), strings(&["abc", "def"], "gh"));
-        assert_eq!(cut(Framing::Blocks, 3, true, b"abcd"), strings(&["abc", "d"], ""));
-        assert_eq!(Framing::Blocks.next(b"abcdefghijk", 3, 4, false), Some(plain(6, 3)));
-        assert_eq!(Framing::Blocks.next(b"abcdefghijk", 3, 0, false), Some(plain(3, 3)));
-        assert_eq!(cut(Framing::Raw, 3, false, b"ab\ncd"), strings(&["ab\n", "cd"], ""));
+        assert_eq!(split(Framing::Blocks, 3, false, b"abcdefgh"), strings(&["abc", "def"], "gh"));
+        assert_eq!(split(Framing::Blocks, 3, true, b"abcd"), strings(&["abc", "d"], ""));
+        assert_eq!(Framing::Blocks.next_frame(b"abcdefghijk", 3, 4, false), Some(plain(6, 3)));
+        assert_eq!(Framing::Blocks.next_frame(b"abcdefghijk", 3, 0, false), Some(plain(3, 3)));
+        assert_eq!(split(Framing::Raw, 3, false, b"ab\ncd"), strings(&["ab\n", "cd"], ""));
     }
 
-    fn plain(len: usize, each: usize) -> Frame {
-        Frame { header: 0, len, each, torn: false }
+    fn plain(len: usize, segment: usize) -> Frame {
+        Frame { header: 0, len, segment, cuts_line: false }
     }
 
     #[test]
     fn a_length_tells_where_a_datagram_ends_whatever_it_holds() {
         let stream = b"\0\x03a\nb\0\0\0\x01\n\0\x02x";
-        for last in [false, true] {
-            assert_eq!(cut(Framing::Length, 1, last, stream), strings(&["a\nb", "", "\n"], "\0\x02x"));
-            assert_eq!(cut(Framing::Length, 1, last, b"\0"), strings(&[], "\0"));
+        for flush in [false, true] {
+            assert_eq!(split(Framing::Length, 1, flush, stream), strings(&["a\nb", "", "\n"], "\0\x02x"));
+            assert_eq!(split(Framing::Length, 1, flush, b"\0"), strings(&[], "\0"));
         }
     }
 
@@ -238,10 +246,10 @@ mod tests {
         assert_eq!(joined(Framing::Auto), b"ab\n");
         assert_eq!(joined(Framing::Lines), b"a\n\nb\n");
         assert_eq!(joined(Framing::Length), b"\0\x01a\0\0\0\x02b\n");
-        assert_eq!(Framing::Length.whole(&batch, 8), 5);
-        assert_eq!(Framing::Auto.whole(&batch, 2), 1);
-        assert_eq!(Framing::Lines.whole(&batch, 4), 3);
-        assert_eq!(Framing::Lines.whole(&batch, 5), 5);
+        assert_eq!(Framing::Length.whole_datagrams_len(&batch, 8), 5);
+        assert_eq!(Framing::Auto.whole_datagrams_len(&batch, 2), 1);
+        assert_eq!(Framing::Lines.whole_datagrams_len(&batch, 4), 3);
+        assert_eq!(Framing::Lines.whole_datagrams_len(&batch, 5), 5);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/` need of the private parts; only built with `--cfg fuzzing`.
+//! Private parts for the fuzz targets in `fuzz/`; only built with `--cfg fuzzing`.
 //!
 //! It judges nothing: a target compares what comes out with a reference of its own.
 
@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::io::framing::Framing;
-use crate::io::poll::Input;
-use crate::io::poll::{Wait, WaitResult};
+use crate::io::poll::{Input, Wait};
 use crate::io::stream::StreamSource;
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
@@ -40,7 +39,7 @@ pub enum Ending {
     Failed,
 }
 
-/// An input that follows a script. What the steps leave over comes at once after them.
+/// An input that follows a script. Bytes that the steps leave over come at once after them.
 #[derive(Debug)]
 pub struct Script<'a> {
     /// All that can be read.
@@ -51,8 +50,8 @@ pub struct Script<'a> {
     pub ending: Ending,
     /// Whether it is never waited for, like a regular file.
     pub never_blocks: bool,
-    /// Whether it goes on after a stop until it would block, like a socket.
-    pub holds: bool,
+    /// Whether a drain gives what has arrived, like that of a socket.
+    pub drains: bool,
 }
 
 /// How a stream is relayed.
@@ -66,7 +65,7 @@ pub struct Setup {
     pub limit: usize,
     /// How the datagrams go into another stream, ...
     pub out: Framing,
-    /// ... of which each batch is written only up to here before `whole` is asked.
+    /// ... of which only so many bytes of each batch are written: the last datagram may be partial.
     pub torn_at: usize,
 }
 
@@ -101,8 +100,8 @@ impl Runner {
 
     /// Runs a [`StreamSource`] to its end, as [`relay`](crate::relay::relay) does.
     ///
-    /// The sink gets each batch that is not empty, what of it goes into another stream, and how much of
-    /// that are whole datagrams if it is torn.
+    /// The sink gets each batch that is not empty, its bytes in another stream, and how many of those make up whole
+    /// datagrams if only `torn_at` are written.
     pub fn run(
         &mut self,
         script: &Script<'_>,
@@ -135,7 +134,7 @@ impl Runner {
                 for slice in out.slices(batch, &mut headers) {
                     encoded.extend_from_slice(&slice);
                 }
-                sink(batch, &encoded, out.whole(batch, torn_at.min(encoded.len())));
+                sink(batch, &encoded, out.whole_datagrams_len(batch, torn_at.min(encoded.len())));
             }
             if flow == Flow::End {
                 break;
@@ -160,11 +159,11 @@ struct Player<'a> {
     script: &'a Script<'a>,
     /// Steps that are done, ...
     step: Cell<usize>,
-    /// ... and bytes that were taken of the one that is not.
-    taken: Cell<usize>,
-    /// Bytes that were read.
-    given: Cell<usize>,
-    /// Whatever changed.
+    /// ... and bytes read in the current one.
+    step_bytes: Cell<usize>,
+    /// Bytes that were read in all.
+    read_bytes: Cell<usize>,
+    /// How often anything changed.
     moves: Cell<usize>,
     stopped: Cell<bool>,
     reads: RefCell<Vec<usize>>,
@@ -175,8 +174,8 @@ impl<'a> Player<'a> {
         Self {
             script,
             step: Cell::new(0),
-            taken: Cell::new(0),
-            given: Cell::new(0),
+            step_bytes: Cell::new(0),
+            read_bytes: Cell::new(0),
             moves: Cell::new(0),
             stopped: Cell::new(false),
             reads: RefCell::default(),
@@ -189,7 +188,7 @@ impl<'a> Player<'a> {
 
     fn done(&self) {
         self.step.set(self.step.get() + 1);
-        self.taken.set(0);
+        self.step_bytes.set(0);
         self.moved();
     }
 
@@ -209,22 +208,22 @@ impl Input for &Player<'_> {
             match self.now() {
                 Step::Bytes(len) => {
                     self.moved();
-                    let rest = &self.script.bytes[self.given.get()..];
+                    let rest = &self.script.bytes[self.read_bytes.get()..];
                     if rest.is_empty() {
                         return match self.script.ending {
                             Ending::Closed => Ok(0),
                             Ending::Failed => Err(io::ErrorKind::ConnectionReset.into()),
                         };
                     }
-                    let left = len.saturating_sub(self.taken.get());
+                    let left = len.saturating_sub(self.step_bytes.get());
                     let now = left.min(rest.len()).min(area.len());
                     if left == 0 {
                         self.done();
                         continue;
                     }
                     area[..now].copy_from_slice(&rest[..now]);
-                    self.given.set(self.given.get() + now);
-                    self.taken.set(self.taken.get() + now);
+                    self.read_bytes.set(self.read_bytes.get() + now);
+                    self.step_bytes.set(self.step_bytes.get() + now);
                     self.reads.borrow_mut().push(now);
                     if now == left {
                         self.done();
@@ -249,21 +248,21 @@ impl Input for &Player<'_> {
         }
     }
 
-    fn wait(&self, timeout: Option<Duration>, _: &Stop) -> io::Result<WaitResult> {
+    fn wait(&self, timeout: Option<Duration>, _: &Stop) -> io::Result<Wait> {
         loop {
             match self.now() {
-                _ if self.stopped.get() => return Ok(WaitResult(Wait::Stopped)),
+                _ if self.stopped.get() => return Ok(Wait::Stopped),
                 Step::Quiet => {
                     self.done();
                     if timeout.is_some() {
-                        return Ok(WaitResult(Wait::TimedOut));
+                        return Ok(Wait::TimedOut);
                     }
                 }
                 Step::Stop => {
                     self.stop();
-                    return Ok(WaitResult(Wait::Stopped));
+                    return Ok(Wait::Stopped);
                 }
-                Step::Bytes(_) | Step::WouldBlock | Step::Interrupted => return Ok(WaitResult(Wait::Ready)),
+                Step::Bytes(_) | Step::WouldBlock | Step::Interrupted => return Ok(Wait::Ready),
             }
         }
     }
@@ -272,7 +271,7 @@ impl Input for &Player<'_> {
         self.script.never_blocks
     }
 
-    fn hold(&self) -> bool {
-        self.script.holds
+    fn begin_drain(&self) -> bool {
+        self.script.drains
     }
 }

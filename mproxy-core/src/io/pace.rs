@@ -1,4 +1,4 @@
-//! A limited rate: a source slowed down.
+//! Pacing: a source at a limited rate.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
 use crate::relay::stop::Stop;
+use crate::sys::MAX_OVERSLEEP;
 
 /// Slows a source down to a number of payload bits a second, without bursts.
 #[derive(Debug)]
@@ -17,14 +18,11 @@ pub struct Paced<S> {
     stop: Stop,
 }
 
-/// How much goes at once: what the rate allows in this time.
+/// The time that one batch is for: as many bytes go at once as the rate allows in it.
 const QUANTUM: Duration = Duration::from_millis(1);
 
-/// How late a sleep may end. The clock of Windows ticks every 16 ms at most, where there is no better one.
-const COARSENESS: Duration = Duration::from_millis(if cfg!(windows) { 40 } else { 10 });
-
 impl<S: Source> Paced<S> {
-    /// Paces `source`; the rate must not be 0, and is taken as 1 if it is.
+    /// Paces `source` to a rate in bits a second; 0 is taken as 1.
     pub fn new(source: S, bits_per_second: u64, stop: &Stop) -> Self {
         Self { source, bits_per_second: bits_per_second.max(1), due: None, stop: stop.clone() }
     }
@@ -54,8 +52,9 @@ impl<S: Source> Source for Paced<S> {
         let flow = self.source.receive(batch)?;
         if !batch.is_empty() {
             let now = Instant::now();
-            // What was slow to come is not made up for, but the clock's coarseness is.
-            let from = self.due.filter(|due| now.saturating_duration_since(*due) < COARSENESS).unwrap_or(now);
+            // A sleep that ended late is made up for, but not a source that was slow: that would be a burst.
+            let slept_late = |due: &Instant| now.saturating_duration_since(*due) < MAX_OVERSLEEP;
+            let from = self.due.filter(slept_late).unwrap_or(now);
             self.due = from.checked_add(self.duration(batch.bytes()));
         }
         Ok(flow)
@@ -66,14 +65,13 @@ impl<S: Source> Source for Paced<S> {
     }
 }
 
-#[cfg(unix)]
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
     use crate::io::framing::Framing;
-    use crate::io::stream::tests::{receive, source};
+    use crate::io::stream::tests::{receive, receive_all, source};
 
     #[test]
     fn a_paced_stream_sends_line_by_line_and_loses_nothing_when_stopped() {
@@ -85,6 +83,6 @@ mod tests {
         assert_eq!(receive(&mut paced), (vec![b"b\n".to_vec()], Flow::More));
         stop.request();
         paced.drain();
-        assert_eq!(receive(&mut paced), (vec![b"c\n".to_vec(), b"d".to_vec()], Flow::End));
+        assert_eq!(receive_all(&mut paced), [b"c\n".to_vec(), b"d".to_vec()]);
     }
 }

@@ -1,136 +1,84 @@
 //! Waiting until a descriptor is ready, for a time, or until a stop is requested.
-//!
-//! The seam between the systems: Unix polls any descriptor, Windows only sockets.
 
-use std::fs::File;
 use std::io;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
-use crate::error::Error;
 use crate::relay::stop::{POLL_INTERVAL, Stop};
+use crate::sys;
 
-/// How long a reader that has stalled may still hold up a stop.
-pub(crate) const STALLED_AT_STOP: Duration = Duration::from_millis(300);
+/// The write timeout at a stop: how long a reader that has stalled still holds it up.
+pub(crate) const WRITE_TIMEOUT_AT_STOP: Duration = Duration::from_millis(300);
 
 /// What ended a wait.
+#[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// The descriptor is ready, has an error, or was hung up: trying it will not block.
+pub enum Wait {
+    /// The descriptor is ready, has an error, or was hung up: a read or write will not block.
     Ready,
-    /// The time is over.
+    /// The timeout is over.
     TimedOut,
     /// A stop was requested.
     Stopped,
 }
 
-/// Something that bytes are read from, and that can be waited for.
+/// A byte stream to read from that can be waited for.
 pub trait Input {
-    /// Reads what is there, into some or all of the area; 0 is the end.
+    /// Reads some bytes into the area; 0 is the end of the stream.
     #[doc(hidden)]
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize>;
 
     /// Waits until a read will not block.
     #[doc(hidden)]
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult>;
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait>;
 
-    /// Whether there is nothing to wait for before a read.
+    /// Whether a read never waits for a writer, so that there is no need to wait before it.
     #[doc(hidden)]
     fn never_blocks(&self) -> bool {
         false
     }
 
-    /// Prepares to read what is already there and no more; false if nothing more is to be read.
+    /// From now on a read gives bytes that have already arrived, and `WouldBlock` after them. False if none are to
+    /// be read any more.
     #[doc(hidden)]
-    fn hold(&self) -> bool;
+    fn begin_drain(&self) -> bool;
 }
 
-/// Hides [`Wait`] from the public interface.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct WaitResult(pub(crate) Wait);
+impl<I: Input + ?Sized> Input for Box<I> {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        (**self).read(area)
+    }
 
-impl Input for std::net::TcpStream {
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
+        (**self).wait(timeout, stop)
+    }
+
+    fn never_blocks(&self) -> bool {
+        (**self).never_blocks()
+    }
+
+    fn begin_drain(&self) -> bool {
+        (**self).begin_drain()
+    }
+}
+
+impl Input for TcpStream {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         io::Read::read(self, area)
     }
 
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
-        wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
+        wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop)
     }
 
-    fn hold(&self) -> bool {
+    fn begin_drain(&self) -> bool {
         self.set_nonblocking(true).is_ok()
     }
 }
 
-/// Files, pipes, terminals and devices.
-#[cfg(unix)]
-impl Input for File {
-    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(self, area)
-    }
-
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
-        wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop).map(WaitResult)
-    }
-
-    fn never_blocks(&self) -> bool {
-        // Some of what the kernel shows as empty files fills up with time, and is waited for.
-        self.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0)
-    }
-
-    /// A file would never end in time, and a pipe's writer still has what was not read.
-    fn hold(&self) -> bool {
-        false
-    }
-}
-
-/// The file as an input that can be waited for: on Unix any can.
-///
-/// # Errors
-/// None.
-#[cfg(unix)]
-pub fn pollable(file: File, _size: usize) -> Result<impl Input + Send, Error> {
-    Ok(file)
-}
-
-/// The file as an input that can be waited for: by a thread that is blocked in its reads, each of whole datagrams
-/// of that size.
-///
-/// # Errors
-/// If the system has no room for a thread.
-#[cfg(windows)]
-pub fn pollable(file: File, size: usize) -> Result<impl Input + Send, Error> {
-    let never_blocks = crate::sys::is_on_disk(&file);
-    let is_serial = !never_blocks && crate::sys::read_promptly(&file);
-    crate::io::blocking::reader_thread::ReaderThread::new(Readable { file, is_serial }, never_blocks, size)
-}
-
-#[cfg(windows)]
-struct Readable {
-    file: File,
-    is_serial: bool,
-}
-
-#[cfg(windows)]
-impl io::Read for Readable {
-    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        use windows_sys::Win32::Foundation::{ERROR_OPERATION_ABORTED, ERROR_PIPE_NOT_CONNECTED};
-        let read = self.file.read(area);
-        match read.as_ref().map_err(|error| error.raw_os_error().map(i32::cast_unsigned)) {
-            // The server of a named pipe has not closed it but ended this connection; or somebody has pressed
-            // Ctrl-C at the console that is read.
-            Err(Some(ERROR_PIPE_NOT_CONNECTED | ERROR_OPERATION_ABORTED)) => Ok(0),
-            // A serial port has no end, but its time is over now and then.
-            Ok(0) if self.is_serial => Err(io::ErrorKind::Interrupted.into()),
-            _ => read,
-        }
-    }
-}
-
-/// Waits until one of the descriptors is ready, and leaves the events in them.
+/// Polls until one of the descriptors is ready, and leaves the events in them.
 ///
 /// Once a stop was requested this returns [`Wait::Stopped`] at once.
 pub(crate) fn wait<'a>(
@@ -144,8 +92,8 @@ pub(crate) fn wait<'a>(
             return Ok(Wait::Stopped);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let ready = match stop.poll() {
-            Some(stop) => with_stop(fds, stop, left)?,
+        let ready = match stop.poll_fd() {
+            Some(stop) => poll_with(stop, fds, left)?,
             None => poll_for(fds, left.into_iter().chain(POLL_INTERVAL).min())?,
         };
         if ready {
@@ -157,29 +105,18 @@ pub(crate) fn wait<'a>(
     }
 }
 
-/// Polls the descriptors and the stop pipe.
-fn with_stop<'a>(fds: &mut [PollFd<'a>], stop: PollFd<'a>, timeout: Option<Duration>) -> io::Result<bool> {
+/// Polls the descriptors and one more.
+fn poll_with<'a>(other: PollFd<'a>, fds: &mut [PollFd<'a>], timeout: Option<Duration>) -> io::Result<bool> {
     let mut set = fds.to_vec();
-    set.push(stop);
+    set.push(other);
     let ready = poll_for(&mut set, timeout)?;
     fds.clone_from_slice(&set[..fds.len()]);
     Ok(ready)
 }
 
-/// Waits without regard to a stop: for what may still take a moment after one.
+/// Polls without regard to a stop request: for writes that may still take a moment after one.
 pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
-    // Windows refuses to wait for nothing (`WSAPoll`), as a group does whose interfaces have all gone.
-    #[cfg(windows)]
-    if fds.is_empty() {
-        std::thread::sleep(timeout.into_iter().chain(POLL_INTERVAL).min().unwrap_or_default());
-        return Ok(false);
-    }
-    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-    match poll(fds, timeout.as_ref()) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    sys::poll(fds, timeout)
 }
 
 #[cfg(test)]
@@ -187,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_waited_for_until_the_time_is_over() {
+    fn an_empty_poll_set_times_out() {
         let stop = Stop::new().unwrap();
         let (begin, time) = (Instant::now(), Duration::from_millis(30));
         assert_eq!(wait(&mut [], Some(time), &stop).unwrap(), Wait::TimedOut);

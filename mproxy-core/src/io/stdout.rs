@@ -4,37 +4,41 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::event::PollFlags;
+
 use crate::error::Error;
+use crate::io::blocking::writer_thread::WriterThread;
 use crate::io::framing::Framing;
+use crate::io::poll::{WRITE_TIMEOUT_AT_STOP, Wait, poll_for, wait};
 use crate::io::write::write_all;
 use crate::log;
 use crate::relay::batch::Batch;
 use crate::relay::flow::Sink;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
-use crate::sys::stdio;
+use crate::sys::{self, stdio};
 
-/// Standard output, as all threads of a program share it: each writes whole batches.
+/// Standard output, shared by the threads of a program: each writes whole batches.
 #[derive(Debug, Clone)]
 pub struct Stdout {
-    shared: Arc<Mutex<Option<Stream>>>,
+    /// None after a failed write.
+    stream: Arc<Mutex<Option<Stream>>>,
     framing: Framing,
     only: bool,
     meter: Meter,
 }
 
 impl Stdout {
-    /// Takes standard output, without the buffer that `std` has before it.
+    /// Takes standard output, without the buffer of `std`.
     ///
-    /// `only` says that there is no other output: then its end is the end of the program, otherwise a
-    /// warning.
+    /// `only` means that there is no other output: a failed write then ends the program, and is a warning otherwise.
     ///
     /// # Errors
-    /// If standard output is closed.
+    /// If standard output is closed, or the system has no room for a thread.
     pub fn open(framing: Framing, only: bool, meter: Meter) -> Result<Self, Error> {
         let file = stdio::stdout().map_err(|error| Error::io("open", "standard output", error))?;
-        let stream = stream(file)?;
-        Ok(Self { shared: Arc::new(Mutex::new(Some(stream))), framing, only, meter })
+        let stream = Stream::new(file)?;
+        Ok(Self { stream: Arc::new(Mutex::new(Some(stream))), framing, only, meter })
     }
 
     /// A sink for one more thread.
@@ -54,9 +58,9 @@ pub struct StdoutSink {
 
 impl Sink for StdoutSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
-        let mut shared = self.stdout.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.stdout.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(stream) = &*shared else { return Ok(()) };
-        let mut write = |slices: &[IoSlice<'_>]| write_some(stream, slices, &self.stop);
+        let mut write = |slices: &[IoSlice<'_>]| stream.write(slices, &self.stop);
         let error = match write_all(&mut write, &mut self.stdout.framing.slices(batch, &mut Vec::new())) {
             Ok(_) => {
                 self.counters.passed(batch.count(), batch.bytes());
@@ -68,7 +72,7 @@ impl Sink for StdoutSink {
         self.counters.failed(1);
         let closed = error.kind() == io::ErrorKind::BrokenPipe;
         if self.stdout.only && error.kind() == io::ErrorKind::TimedOut {
-            // The program is stopped, and this cannot be helped.
+            // The program is being stopped: no reason to fail.
             log::warn(format_args!("standard output: {error}: some data was not taken"));
             return Err(Error::stdout_closed());
         }
@@ -87,53 +91,48 @@ impl Sink for StdoutSink {
     }
 }
 
-/// What standard output is written through.
-#[cfg(unix)]
-type Stream = File;
-
-#[cfg(windows)]
+/// How standard output is written to, so that a stalled reader cannot hold up a stop.
 #[derive(Debug)]
 enum Stream {
+    /// A file on a disk: it has no reader.
     Disk(File),
-    Other(crate::io::blocking::writer_thread::WriterThread),
+    /// A pipe, terminal or device that the system polls.
+    Polled(File),
+    /// One that the system cannot poll.
+    Thread(WriterThread),
 }
 
-#[cfg(unix)]
-#[allow(clippy::unnecessary_wraps)] // elsewhere it can fail
-fn stream(file: File) -> Result<Stream, Error> {
-    Ok(file)
-}
-
-#[cfg(windows)]
-fn stream(file: File) -> Result<Stream, Error> {
-    if crate::sys::is_on_disk(&file) {
-        return Ok(Stream::Disk(file));
+impl Stream {
+    fn new(file: File) -> Result<Self, Error> {
+        if sys::is_on_disk(&file) {
+            Ok(Self::Disk(file))
+        } else if sys::CAN_POLL_FILES {
+            Ok(Self::Polled(file))
+        } else {
+            WriterThread::new(file).map(Self::Thread)
+        }
     }
-    crate::io::blocking::writer_thread::WriterThread::new(file).map(Stream::Other)
+
+    /// Writes some or all of the slices.
+    fn write(&self, slices: &[IoSlice<'_>], stop: &Stop) -> io::Result<usize> {
+        match self {
+            Self::Disk(file) => sys::write_at_once(file, slices),
+            Self::Polled(file) => write_polled(file, slices, stop),
+            Self::Thread(writer) => writer.write(slices, stop),
+        }
+    }
 }
 
-/// Writes as much as the reader takes without blocking, and gives up on a stalled one when stopped.
-#[cfg(unix)]
-fn write_some(mut file: &File, slices: &[IoSlice<'_>], stop: &Stop) -> io::Result<usize> {
-    use std::io::Write;
-
-    use crate::io::poll::{STALLED_AT_STOP, Wait, poll_for, wait};
-    use rustix::event::{PollFd, PollFlags};
-
-    /// What a pipe that polls as writable takes without blocking (POSIX `PIPE_BUF` is at least 512).
-    const WITHOUT_BLOCKING: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
-
-    if file.metadata()?.is_file() {
-        return file.write_vectored(slices);
-    }
-    let mut fds = [PollFd::new(file, PollFlags::OUT)];
+/// Writes as much as the reader takes without blocking, and gives up on a stalled reader at a stop.
+fn write_polled(file: &File, slices: &[IoSlice<'_>], stop: &Stop) -> io::Result<usize> {
+    let mut fds = [sys::file_poll_fd(file, PollFlags::OUT)?];
     if wait(&mut fds, None, stop)? == Wait::Stopped {
-        let left = STALLED_AT_STOP.saturating_sub(stop.elapsed().unwrap_or_default());
+        let left = WRITE_TIMEOUT_AT_STOP.saturating_sub(stop.elapsed().unwrap_or_default());
         if !poll_for(&mut fds, Some(left))? {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "its reader has stalled"));
         }
     }
-    let mut room = WITHOUT_BLOCKING;
+    let mut room = sys::PIPE_BUF;
     let mut fitting = Vec::new();
     for slice in slices {
         let part = &slice[..slice.len().min(room)];
@@ -143,14 +142,5 @@ fn write_some(mut file: &File, slices: &[IoSlice<'_>], stop: &Stop) -> io::Resul
             break;
         }
     }
-    file.write_vectored(&fitting)
-}
-
-/// As above.
-#[cfg(windows)]
-fn write_some(stream: &Stream, slices: &[IoSlice<'_>], stop: &Stop) -> io::Result<usize> {
-    match stream {
-        Stream::Disk(file) => crate::io::file::write_at_once(file, slices),
-        Stream::Other(output) => output.write(slices, stop),
-    }
+    sys::write_at_once(file, &fitting)
 }

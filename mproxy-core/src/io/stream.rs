@@ -4,10 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::io::framing::Framing;
-use crate::io::framing::MAX_FRAME;
-use crate::io::poll::Input;
-use crate::io::poll::Wait;
+use crate::io::framing::{Framing, MAX_FRAME};
+use crate::io::poll::{Input, Wait};
 use crate::log;
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
@@ -23,17 +21,18 @@ pub struct StreamSource<R> {
     name: String,
     framing: Framing,
     size: usize,
-    /// What was read and not passed on: an unfinished datagram or, at a limited rate, what is not due.
-    held: Vec<u8>,
-    /// Set while only what the input already holds is read.
+    /// Bytes that were read and not passed on: an unfinished datagram or, at a limited rate, those not yet due.
+    pending: Vec<u8>,
+    /// After a stop request: only bytes that have already arrived are read.
     draining: bool,
     never_blocks: bool,
     end: Option<End>,
-    overlong: log::LogLimiter,
+    long_line_log: log::LogLimiter,
     stop: Stop,
     counters: Arc<Counters>,
 }
 
+/// How a stream ended.
 #[derive(Debug)]
 enum End {
     /// End of input, or of what was to be drained.
@@ -42,7 +41,7 @@ enum End {
 }
 
 impl<R: Input> StreamSource<R> {
-    /// One read behind what is held, which never is more than one read.
+    /// One read behind the pending bytes, which never are more than one read.
     pub(crate) const CAPACITY: usize = 2 * READ;
 
     /// Reads `input`, which messages call `name`, and cuts datagrams of at most `size` bytes.
@@ -63,16 +62,16 @@ impl<R: Input> StreamSource<R> {
             name,
             framing,
             size,
-            held: Vec::new(),
+            pending: Vec::new(),
             draining: false,
             end: None,
-            overlong: log::LogLimiter::default(),
+            long_line_log: log::LogLimiter::default(),
             stop: stop.clone(),
             counters,
         }
     }
 
-    /// Reads once behind what is held; none if the time for the rest of a datagram is over.
+    /// Reads once behind the pending bytes; none if the flush timeout is over.
     fn read(&mut self, area: &mut [u8]) -> Option<usize> {
         let result = self.wait().and_then(|wait| match wait {
             Wait::Ready => self.input.read(area).map(Some),
@@ -91,47 +90,47 @@ impl<R: Input> StreamSource<R> {
         Some(0)
     }
 
-    /// How many bytes are worth having at once: whole datagrams that fill whole offloaded sends, and at a
-    /// limited rate no more than is due.
-    fn worthwhile(&self, limit: usize) -> usize {
+    fn wait(&self) -> io::Result<Wait> {
+        if self.draining || self.never_blocks {
+            return Ok(Wait::Ready);
+        }
+        let timeout = if self.pending.is_empty() { None } else { self.framing.flush_timeout() };
+        self.input.wait(timeout, &self.stop)
+    }
+
+    /// The number of bytes to have for one batch: whole datagrams that fill whole offloaded sends, and at a limited
+    /// rate no more than are due.
+    fn fill_len(&self, limit: usize) -> usize {
         let due = MAX_DATAGRAM.min(limit).max(self.size);
-        let whole = due / self.size;
+        let datagrams = due / self.size;
         match self.framing {
             Framing::Auto | Framing::Lines => due,
-            Framing::Blocks if whole > OFFLOADED => whole / OFFLOADED * OFFLOADED * self.size,
-            Framing::Blocks | Framing::Raw => whole * self.size,
+            Framing::Blocks if datagrams > OFFLOADED => datagrams / OFFLOADED * OFFLOADED * self.size,
+            Framing::Blocks | Framing::Raw => datagrams * self.size,
             Framing::Length => MAX_FRAME,
         }
     }
 
     #[cold]
-    fn torn_line(&mut self) {
+    fn count_cut_line(&mut self) {
         self.counters.cut();
-        // With others it may as well be binary data.
-        if self.framing == Framing::Lines && self.overlong.permits() {
+        // In other framings it may as well be binary data.
+        if self.framing == Framing::Lines && self.long_line_log.permits() {
             log::info(format_args!("{}: a line longer than {} bytes is cut", self.name, self.size));
         }
     }
 
     #[cold]
-    fn torn_frame(&mut self) {
-        let message = format!("{}: ends inside a frame: {} bytes discarded", self.name, self.held.len());
-        self.held.clear();
+    fn discard_partial_frame(&mut self) {
+        let message = format!("{}: ends inside a frame: {} bytes discarded", self.name, self.pending.len());
+        self.pending.clear();
         self.counters.failed(1);
         if self.draining {
-            // That was not the stream's doing.
+            // The stop ended the stream, not its writer.
             log::info(format_args!("{message}"));
         } else {
             log::warn(format_args!("{message}"));
         }
-    }
-
-    fn wait(&self) -> io::Result<Wait> {
-        if self.draining || self.never_blocks {
-            return Ok(Wait::Ready);
-        }
-        let patience = if self.held.is_empty() { None } else { self.framing.patience() };
-        Ok(self.input.wait(patience, &self.stop)?.0)
     }
 }
 
@@ -143,44 +142,44 @@ impl<R: Input> Source for StreamSource<R> {
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
         let limit = batch.limit();
         let (framing, size) = (self.framing, self.size);
-        let next = |bytes: &[u8], last| framing.next(bytes, size, limit, last);
-        let mut filled = self.held.len();
+        let next_frame = |bytes: &[u8], flush| framing.next_frame(bytes, size, limit, flush);
+        let mut filled = self.pending.len();
         let area = batch.spare();
-        area[..filled].copy_from_slice(&self.held);
-        let mut last = false;
-        if self.end.is_none() && next(&area[..filled], false).is_none() {
-            let room = self.worthwhile(limit).saturating_sub(filled).max(1);
+        area[..filled].copy_from_slice(&self.pending);
+        let mut flush = false;
+        if self.end.is_none() && next_frame(&area[..filled], false).is_none() {
+            let room = self.fill_len(limit).saturating_sub(filled).max(1);
             match self.read(&mut area[filled..filled + room]) {
                 Some(len) => filled += len,
-                None => last = true,
+                None => flush = true,
             }
         }
-        last |= self.end.is_some();
+        flush |= self.end.is_some();
         let mut start = 0;
         while start < limit
-            && let Some(cut) = next(&batch.spare()[..filled - start], last)
+            && let Some(frame) = next_frame(&batch.spare()[..filled - start], flush)
         {
-            batch.skip(cut.header);
-            batch.push_coalesced(cut.len, cut.each);
-            start += cut.header + cut.len;
-            if cut.torn {
-                self.torn_line();
+            batch.skip(frame.header);
+            batch.push_coalesced(frame.len, frame.segment);
+            start += frame.header + frame.len;
+            if frame.cuts_line {
+                self.count_cut_line();
             }
         }
         self.counters.passed(batch.count(), batch.bytes());
-        self.held.clear();
-        self.held.extend_from_slice(&batch.spare()[..filled - start]);
+        self.pending.clear();
+        self.pending.extend_from_slice(&batch.spare()[..filled - start]);
         if framing == Framing::Length
             && self.end.is_some()
-            && !self.held.is_empty()
-            && next(&self.held, true).is_none()
+            && !self.pending.is_empty()
+            && next_frame(&self.pending, true).is_none()
         {
-            self.torn_frame();
+            self.discard_partial_frame();
         }
         match self.end.take() {
             None => Ok(Flow::More),
-            // What was read before the end, or the error, goes out first.
-            Some(end) if !self.held.is_empty() || matches!(end, End::Failed(_)) && !batch.is_empty() => {
+            // Bytes that were read before the end, or the error, go out first.
+            Some(end) if !self.pending.is_empty() || matches!(end, End::Failed(_)) && !batch.is_empty() => {
                 self.end = Some(end);
                 Ok(Flow::More)
             }
@@ -191,44 +190,48 @@ impl<R: Input> Source for StreamSource<R> {
 
     fn drain(&mut self) -> bool {
         self.draining = true;
-        let goes_on = self.input.hold();
-        if !goes_on {
+        let more = self.input.begin_drain();
+        if !more {
             self.end.get_or_insert(End::Clean);
         }
-        !goes_on
+        !more
     }
 }
 
-#[cfg(unix)]
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::fs::File;
     use std::io::{PipeReader, Write};
-    use std::os::fd::OwnedFd;
 
     use super::*;
+    use crate::io::input::pollable;
     use crate::relay::stats::{Direction, Registry};
+    use crate::sys::file::pipe_file;
 
-    pub(crate) fn source(input: PipeReader, framing: Framing) -> (StreamSource<File>, Stop) {
+    /// A pipe as a source of datagrams of at most 8 bytes.
+    pub(crate) fn source(input: PipeReader, framing: Framing) -> (StreamSource<Box<dyn Input + Send>>, Stop) {
         let stop = Stop::new().unwrap();
         let counters = Registry::default().endpoint("test", Direction::In).counters();
-        (
-            StreamSource::new(
-                File::from(OwnedFd::from(input)),
-                "test".to_owned(),
-                framing,
-                8,
-                &stop,
-                counters,
-            ),
-            stop,
-        )
+        let input = pollable(pipe_file(input), 8).unwrap();
+        (StreamSource::new(input, "test".to_owned(), framing, 8, &stop, counters), stop)
     }
 
+    /// What one receive gives.
     pub(crate) fn receive(source: &mut dyn Source) -> (Vec<Vec<u8>>, Flow) {
         let mut batch = Batch::with_capacity(source.capacity());
         let flow = source.receive(&mut batch).unwrap();
         (batch.datagrams().map(<[u8]>::to_vec).collect(), flow)
+    }
+
+    /// What comes up to the end.
+    pub(crate) fn receive_all(source: &mut dyn Source) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        loop {
+            let (datagrams, flow) = receive(source);
+            all.extend(datagrams);
+            if flow == Flow::End {
+                return all;
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Writing many slices.
+//! Vectored writes until all is written.
 
 use std::io::{self, IoSlice};
 
-/// Writes all of the slices, as few calls as may be; on failure, how much was written before it.
+/// Writes all of the slices, in as few calls as possible. An error comes with the number of bytes written before it.
 pub(crate) fn write_all(
     write: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     mut slices: &mut [IoSlice<'_>],

@@ -1,27 +1,22 @@
-//! Windows: options and requests of sockets that no library knows, and what is told of files and by consoles.
+//! Windows: options and requests that no library knows, receiving with what accompanies a message, and what is
+//! told by consoles.
 
-mod message;
-
-use std::fs::{File, Metadata};
 use std::io;
 use std::mem::zeroed;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::windows::io::{AsRawHandle, AsRawSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::windows::io::AsRawSocket;
 use std::ptr;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::event::PollFd;
-use socket2::{SockRef, Socket, TcpKeepalive};
-use windows_sys::Win32::Devices::Communication::{COMMTIMEOUTS, SetCommTimeouts};
+use socket2::SockAddr;
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, MCAST_JOIN_SOURCE_GROUP, SIO_UDP_CONNRESET, SIO_UDP_NETRESET,
     SO_EXCLUSIVEADDRUSE, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE,
     UDP_SEND_MSG_SIZE, WSAEMSGSIZE, WSAGetLastError, WSAIoctl, getsockopt, setsockopt,
 };
-use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType};
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
 use windows_sys::core::BOOL;
 
@@ -227,94 +222,7 @@ pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::
     Ok(last)
 }
 
-/// Whether the file is on a disk: no pipe, console or other device, of which the metadata may tell the same.
-pub(crate) fn is_on_disk(file: &File) -> bool {
-    // SAFETY: the handle is open as long as the file is.
-    unsafe { GetFileType(file.as_raw_handle()) == FILE_TYPE_DISK }
-}
-
-/// If the file is a serial port, has each read give what has come, and wait only as long as there is nothing: by default
-/// one waits until its whole area is full. Whether it is one.
-pub(crate) fn read_promptly(file: &File) -> bool {
-    let timeouts = COMMTIMEOUTS {
-        ReadIntervalTimeout: u32::MAX,
-        ReadTotalTimeoutMultiplier: u32::MAX,
-        // The longest: 49 days.
-        ReadTotalTimeoutConstant: u32::MAX - 1,
-        WriteTotalTimeoutMultiplier: 0,
-        WriteTotalTimeoutConstant: 0,
-    };
-    // SAFETY: the handle is open as long as the file is, and the time-outs outlive the call, which fails where the
-    // file is no serial port.
-    unsafe { SetCommTimeouts(file.as_raw_handle(), &raw const timeouts) != 0 }
-}
-
-/// Nothing: a socket's time-out ends each wait, so that a request to stop is seen in time.
-#[derive(Debug)]
-pub(crate) struct StopPipe;
-
-impl StopPipe {
-    #[allow(clippy::unnecessary_wraps)] // the signature of Unix's
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    #[allow(clippy::unused_self)] // the signature of Unix's
-    pub(crate) fn request(&self) {}
-
-    #[allow(clippy::unused_self)] // the signature of Unix's
-    pub(crate) fn poll(&self) -> Option<PollFd<'_>> {
-        None
-    }
-}
-
-/// Ctrl-C, Ctrl-Break, and the end of the console or the session, caught from its making on.
-#[derive(Debug)]
-pub(crate) struct StopSignals(Receiver<()>);
-
-impl StopSignals {
-    pub(crate) fn catch() -> io::Result<Self> {
-        let (sender, caught) = mpsc::channel();
-        send_console_events(sender)?;
-        Ok(Self(caught))
-    }
-
-    /// Waits for the next one, or for so long. Whether one came.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> bool {
-        match timeout {
-            Some(timeout) => self.0.recv_timeout(timeout).is_ok(),
-            None => self.0.recv().is_ok(),
-        }
-    }
-}
-
-/// There is no SIGHUP.
-#[derive(Debug)]
-pub(crate) enum ReloadSignals {}
-
-impl ReloadSignals {
-    #[allow(clippy::unnecessary_wraps)] // the signature of Unix's
-    pub(crate) fn catch() -> io::Result<Option<Self>> {
-        Ok(None)
-    }
-
-    pub(crate) fn wait(&mut self) -> bool {
-        match *self {}
-    }
-}
-
-/// Nothing beside the length and the time of the last change.
-#[cfg_attr(not(feature = "tls"), allow(dead_code))] // only certificates are read again
-pub(crate) fn file_identity(_: &Metadata) -> [i64; 3] {
-    [0; 3]
-}
-
-/// The name that the system's tools show: `Ethernet`, where the system's own is `ethernet_32768`.
-pub(crate) fn interface_alias(row: &getifaddrs::Interface) -> Option<String> {
-    Some(row.description.clone())
-}
-
-/// Where each event is sent to.
+/// What is sent to at each event.
 static EVENTS: OnceLock<Mutex<Sender<()>>> = OnceLock::new();
 
 /// Has the events of the console that end a program sent to the channel from here on. The first one alone counts

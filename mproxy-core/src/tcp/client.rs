@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::error::Error;
 use crate::io::framing::Framing;
-use crate::io::poll::{STALLED_AT_STOP, Wait, poll_for, wait};
+use crate::io::poll::{WRITE_TIMEOUT_AT_STOP, Wait, poll_for, wait};
 use crate::io::write::write_all;
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Sink, Source};
@@ -126,7 +126,7 @@ impl StallGuard<'_> {
                 since.elapsed() < STALLED || sys::is_unanswered(socket)
             }
             Wait::Stopped => {
-                let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
+                let left = WRITE_TIMEOUT_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
                 let ready = poll_for(&mut fds, Some(left))?;
                 if is_only_hung_up(&fds[0]) {
                     std::thread::sleep(left.min(HUNG_UP));

@@ -2,10 +2,8 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
 
 use crate::io::poll::Input;
-use crate::io::poll::WaitResult;
 use crate::relay::stop::Stop;
 
 /// A connection that bytes go through in both directions. It never blocks: [`Input::wait`] waits for
@@ -77,20 +75,6 @@ impl Connection for TcpStream {
 
     fn close(&mut self) {
         let _ = self.shutdown(Shutdown::Write);
-    }
-}
-
-impl Input for Box<dyn Connection> {
-    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        (**self).read(area)
-    }
-
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
-        (**self).wait(timeout, stop)
-    }
-
-    fn hold(&self) -> bool {
-        (**self).hold()
     }
 }
 

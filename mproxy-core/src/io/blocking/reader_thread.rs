@@ -1,20 +1,20 @@
-//! Reading what cannot be waited for: on Windows, anything but sockets.
+//! A thread that blocks in reads: on Windows, of anything but sockets.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::io::poll::Input;
-use crate::io::poll::{Wait, WaitResult};
+use crate::io::poll::{Input, Wait};
 use crate::relay::limits::{MAX_DATAGRAM, READ};
-use crate::relay::stop::POLL_INTERVAL;
-use crate::relay::stop::Stop;
+use crate::relay::stop::{POLL_INTERVAL, Stop};
+use crate::relay::thread;
 
-/// An input with a thread of its own, which is blocked in the reads, and reads no more than once ahead: so what
-/// has been read can be waited for, as on systems that poll any descriptor.
+/// An input with a thread of its own, which blocks in the reads, and reads ahead once at most: its bytes can be waited
+/// for, as on systems that poll any descriptor.
 ///
-/// A read that never comes back holds up its thread and the file that is read, and nothing else.
+/// A read that never returns holds up its thread and keeps its file open, and nothing else.
 #[derive(Debug)]
 pub(crate) struct ReaderThread {
     shared: Arc<Shared>,
@@ -29,23 +29,21 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// What one read gave, ...
+    /// The bytes of one read, ...
     bytes: Box<[u8]>,
-    /// ... and what of it is there still: from here, ...
-    start: usize,
-    /// ... up to here.
-    end: usize,
-    /// The last read gave this: the end of the file, or why it cannot be read.
-    over: Option<io::Result<()>>,
-    /// Nothing will be there unless the system comes back with it.
-    blocked: bool,
-    /// No read is begun any more.
-    held: bool,
+    /// ... and which of them are still to be taken.
+    unread: Range<usize>,
+    /// The end of the file, or the error of the last read.
+    end: Option<io::Result<()>>,
+    /// The thread is in a read.
+    reading: bool,
+    /// No further read is begun.
+    draining: bool,
 }
 
 impl ReaderThread {
-    /// Begins to read. Each read is of whole datagrams of that size. A file on a disk `never_blocks`: the rest
-    /// of a line is only as far away as the disk.
+    /// Starts to read, whole datagrams of `size` bytes in each read. An input that `never_blocks` is a file on a disk:
+    /// the end of an unfinished line is waited for without a timeout.
     ///
     /// # Errors
     /// If the system has no room for a thread.
@@ -56,10 +54,10 @@ impl ReaderThread {
     ) -> Result<Self, Error> {
         let size = size.clamp(1, MAX_DATAGRAM);
         let area = || vec![0; READ / size * size].into_boxed_slice();
-        let state = State { bytes: area(), start: 0, end: 0, over: None, blocked: true, held: false };
+        let state = State { bytes: area(), unread: 0..0, end: None, reading: true, draining: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let (reader, spare) = (shared.clone(), area());
-        crate::relay::thread::spawn("input".to_owned(), Box::new(move || reader.run(input, spare)))?;
+        thread::spawn("input".to_owned(), Box::new(move || reader.run(input, spare)))?;
         Ok(Self { shared, never_blocks })
     }
 }
@@ -80,22 +78,22 @@ impl Shared {
                 continue;
             }
             let mut state = self.lock();
-            state.blocked = false;
-            while !state.is_empty() {
+            state.reading = false;
+            while !state.unread.is_empty() {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             let more = match read {
                 Ok(len @ 1..) => {
                     std::mem::swap(&mut state.bytes, &mut area);
-                    (state.start, state.end) = (0, len);
-                    !state.held
+                    state.unread = 0..len;
+                    !state.draining
                 }
                 end => {
-                    state.over = Some(end.map(drop));
+                    state.end = Some(end.map(drop));
                     false
                 }
             };
-            state.blocked = true;
+            state.reading = true;
             drop(state);
             self.changed.notify_all();
             if !more {
@@ -106,12 +104,8 @@ impl Shared {
 }
 
 impl State {
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
     fn is_ready(&self) -> bool {
-        !self.is_empty() || self.over.is_some()
+        !self.unread.is_empty() || self.end.is_some()
     }
 }
 
@@ -119,49 +113,49 @@ impl Input for ReaderThread {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         let mut state = self.shared.lock();
         while !state.is_ready() {
-            if state.blocked && state.held {
+            if state.reading && state.draining {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.is_empty() {
-            return match &mut state.over {
+        if state.unread.is_empty() {
+            return match &mut state.end {
                 Some(Err(error)) => Err(std::mem::replace(error, error.kind().into())),
                 _ => Ok(0),
             };
         }
-        let there = &state.bytes[state.start..state.end];
-        let len = there.len().min(area.len());
-        area[..len].copy_from_slice(&there[..len]);
-        state.start += len;
-        if state.is_empty() {
+        let unread = &state.bytes[state.unread.clone()];
+        let len = unread.len().min(area.len());
+        area[..len].copy_from_slice(&unread[..len]);
+        state.unread.start += len;
+        if state.unread.is_empty() {
             self.shared.changed.notify_all();
         }
         Ok(len)
     }
 
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
         let deadline = timeout.filter(|_| !self.never_blocks).map(|timeout| Instant::now() + timeout);
         let mut state = self.shared.lock();
         loop {
             if stop.requested() {
-                return Ok(WaitResult(Wait::Stopped));
+                return Ok(Wait::Stopped);
             }
             if state.is_ready() {
-                return Ok(WaitResult(Wait::Ready));
+                return Ok(Wait::Ready);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                return Ok(WaitResult(Wait::TimedOut));
+                return Ok(Wait::TimedOut);
             }
             let time = left.into_iter().chain(POLL_INTERVAL).min().unwrap_or(Duration::from_secs(1));
             state = self.shared.wait(state, time);
         }
     }
 
-    /// What has been read is all there is.
-    fn hold(&self) -> bool {
-        self.shared.lock().held = true;
+    /// Bytes that the thread has read are drained.
+    fn begin_drain(&self) -> bool {
+        self.shared.lock().draining = true;
         true
     }
 }
@@ -175,11 +169,11 @@ mod tests {
     const LONG: Option<Duration> = Some(Duration::from_secs(30));
 
     fn wait(input: &ReaderThread, timeout: Option<Duration>, stop: &Stop) -> Wait {
-        input.wait(timeout, stop).unwrap().0
+        input.wait(timeout, stop).unwrap()
     }
 
     #[test]
-    fn what_has_been_read_is_waited_for_like_what_is_polled() {
+    fn bytes_that_were_read_ahead_are_waited_for() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut input = ReaderThread::new(reader, false, 3).unwrap();
         let stop = Stop::new().unwrap();
@@ -202,8 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn after_a_stop_all_that_was_read_comes_and_then_nothing() {
-        /// Each byte by itself, as often as it is asked for, and then none for ever.
+    fn a_drain_gives_the_bytes_that_were_read_and_no_more() {
+        /// One byte a read; a read blocks when there is none.
         struct Bytes(std::sync::mpsc::Receiver<u8>);
         impl Read for Bytes {
             fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
@@ -221,7 +215,7 @@ mod tests {
         assert_eq!(wait(&input, LONG, &stop), Wait::Ready);
         assert_eq!(input.read(&mut area).unwrap(), 1);
         assert_eq!(wait(&input, LONG, &stop), Wait::Ready);
-        assert!(input.hold());
+        assert!(input.begin_drain());
         let mut drained = Vec::new();
         loop {
             match input.read(&mut area) {
@@ -232,12 +226,12 @@ mod tests {
                 }
             }
         }
-        // The one that was there, and the one that may have been read ahead.
+        // The byte that was ready, and the one that may have been read ahead.
         assert!(drained == b"b" || drained == b"bc", "{drained:?}");
     }
 
     #[test]
-    fn a_failure_comes_after_what_was_read_before_it() {
+    fn an_error_comes_after_the_bytes_before_it() {
         struct Fails(bool);
         impl Read for Fails {
             fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {

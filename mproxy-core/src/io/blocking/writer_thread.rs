@@ -1,19 +1,19 @@
-//! Writing what cannot be waited for: on Windows, pipes and consoles.
+//! A thread that blocks in writes: on Windows, to pipes and consoles.
 
 use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::io::poll::STALLED_AT_STOP;
-use crate::relay::stop::POLL_INTERVAL;
-use crate::relay::stop::Stop;
+use crate::io::poll::WRITE_TIMEOUT_AT_STOP;
+use crate::relay::stop::{POLL_INTERVAL, Stop};
+use crate::relay::thread;
 
-/// What a write gets at least when a stop has been requested long ago.
-const MOMENT: Duration = Duration::from_millis(20);
+/// The least timeout of a write when a stop was requested long ago.
+const LEAST_WRITE_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// An output with a thread of its own, which is blocked in the writes, so that a reader that has stalled holds up
-/// that thread alone. Each write is waited for: nothing is kept in memory.
+/// An output with a thread of its own, which blocks in the writes: a reader that has stalled holds up that thread
+/// alone. The result of each write is waited for, so there is no queue.
 #[derive(Debug)]
 pub(crate) struct WriterThread(Arc<Shared>);
 
@@ -27,9 +27,9 @@ struct Shared {
 struct State {
     bytes: Vec<u8>,
     /// The bytes are to be written.
-    given: bool,
-    /// What became of the write.
-    done: Option<io::Result<usize>>,
+    pending: bool,
+    /// The result of the write.
+    result: Option<io::Result<usize>>,
     closed: bool,
 }
 
@@ -41,12 +41,15 @@ impl WriterThread {
     pub(crate) fn new(output: impl Write + Send + 'static) -> Result<Self, Error> {
         let shared = Arc::<Shared>::default();
         let writer = shared.clone();
-        crate::relay::thread::spawn("output".to_owned(), Box::new(move || writer.run(output)))?;
+        thread::spawn("output".to_owned(), Box::new(move || writer.run(output)))?;
         Ok(Self(shared))
     }
 
-    /// Writes some of it or all, and gives up on a reader that has stalled when stopped: nothing can be written
-    /// any more then.
+    /// Writes some or all of the slices. At a stop it gives up on a reader that has stalled; no further write is
+    /// possible then.
+    ///
+    /// # Errors
+    /// The error of the write, or `TimedOut`.
     pub(crate) fn write(&self, slices: &[IoSlice<'_>], stop: &Stop) -> io::Result<usize> {
         let Shared { changed, .. } = &*self.0;
         let mut state = self.0.lock();
@@ -54,15 +57,16 @@ impl WriterThread {
         for slice in slices {
             state.bytes.extend_from_slice(slice);
         }
-        state.given = true;
+        state.pending = true;
         changed.notify_all();
         let mut deadline = None;
         loop {
-            if let Some(done) = state.done.take() {
-                return done;
+            if let Some(result) = state.result.take() {
+                return result;
             }
             if let Some(elapsed) = stop.elapsed().filter(|_| deadline.is_none()) {
-                deadline = Some(Instant::now() + STALLED_AT_STOP.saturating_sub(elapsed).max(MOMENT));
+                let left = WRITE_TIMEOUT_AT_STOP.saturating_sub(elapsed).max(LEAST_WRITE_TIMEOUT);
+                deadline = Some(Instant::now() + left);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
@@ -92,13 +96,13 @@ impl Shared {
             if state.closed {
                 return;
             }
-            if std::mem::take(&mut state.given) {
+            if std::mem::take(&mut state.pending) {
                 let bytes = std::mem::take(&mut state.bytes);
                 drop(state);
-                let done = output.write(&bytes);
+                let result = output.write(&bytes);
                 state = self.lock();
                 state.bytes = bytes;
-                state.done = Some(done);
+                state.result = Some(result);
                 self.changed.notify_all();
             } else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -121,22 +125,22 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(output.write(&[IoSlice::new(b"one"), IoSlice::new(b"two")], &stop).unwrap(), 6);
         }
-        let mut there = [0; 12];
-        reader.read_exact(&mut there).unwrap();
-        assert_eq!(&there, b"onetwoonetwo");
+        let mut written = [0; 12];
+        reader.read_exact(&mut written).unwrap();
+        assert_eq!(&written, b"onetwoonetwo");
         let stopping = stop.clone();
         std::thread::spawn(move || stopping.request());
-        let more_than_it_holds = vec![0; 1 << 20];
-        let error = output.write(&[IoSlice::new(&more_than_it_holds)], &stop).unwrap_err();
+        let more_than_a_pipe_holds = vec![0; 1 << 20];
+        let error = output.write(&[IoSlice::new(&more_than_a_pipe_holds)], &stop).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(output);
-        // Its thread has closed the pipe when the reader has let it go.
+        // With room in the pipe the thread ends, and closes it.
         let mut rest = Vec::new();
         assert!(reader.read_to_end(&mut rest).unwrap() > 0);
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_an_error() {
+    fn a_closed_pipe_is_an_error() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = WriterThread::new(writer).unwrap();

@@ -9,7 +9,7 @@ use rustls::{Connection as Session, ProtocolVersion};
 
 use super::error as tls_error;
 use crate::io::poll::Input;
-use crate::io::poll::{Wait, WaitResult, wait};
+use crate::io::poll::{Wait, wait};
 use crate::log;
 use crate::relay::stop::Stop;
 use crate::tcp::connection::{Connection, ignore_raw};
@@ -198,14 +198,14 @@ impl Input for TlsStream {
         }
     }
 
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
         if self.held > 0 || self.ended || self.failed.is_some() {
-            return Ok(WaitResult(if stop.requested() { Wait::Stopped } else { Wait::Ready }));
+            return Ok(if stop.requested() { Wait::Stopped } else { Wait::Ready });
         }
         self.socket.wait(timeout, stop)
     }
 
-    fn hold(&self) -> bool {
+    fn begin_drain(&self) -> bool {
         true
     }
 }
