@@ -6,18 +6,18 @@ use std::{fmt, io};
 
 use crate::error::hint::with_os_hint;
 
-/// What went wrong, with what operation, on which endpoint or file.
+/// A failed operation, with its endpoint or file and its cause, or wrong use.
 ///
-/// It prints as one line that names them, for example
+/// It prints as one line, for example
 /// `cannot bind 127.0.0.1:9920: Address already in use (os error 98)`.
 pub struct Error(Box<Cause>);
 
 enum Cause {
-    /// The caller asked for something that cannot be meant.
+    /// Wrong use by the caller.
     Usage(String),
-    /// An operation of the system failed.
+    /// A failed operation of the system.
     Io { operation: &'static str, subject: String, source: io::Error },
-    /// The reader of standard output went away: the quiet end of a pipeline.
+    /// The pipe at standard output has no reader (`EPIPE`): the quiet end of a pipeline.
     StdoutClosed,
 }
 
@@ -29,7 +29,7 @@ impl Error {
 
     /// A failed operation: `operation` is a verb ("bind", "write to"), `subject` the endpoint or file.
     pub fn io(operation: &'static str, subject: impl fmt::Display, source: io::Error) -> Self {
-        // Not generic from here on: every type of subject would be a copy of the rest.
+        // Not generic from here on, or each type of subject would have a copy of the rest.
         fn io(operation: &'static str, subject: &dyn fmt::Display, source: io::Error) -> Error {
             Error(Box::new(Cause::Io { operation, subject: subject.to_string(), source }))
         }
@@ -46,13 +46,13 @@ impl Error {
         matches!(*self.0, Cause::Usage(_))
     }
 
-    /// Whether this only says that nobody reads standard output any more.
+    /// Whether standard output was closed by its reader (`EPIPE`): no failure, but the end.
     #[must_use]
     pub fn is_stdout_closed(&self) -> bool {
         matches!(*self.0, Cause::StdoutClosed)
     }
 
-    /// The kind of the underlying system error; `InvalidInput` for wrong use.
+    /// The kind of the system's error; `InvalidInput` for wrong use.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         match &*self.0 {

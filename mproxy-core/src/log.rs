@@ -1,6 +1,6 @@
-//! How a program speaks to its caller: messages and exit codes. Messages go by way of the [`log`] facade;
-//! functions, since a macro's expansion at every message would
-//! make up a good part of a small binary.
+//! Messages, by way of the [`log`](::log) facade, and exit codes.
+//!
+//! Messages have functions: the facade's macros, expanded at every message, would be a good part of a small binary.
 
 use std::fmt::{Arguments, Display};
 use std::process::ExitCode;
@@ -8,19 +8,20 @@ use std::time::{Duration, Instant};
 
 use crate::sys::stdio;
 
-/// What a user should know.
+/// Logs a warning: what a user should know.
 #[inline(never)]
 pub fn warn(message: Arguments<'_>) {
     ::log::warn!("{message}");
 }
 
-/// What a user who asks may want to know.
+/// Logs at level info: what a user sees with `--verbose`.
 #[inline(never)]
 pub fn info(message: Arguments<'_>) {
     ::log::info!("{message}");
 }
 
-/// How often a message may be logged. By default once, and again only after its cause has rested for a while.
+/// A limit to how often a message is logged. By default once while its cause persists, and again when that has been
+/// gone for ten seconds.
 #[derive(Debug)]
 pub struct LogLimiter {
     burst: u32,
@@ -35,22 +36,22 @@ impl Default for LogLimiter {
 }
 
 impl LogLimiter {
-    /// The time that one message or a burst of them is good for.
+    /// The interval of one message, or of a burst of them.
     const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// So many messages in ten seconds, of a cause that differs each time.
+    /// At most `burst` messages in ten seconds, of causes that differ.
     #[must_use]
     pub fn with_burst(burst: u32) -> Self {
         Self { burst, since: None, logged: 0 }
     }
 
-    /// Whether to log now. To be asked each time the cause is there.
+    /// Whether to log now. To be called each time there is the cause.
     pub fn permits(&mut self) -> bool {
         let now = Instant::now();
         if self.since.is_none_or(|since| now.duration_since(since) > Self::INTERVAL) {
             (self.since, self.logged) = (Some(now), 0);
         } else if self.burst == 1 {
-            // The same cause goes on.
+            // The same cause persists.
             self.since = Some(now);
         }
         self.logged = self.logged.saturating_add(1);
@@ -58,15 +59,15 @@ impl LogLimiter {
     }
 }
 
-/// One line on stderr, in one write; nothing if stderr is closed. What a user or a file name put into it
-/// cannot make it two.
+/// Writes one line to stderr, in one write; nothing if stderr is closed. Control characters, as in a file name, become
+/// question marks, so that it stays one line.
 pub(crate) fn say(message: &dyn Display) {
     let mut line = message.to_string().replace(char::is_control, "?");
     line.push('\n');
     let _ = stdio::write_stderr(&line);
 }
 
-/// Exit codes.
+/// The exit code of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Done = 0,

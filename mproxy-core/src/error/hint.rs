@@ -1,31 +1,33 @@
-//! What an error may mean on this system beyond what it says.
+//! Hints: the cause of an error on one system, beyond its text.
 
 use std::{fmt, io};
 
-/// The error, and what its user would have to know on this system.
-#[cfg(any(windows, target_os = "macos", target_os = "freebsd"))]
-pub(crate) fn with_os_hint(error: &io::Error) -> impl fmt::Display + use<> {
-    match os_hint(std::env::consts::OS, error) {
-        Some(hint) => format!("{error}: {hint}"),
-        None => error.to_string(),
+use rustix::io::Errno;
+
+/// The error, printed with the hint for this system if there is one.
+pub(crate) fn with_os_hint(error: &io::Error) -> impl fmt::Display {
+    WithOsHint(error)
+}
+
+struct WithOsHint<'a>(&'a io::Error);
+
+impl fmt::Display for WithOsHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(error) = self;
+        match os_hint(std::env::consts::OS, error) {
+            Some(hint) => write!(f, "{error}: {hint}"),
+            None => write!(f, "{error}"),
+        }
     }
 }
 
-/// The error: it says enough.
-#[cfg(not(any(windows, target_os = "macos", target_os = "freebsd")))]
-pub(crate) fn with_os_hint(error: &io::Error) -> &(impl fmt::Display + use<>) {
-    error
-}
-
-/// What is to be known of the error on that system.
-#[cfg(any(test, windows, target_os = "macos", target_os = "freebsd"))]
+/// The hint for an error on a system, named as in [`std::env::consts::OS`].
 fn os_hint(system: &str, error: &io::Error) -> Option<&'static str> {
-    use rustix::io::Errno;
     match (system, Errno::from_io_error(error)?) {
         ("macos" | "freebsd", Errno::MSGSIZE) => {
             Some("this system's limit for a datagram is the setting net.inet.udp.maxdgram")
         }
-        // What it has for a port that cannot be had (WSAEACCES).
+        // WSAEACCES in bind, where others have EADDRINUSE.
         ("windows", Errno::ACCESS) => Some(
             "the port is another program's alone, or the system keeps it: see netsh int ipv4 show \
              excludedportrange udp (or tcp)",
@@ -42,10 +44,9 @@ fn os_hint(system: &str, error: &io::Error) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
 
     #[test]
-    fn what_a_system_means_is_told() {
+    fn each_system_has_its_hints() {
         let hint = |system, errno: Errno| os_hint(system, &errno.into()).unwrap_or("none");
         assert!(hint("macos", Errno::MSGSIZE).contains("net.inet.udp.maxdgram"));
         assert!(hint("macos", Errno::HOSTUNREACH).contains("Local Network"));
