@@ -1,4 +1,4 @@
-//! The one idea: batches flow from a source to many sinks, on one thread that owns them all.
+//! The relay: batches flow from one source to many sinks, on one thread that owns them all.
 
 pub mod batch;
 pub mod flow;

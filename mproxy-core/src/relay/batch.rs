@@ -6,23 +6,31 @@ use crate::relay::limits::SLOT;
 
 /// Datagrams in the order in which they arrived, with the payload area they lie in.
 ///
-/// A source writes into [`spare`](Self::spare) and tells what it put there: with [`push`](Self::push) and
-/// [`push_coalesced`](Self::push_coalesced) back to back, or with [`push_slot`](Self::push_slot) in slots
-/// that each hold any datagram. A sink reads [`runs`](Self::runs), or the single
-/// [`datagrams`](Self::datagrams). The area is used again for every batch and its pages are only touched
-/// as far as data reaches.
+/// A source writes into [`spare`](Self::spare) and adds what it wrote: back to back with [`push`](Self::push) and
+/// [`push_coalesced`](Self::push_coalesced), or with [`push_slot`](Self::push_slot) in slots that hold any datagram.
+/// A sink reads [`runs`](Self::runs), or the single [`datagrams`](Self::datagrams). The area is used again for every
+/// batch, and only its pages that data reaches are touched.
+///
+/// ```
+/// use mproxy_core::Batch;
+///
+/// let mut batch = Batch::with_capacity(1024);
+/// batch.spare()[..5].copy_from_slice(b"hello");
+/// batch.push(5);
+/// assert_eq!(batch.datagrams().collect::<Vec<_>>(), [b"hello"]);
+/// ```
 #[derive(Debug)]
 pub struct Batch {
     area: Vec<u8>,
     used: usize,
     runs: Vec<Run>,
-    /// Who has sent each run, if that is to be known.
+    /// The sender of each run; empty if senders are not recorded.
     senders: Vec<SocketAddr>,
     limit: usize,
 }
 
-/// Datagrams that lie back to back, all of `segment` bytes but the last, which may be shorter: what
-/// generic receive offload delivers and segmentation offload takes. An empty run is one empty datagram.
+/// Datagrams back to back, all of `segment` bytes but the last, which may be shorter: as generic receive offload (GRO)
+/// delivers them and segmentation offload (GSO) takes them. An empty run is one empty datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     start: usize,
@@ -35,7 +43,7 @@ impl Run {
         count(self.len, self.segment)
     }
 
-    /// Whether the run goes on with datagrams of `segment` bytes that follow it in the area.
+    /// Whether datagrams of `segment` bytes, `len` bytes in all from `start` in the area, can be part of the run.
     fn can_extend(&self, start: usize, len: usize, segment: usize) -> bool {
         let full = len > 0 && self.segment > 0 && self.len.is_multiple_of(self.segment);
         full && self.start + self.len == start
@@ -43,7 +51,7 @@ impl Run {
     }
 }
 
-/// A place between two datagrams of a batch; by default before the first.
+/// A position between two datagrams of a batch; by default before the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {
     run: usize,
@@ -51,21 +59,21 @@ pub(crate) struct Cursor {
 }
 
 impl Batch {
-    /// A batch with a payload area of `capacity` bytes.
+    /// A batch with a payload area of `capacity` bytes, as [`Source::capacity`](crate::Source::capacity) asks for.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         // A large zeroed allocation is mapped lazily: what is never written costs no memory.
         Self { area: vec![0; capacity], used: 0, runs: Vec::new(), senders: Vec::new(), limit: usize::MAX }
     }
 
-    /// Forgets all datagrams; the area stays.
+    /// Removes all datagrams; the area stays.
     pub fn clear(&mut self) {
         self.used = 0;
         self.runs.clear();
         self.senders.clear();
     }
 
-    /// How many bytes a source should take at most for one batch; pacing sets it.
+    /// The most payload bytes that a source should put into one batch; pacing sets it.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit
@@ -81,7 +89,7 @@ impl Batch {
         &mut self.area[self.used..]
     }
 
-    /// Takes the first `len` bytes of [`spare`](Self::spare) as one datagram, which may be empty.
+    /// Adds one datagram: the first `len` bytes of [`spare`](Self::spare). It may be empty.
     ///
     /// # Panics
     /// If `len` is more than the spare area holds.
@@ -89,8 +97,8 @@ impl Batch {
         self.push_coalesced(len, len);
     }
 
-    /// Takes the first `len` bytes of [`spare`](Self::spare) as datagrams of `segment` bytes each, the
-    /// last of which may be shorter. A `segment` of 0 means one datagram.
+    /// Adds the first `len` bytes of [`spare`](Self::spare) as datagrams of `segment` bytes each; the last may be
+    /// shorter. A `segment` of 0 means one datagram.
     ///
     /// # Panics
     /// If `len` is more than the spare area holds.
@@ -105,8 +113,7 @@ impl Batch {
         }
     }
 
-    /// As [`push_coalesced`](Self::push_coalesced), of the first [`SLOT`] of the spare area, all of which
-    /// is used up by that.
+    /// As [`push_coalesced`](Self::push_coalesced), and uses up the first [`SLOT`] bytes of the spare area.
     ///
     /// # Panics
     /// If the spare area is smaller, or `len` is larger than a slot.
@@ -117,12 +124,12 @@ impl Batch {
         self.used = end;
     }
 
-    /// Tells who has sent what was taken last, which must lie apart from what was taken before.
-    pub(crate) fn sent_by(&mut self, sender: SocketAddr) {
+    /// Adds the sender of the run that was pushed last, which must not extend the run before it.
+    pub(crate) fn push_sender(&mut self, sender: SocketAddr) {
         self.senders.push(sender);
     }
 
-    /// Leaves the first `len` bytes of [`spare`](Self::spare) out: what is no payload.
+    /// Leaves out the first `len` bytes of [`spare`](Self::spare), which are no payload.
     ///
     /// # Panics
     /// If `len` is more than the spare area holds.
@@ -137,7 +144,7 @@ impl Batch {
         self.runs.is_empty()
     }
 
-    /// How many datagrams there are.
+    /// The number of datagrams.
     #[must_use]
     pub fn count(&self) -> usize {
         self.runs.iter().map(Run::datagrams).sum()
@@ -149,55 +156,55 @@ impl Batch {
         self.runs.iter().map(|run| run.len).sum()
     }
 
-    /// Runs of equal datagrams: the payload, and the length of each but the last.
+    /// Runs of equal datagrams: the payload of each run, and the length of its datagrams; the last may be shorter.
     pub fn runs(&self) -> impl Iterator<Item = (&[u8], usize)> {
         self.runs.iter().map(|run| (&self.area[run.start..run.start + run.len], run.segment))
     }
 
-    /// Every single datagram.
+    /// The single datagrams.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
         self.runs().flat_map(|(payload, segment)| Segments { rest: Some(payload), segment })
     }
 
-    /// What is left at a place of the run it is in: the payload, and the length of each datagram but the
-    /// last. None at the end of the batch.
-    pub(crate) fn remaining(&self, at: Cursor) -> Option<(&[u8], usize)> {
-        let run = self.runs.get(at.run)?;
-        Some((&self.area[run.start + at.offset..run.start + run.len], run.segment))
+    /// The rest of the run at the cursor: its payload, and the length of its datagrams; the last may be shorter. None at
+    /// the end of the batch.
+    pub(crate) fn remaining(&self, cursor: Cursor) -> Option<(&[u8], usize)> {
+        let run = self.runs.get(cursor.run)?;
+        Some((&self.area[run.start + cursor.offset..run.start + run.len], run.segment))
     }
 
-    /// The datagram at a place; none at the end of the batch.
-    pub(crate) fn datagram(&self, at: Cursor) -> Option<&[u8]> {
-        let (rest, segment) = self.remaining(at)?;
+    /// The datagram at the cursor; none at the end of the batch.
+    pub(crate) fn datagram(&self, cursor: Cursor) -> Option<&[u8]> {
+        let (rest, segment) = self.remaining(cursor)?;
         Some(&rest[..segment.min(rest.len())])
     }
 
-    /// Who has sent the datagram at a place, if that is known.
-    pub(crate) fn sender(&self, at: Cursor) -> Option<SocketAddr> {
-        self.senders.get(at.run).copied()
+    /// The sender of the datagram at the cursor, if it was recorded.
+    pub(crate) fn sender(&self, cursor: Cursor) -> Option<SocketAddr> {
+        self.senders.get(cursor.run).copied()
     }
 
-    /// Whether there is a datagram at a place, from the sender of another one.
-    pub(crate) fn same_sender(&self, from: Cursor, at: Cursor) -> bool {
-        at.run < self.runs.len()
-            && (from.run == at.run || self.senders.get(from.run) == self.senders.get(at.run))
+    /// Whether there is a datagram at `cursor`, of the same sender as the one at `other`.
+    pub(crate) fn same_sender(&self, other: Cursor, cursor: Cursor) -> bool {
+        cursor.run < self.runs.len()
+            && (other.run == cursor.run || self.senders.get(other.run) == self.senders.get(cursor.run))
     }
 
-    /// The place after `len` bytes of the [`remaining`](Self::remaining), which must end a datagram.
-    pub(crate) fn advance(&self, at: Cursor, len: usize) -> Cursor {
-        let offset = at.offset + len;
-        match self.runs.get(at.run) {
-            Some(run) if offset < run.len => Cursor { run: at.run, offset },
-            _ => Cursor { run: at.run + 1, offset: 0 },
+    /// The cursor moved over `len` bytes of the [`remaining`](Self::remaining): whole datagrams.
+    pub(crate) fn advance(&self, cursor: Cursor, len: usize) -> Cursor {
+        let offset = cursor.offset + len;
+        match self.runs.get(cursor.run) {
+            Some(run) if offset < run.len => Cursor { run: cursor.run, offset },
+            _ => Cursor { run: cursor.run + 1, offset: 0 },
         }
     }
 
-    /// The datagrams before the place, and their bytes.
-    pub(crate) fn counts_before(&self, at: Cursor) -> (usize, usize) {
-        let whole = &self.runs[..at.run.min(self.runs.len())];
-        let partly = self.runs.get(at.run).filter(|_| at.offset > 0);
-        let datagrams = partly.map_or(0, |run| count(at.offset, run.segment));
-        whole.iter().fold((datagrams, at.offset), |(datagrams, bytes), run| {
+    /// The number of datagrams before the cursor, and of their bytes.
+    pub(crate) fn counts_before(&self, cursor: Cursor) -> (usize, usize) {
+        let runs = &self.runs[..cursor.run.min(self.runs.len())];
+        let current = self.runs.get(cursor.run).filter(|_| cursor.offset > 0);
+        let datagrams = current.map_or(0, |run| count(cursor.offset, run.segment));
+        runs.iter().fold((datagrams, cursor.offset), |(datagrams, bytes), run| {
             (datagrams + run.datagrams(), bytes + run.len)
         })
     }
@@ -280,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_divides_datagrams() {
+    fn a_gap_divides_datagrams() {
         let mut batch = Batch::with_capacity(8);
         filled(&mut batch, b"ab__ab");
         batch.push(2);
@@ -291,16 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn places_count_what_is_before_them() {
+    fn a_cursor_counts_the_datagrams_before_it() {
         let mut batch = Batch::with_capacity(64);
         batch.push(0);
         batch.push_coalesced(5, 2);
-        let (mut at, mut before) = (Cursor::default(), vec![]);
-        while let Some((rest, segment)) = batch.remaining(at) {
-            before.push(batch.counts_before(at));
-            at = batch.advance(at, segment.min(rest.len()));
+        let (mut cursor, mut before) = (Cursor::default(), vec![]);
+        while let Some((rest, segment)) = batch.remaining(cursor) {
+            before.push(batch.counts_before(cursor));
+            cursor = batch.advance(cursor, segment.min(rest.len()));
         }
         assert_eq!(before, [(0, 0), (1, 0), (2, 2), (3, 4)]);
-        assert_eq!(batch.counts_before(at), (4, 5));
+        assert_eq!(batch.counts_before(cursor), (4, 5));
     }
 }

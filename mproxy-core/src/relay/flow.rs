@@ -1,4 +1,4 @@
-//! The one idea: batches flow from a source to many sinks, on one thread that owns them all.
+//! Source, sinks, and the loop between them.
 
 use std::time::{Duration, Instant};
 
@@ -7,59 +7,61 @@ use crate::log;
 use crate::relay::batch::Batch;
 use crate::relay::stop::Stop;
 
-/// How long a stopped relay goes on at most to deliver what its source already holds, ...
-const DRAIN: Duration = Duration::from_millis(750);
+/// The drain timeout: how long after a stop request a source that takes nothing more in may deliver what it has.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(750);
 
-/// ... and if nothing tells that from what is still coming.
-const DRAIN_OPEN: Duration = Duration::from_millis(300);
+/// The drain timeout of a source that still takes data in.
+const OPEN_DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Whether a source may have more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// More may come; what the batch holds now, perhaps nothing, can be passed on.
+    /// More may come. The batch can be passed on; it may be empty.
     More,
-    /// The batch holds the last of it.
+    /// This batch is the last; it may be empty.
     End,
 }
 
-/// Where datagrams come from.
+/// A source of datagrams.
 pub trait Source {
     /// The payload area that a batch needs for this source, in bytes.
     fn capacity(&self) -> usize;
 
-    /// Waits until there is something, and puts it into the empty batch. It may also come back with
-    /// nothing, as it must when a stop is requested.
+    /// Waits for datagrams, and puts them into the batch, which is empty. It may also return with none, as it must when
+    /// a stop is requested.
     ///
     /// # Errors
-    /// If nothing can be received any more.
+    /// If nothing can be received any more. The batch is not passed on then.
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error>;
 
-    /// From now on the source waits for nothing more, gives what it already holds, and ends. Returns
-    /// whether it will for sure: that nothing more can come in.
+    /// After a stop request: from now on the source waits for nothing, gives the datagrams that have already arrived,
+    /// and ends.
+    ///
+    /// False if it cannot tell those from what is still arriving, so that it may never end by itself.
     fn drain(&mut self) -> bool;
 }
 
-/// Where datagrams go to.
+/// A sink of datagrams.
 pub trait Sink {
     /// Delivers the batch, in order.
     ///
     /// # Errors
-    /// Only if the relay cannot go on: what a sink can recover from, such as an unreachable target, it
-    /// counts and reports itself.
+    /// Only if the relay cannot go on. Errors that a sink can recover from, such as an unreachable target, it counts and
+    /// logs itself.
     fn send(&mut self, batch: &Batch) -> Result<(), Error>;
 }
 
 /// All the sinks of one source.
 pub type Sinks = Vec<Box<dyn Sink + Send>>;
 
-/// Moves batches from the source to each sink until the source ends; after a stop request, until what
-/// the source already holds is delivered.
+/// Moves batches from the source to each sink until the source ends; after a stop request, until the source is
+/// [drained](Source::drain).
 ///
 /// # Errors
 /// The first error of the source, or of a sink.
 pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<(), Error> {
     let mut batch = Batch::with_capacity(source.capacity());
-    // When to end at the latest; none before a stop.
+    // The end of the drain; none before a stop request.
     let mut deadline: Option<Instant> = None;
     let mut closed = false;
     loop {
@@ -81,7 +83,7 @@ pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<
         }
         if deadline.is_none() && stop.requested() {
             closed = source.drain();
-            deadline = Some(Instant::now() + if closed { DRAIN } else { DRAIN_OPEN });
+            deadline = Some(Instant::now() + if closed { DRAIN_TIMEOUT } else { OPEN_DRAIN_TIMEOUT });
         }
     }
 }

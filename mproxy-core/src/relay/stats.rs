@@ -1,10 +1,10 @@
-//! Statistics: what passed each endpoint.
+//! Statistics: counters of each endpoint.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What one thread counts at one endpoint. Only that thread writes it.
+/// The counters of one thread at one endpoint. Only that thread writes them.
 #[derive(Debug, Default)]
 pub struct Counters {
     datagrams: AtomicU64,
@@ -27,7 +27,7 @@ impl Counters {
         add(&self.errors, n as u64);
     }
 
-    /// Counts what the system has dropped before it could be received.
+    /// Counts datagrams that the system has dropped before they could be received.
     pub fn dropped(&self, n: u32) {
         add(&self.dropped, n.into());
     }
@@ -37,19 +37,20 @@ impl Counters {
         add(&self.denied, n as u64);
     }
 
-    /// Counts one more cut through a line that was longer than a datagram.
+    /// Counts a line cut that was longer than a datagram.
     pub fn cut(&self) {
         add(&self.cut, 1);
     }
 }
 
-/// One writer each, so that no locked addition is needed.
+/// Without an atomic addition: each counter has one writer.
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
 
-/// Which way data goes at an endpoint.
+/// The direction of data at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Direction {
     /// Into the program.
     In,
@@ -59,32 +60,33 @@ pub enum Direction {
     Channel,
 }
 
-/// What passed one endpoint so far.
+/// The statistics of one endpoint so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EndpointStats {
     /// The endpoint or file, as it was written.
     pub endpoint: String,
-    /// Which way data goes there.
+    /// The direction of data there.
     pub direction: Direction,
     /// Datagrams received or sent; at the input of a byte stream, the datagrams it was cut into.
     pub datagrams: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Datagrams that could not be sent, errors that the network reported of those that were, failed
-    /// receives, and failed connections.
+    /// Datagrams that could not be sent, errors that the network reported of sent ones (ICMP), failed receives, and
+    /// failed connections.
     pub errors: u64,
-    /// Datagrams that the system dropped since the receive buffer was full, as far as it tells: Linux does,
-    /// with the next datagram that finds room, and counts what the network has coalesced as one.
+    /// Datagrams that the system dropped since the receive buffer was full. Only Linux counts them (`SO_RXQ_OVFL`): with
+    /// the next datagram that finds room, and coalesced ones (GRO) as one.
     pub dropped: u64,
-    /// Datagrams and connections that were dropped since they came from an address that is not
-    /// [allowed](crate::Options::allow).
+    /// Datagrams and connections from addresses that are not [allowed](crate::Options::allow).
     pub denied: u64,
-    /// Cuts through lines of a byte stream that were longer than a datagram.
+    /// Cuts of lines of a byte stream that were longer than a datagram.
     pub cut: u64,
 }
 
-/// What passed all endpoints of a program.
+/// The statistics of all endpoints of a program.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Each endpoint by itself.
     pub endpoints: Vec<EndpointStats>,
@@ -126,8 +128,8 @@ impl Stats {
     }
 }
 
-/// All endpoints of one program. Clones are the same registry; it is locked when a thread begins to use
-/// an endpoint and when somebody asks, never while data moves.
+/// The statistics of one program while it runs. Clones are the same registry; it is locked when a thread begins to use
+/// an endpoint and for a [`snapshot`](Self::snapshot), never while data moves.
 #[derive(Debug, Clone, Default)]
 pub struct Registry(Arc<Mutex<Vec<Entry>>>);
 
@@ -167,7 +169,7 @@ impl Registry {
         Meter { registry: self.clone(), index: entries.len() - 1 }
     }
 
-    /// What was counted so far.
+    /// The statistics so far.
     #[must_use]
     pub fn snapshot(&self) -> Stats {
         let mut entries = self.lock();
@@ -199,7 +201,7 @@ impl Meter {
 }
 
 impl Entry {
-    /// Moves what ended threads have counted into the total.
+    /// Moves the counters of ended threads into the total.
     fn settle(&mut self) {
         let total = &mut self.total;
         self.live.retain(|counters| {

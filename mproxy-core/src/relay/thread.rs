@@ -1,13 +1,13 @@
-//! Threads, all of which have a small stack.
+//! Threads with a small stack.
 
 use std::thread;
 
 use crate::error::Error;
 
-/// Stack of a thread. It needs little; only the pages that it touches count.
-const STACK: usize = 256 * 1024;
+/// The stack size of a thread, in bytes. Only the pages that it touches count.
+const STACK_SIZE: usize = 256 * 1024;
 
-/// What a thread does, and how it ends.
+/// The body of a thread, with its result.
 pub type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
 /// Starts a thread with a small stack.
@@ -15,6 +15,6 @@ pub type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 /// # Errors
 /// If the system has no room for it.
 pub fn spawn(name: String, run: Box<dyn FnOnce() + Send>) -> Result<thread::JoinHandle<()>, Error> {
-    let thread = thread::Builder::new().name(name).stack_size(STACK);
+    let thread = thread::Builder::new().name(name).stack_size(STACK_SIZE);
     thread.spawn(run).map_err(|error| Error::io("start", "a thread", error))
 }

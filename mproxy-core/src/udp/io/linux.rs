@@ -70,7 +70,7 @@ impl Receiver {
             if arrival.sent && permitted {
                 batch.push_slot(arrival.len, arrival.segment);
                 if let Some(sender) = arrival.sender.filter(|_| self.with_senders) {
-                    batch.sent_by(sender);
+                    batch.push_sender(sender);
                 }
             } else {
                 // The slot is used all the same.

@@ -39,7 +39,7 @@ impl Receiver {
         if self.allow.permits(sender.ip()) {
             batch.push(len);
             if self.with_senders {
-                batch.sent_by(sender);
+                batch.push_sender(sender);
             }
             return Ok(Missed::default());
         }

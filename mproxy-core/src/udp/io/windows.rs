@@ -109,7 +109,7 @@ impl Receiver {
         }
         batch.push_coalesced(len, segment);
         if self.with_senders {
-            batch.sent_by(sender);
+            batch.push_sender(sender);
             // The next one may have another sender.
             let gap = batch.spare().len().min(1);
             batch.skip(gap);
