@@ -1,20 +1,23 @@
 //! The systems: each has every name of the others, so that nothing above asks which one it is. The one module with
 //! `unsafe` code: system calls that no library offers in a safe form.
 //!
-//! `linux` and `bsd` (with macOS) are beside what all Unix systems share, `unix`; `fallback` is what only Linux has,
-//! for all others.
+//! Most of it lies in a file for each system: `linux` and `bsd` (with macOS) beside what all Unix systems share, `unix`, and
+//! `windows`; `fallback` is what only Linux has, for all others. Files, polling and the standard streams are a file
+//! each, with all systems in it.
 #![allow(unsafe_code)]
 
 #[cfg(all(unix, not(target_os = "linux")))]
 mod bsd;
 #[cfg(not(target_os = "linux"))]
 mod fallback;
+mod file;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod groups;
 mod limits;
 #[cfg(target_os = "linux")]
 mod linux;
 mod os_str;
+mod poll;
 pub mod stdio;
 #[cfg(unix)]
 mod unix;
@@ -25,19 +28,15 @@ mod windows;
 pub(crate) use bsd::*;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use fallback::*;
+#[cfg(test)]
+pub(crate) use file::pipe_file;
+pub(crate) use file::{PIPE_BUF, blocking_reader, is_on_disk, open_to_append, set_file_len, write_at_once};
 pub use limits::raise_descriptor_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 pub(crate) use os_str::split_at_equals;
+pub(crate) use poll::{CAN_POLL_FILES, file_poll_fd, poll};
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
-
-mod clock;
-pub(crate) mod file;
-mod poll;
-
-pub(crate) use clock::MAX_OVERSLEEP;
-pub(crate) use file::{PIPE_BUF, blocking_reader, is_on_disk, open_to_append, set_file_len, write_at_once};
-pub(crate) use poll::{CAN_POLL_FILES, file_poll_fd, poll};

@@ -1,5 +1,6 @@
 //! The rule of the house: a file imports only from its own folder and from those before it in the list, by module path;
 //! `unsafe` is only in `sys`, and what depends on the operating system only in `sys` and `udp/io`.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

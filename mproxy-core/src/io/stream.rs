@@ -12,7 +12,6 @@ use crate::relay::flow::{Flow, Source};
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED, READ};
 use crate::relay::stats::Counters;
 use crate::relay::stop::Stop;
-use crate::sys;
 
 /// Cuts a byte stream into datagrams.
 #[derive(Debug)]
@@ -205,7 +204,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::io::input::pollable;
     use crate::relay::stats::{Direction, Registry};
-    use crate::sys::file::pipe_file;
+    use crate::sys::pipe_file;
 
     /// A pipe as a source of datagrams of at most 8 bytes.
     pub(crate) fn source(input: PipeReader, framing: Framing) -> (StreamSource<Box<dyn Input + Send>>, Stop) {

@@ -105,17 +105,8 @@ impl Stop {
     }
 
     /// What becomes readable at the request, for a poll set; none where the system polls only sockets.
-    #[cfg(unix)]
-    #[allow(clippy::unnecessary_wraps)] // Windows has none
-    pub(crate) fn poll_fd(&self) -> Option<rustix::event::PollFd<'_>> {
-        Some(rustix::event::PollFd::new(&self.0.pipe.0, rustix::event::PollFlags::IN))
-    }
-
-    /// As above.
-    #[cfg(windows)]
-    #[allow(clippy::unused_self)]
-    pub(crate) fn poll_fd(&self) -> Option<rustix::event::PollFd<'_>> {
-        None
+    pub(crate) fn poll_fd(&self) -> Option<PollFd<'_>> {
+        self.0.pipe.poll_fd()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<UdpSocket>>> {

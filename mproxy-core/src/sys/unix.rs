@@ -25,7 +25,7 @@ pub(crate) const CAN_SET_DSCP: bool = true;
 pub(crate) const SHORTEST_WAIT: Duration = Duration::ZERO;
 
 /// How late a sleep may end.
-pub(crate) const CLOCK_COARSENESS: Duration = Duration::from_millis(10);
+pub(crate) const MAX_OVERSLEEP: Duration = Duration::from_millis(10);
 
 /// A second signal that comes this soon is the same request: `timeout(1)`, for one, signals a program and then its
 /// process group.
@@ -48,7 +48,7 @@ impl StopPipe {
 
     /// What to poll, if that can be polled.
     #[allow(clippy::unnecessary_wraps)] // the signature of Windows's
-    pub(crate) fn poll(&self) -> Option<PollFd<'_>> {
+    pub(crate) fn poll_fd(&self) -> Option<PollFd<'_>> {
         Some(PollFd::new(&self.0, PollFlags::IN))
     }
 }

@@ -35,7 +35,7 @@ pub(crate) const CAN_SET_DSCP: bool = false;
 pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 /// The clock ticks every 16 ms at most, where there is no better one.
-pub(crate) const CLOCK_COARSENESS: Duration = Duration::from_millis(40);
+pub(crate) const MAX_OVERSLEEP: Duration = Duration::from_millis(40);
 
 /// An address holds no zone.
 pub(crate) const EMBEDS_ZONES: bool = false;
