@@ -2,10 +2,13 @@
 //! endpoints.
 //!
 //! ```no_run
+//! use std::net::SocketAddr;
+//!
 //! use mproxy_client::Client;
 //!
 //! # fn main() -> Result<(), mproxy_client::Error> {
-//! let client = Client::new("feed.log").target("localhost:9920").target("239.1.2.3:9920").spawn()?;
+//! let address = SocketAddr::from(([127, 0, 0, 1], 9920));
+//! let client = Client::new("feed.log").target(address).target("239.1.2.3:9920").spawn()?;
 //! let stats = client.join()?;
 //! println!("{} datagrams sent", stats.sent());
 //! # Ok(())
@@ -15,17 +18,20 @@
 
 mod compat;
 
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+#[allow(deprecated)]
 pub use compat::{client_socket_stream, target_socket_interface};
+pub use mproxy_core::{Allow, Direction, EndpointStats, Error, Framing, Handle, Options, Stats, Stopper};
 use mproxy_core::{
-    Direction, Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, check_options,
-    datagram_size, open_all, pollable, relay, stdio,
+    Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, check_options, datagram_size,
+    open_all, pollable, relay, stdio,
 };
-pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
 
-/// What to send, and where to. See the [crate's](crate) example.
+/// What to send, and where to. An endpoint is a text or a [`SocketAddr`](std::net::SocketAddr). See the
+/// [crate's](crate) example.
 #[derive(Debug, Clone)]
 pub struct Client {
     path: PathBuf,
@@ -44,8 +50,8 @@ impl Client {
 
     /// Adds an endpoint to send to: `HOST[%ZONE]:PORT`.
     #[must_use]
-    pub fn target(mut self, endpoint: impl Into<String>) -> Self {
-        self.targets.push(endpoint.into());
+    pub fn target(mut self, endpoint: impl Display) -> Self {
+        self.targets.push(endpoint.to_string());
         self
     }
 

@@ -1,13 +1,15 @@
 //! Forwards UDP endpoints, and TCP and TLS servers that it connects to, to many UDP endpoints.
 //!
 //! ```
+//! use std::net::SocketAddr;
+//!
 //! use mproxy_forward::Forward;
 //!
 //! # fn main() -> Result<(), mproxy_forward::Error> {
 //! let forward = Forward::new()
 //!     .udp_listen("127.0.0.1:0")
 //!     .target("127.0.0.1:9921")
-//!     .target("127.0.0.1:9922")
+//!     .target(SocketAddr::from(([127, 0, 0, 1], 9922)))
 //!     .spawn()?;
 //! println!("listening on {}", forward.local_addrs()[0]);
 //! forward.stop();
@@ -19,18 +21,28 @@
 
 mod compat;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
+#[allow(deprecated)]
 pub use compat::{forward_udp, proxy_gateway, proxy_tcp_udp};
 #[cfg(feature = "tls")]
+#[allow(deprecated)]
 pub use compat::{proxy_tls_udp, tls_connection};
-use mproxy_core::{
-    Direction, Endpoint, Plain, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, Transport,
-    UdpSink, UdpSource, UdpTarget, boxed, check_options, datagram_size, open_all, refuse_loops,
+pub use mproxy_core::{
+    Allow, Direction, EndpointStats, Error, Framing, Handle, Options, Stats, Stopper, Tls,
 };
-pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
+use mproxy_core::{
+    Endpoint, Plain, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, Transport, UdpSink,
+    UdpSource, UdpTarget, boxed, check_options, datagram_size, open_all, refuse_loops,
+};
+/// The version of it whose connection [`tls_connection`] returns.
+#[cfg(feature = "tls")]
+#[doc(no_inline)]
+pub use rustls;
 
-/// What to receive, and where to send it. See the [crate's](crate) example.
+/// What to receive, and where to send it. An endpoint is a text or a [`SocketAddr`](std::net::SocketAddr).
+/// See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
 pub struct Forward {
     udp_listen: Vec<String>,
@@ -52,16 +64,16 @@ impl Forward {
     /// Adds a UDP endpoint to receive on: `[SOURCE@]HOST[%ZONE]:PORT`. Port 0 is one that the system
     /// chooses; [`Handle::local_addrs`] tells it.
     #[must_use]
-    pub fn udp_listen(mut self, endpoint: impl Into<String>) -> Self {
-        self.udp_listen.push(endpoint.into());
+    pub fn udp_listen(mut self, endpoint: impl Display) -> Self {
+        self.udp_listen.push(endpoint.to_string());
         self
     }
 
     /// Adds a TCP server to connect to: `HOST:PORT`. When the connection ends it is made again, after
     /// half a second at first and 30 seconds at most, and the name is resolved again.
     #[must_use]
-    pub fn tcp_connect(mut self, endpoint: impl Into<String>) -> Self {
-        self.tcp_connect.push(endpoint.into());
+    pub fn tcp_connect(mut self, endpoint: impl Display) -> Self {
+        self.tcp_connect.push(endpoint.to_string());
         self
     }
 
@@ -69,8 +81,8 @@ impl Forward {
     /// certificate must be valid, of a trusted authority, and for that host, unless [`tls`](Self::tls) says
     /// for which name. Needs the feature `tls`: without it this is wrong use.
     #[must_use]
-    pub fn tls_connect(mut self, endpoint: impl Into<String>) -> Self {
-        self.tls_connect.push(endpoint.into());
+    pub fn tls_connect(mut self, endpoint: impl Display) -> Self {
+        self.tls_connect.push(endpoint.to_string());
         self
     }
 
@@ -84,8 +96,8 @@ impl Forward {
 
     /// Adds a UDP endpoint that everything is sent to: `HOST[%ZONE]:PORT`.
     #[must_use]
-    pub fn target(mut self, endpoint: impl Into<String>) -> Self {
-        self.targets.push(endpoint.into());
+    pub fn target(mut self, endpoint: impl Display) -> Self {
+        self.targets.push(endpoint.to_string());
         self
     }
 

@@ -2,10 +2,13 @@
 //! channel out to many TCP and TLS clients and UDP endpoints.
 //!
 //! ```
+//! use std::net::SocketAddr;
+//!
 //! use mproxy_reverse::Reverse;
 //!
 //! # fn main() -> Result<(), mproxy_reverse::Error> {
-//! let reverse = Reverse::new().udp_listen("127.0.0.1:0").tcp_output("127.0.0.1:0").spawn()?;
+//! let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+//! let reverse = Reverse::new().udp_listen(any_port).tcp_output("127.0.0.1:0").spawn()?;
 //! let [udp, tcp] = reverse.local_addrs() else { panic!() };
 //! println!("datagrams for {udp} reach every TCP client of {tcp}");
 //! reverse.stop();
@@ -21,8 +24,13 @@ mod connections;
 mod plan;
 mod proxy;
 
+use std::fmt::Display;
+
+#[allow(deprecated)]
 pub use compat::{reverse_proxy_tcp_udp, reverse_proxy_udp, reverse_proxy_udp_tcp};
-pub use mproxy_core::{Error, Framing, Handle, Options, Stats, Tls};
+pub use mproxy_core::{
+    Allow, Direction, EndpointStats, Error, Framing, Handle, Options, Stats, Stopper, Tls,
+};
 
 pub use crate::plan::Kind;
 use crate::plan::Plan;
@@ -31,7 +39,8 @@ use crate::proxy::Proxy;
 /// TCP clients that are served at the same time, unless told otherwise.
 const MAX_CLIENTS: usize = 1024;
 
-/// What to gather, and whom to hand it out to. See the [crate's](crate) example.
+/// What to gather, and whom to hand it out to. An endpoint is a text or a
+/// [`SocketAddr`](std::net::SocketAddr). See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
 pub struct Reverse {
     endpoints: Vec<(Kind, String)>,
@@ -50,8 +59,8 @@ impl Reverse {
 
     /// Adds an endpoint of a kind, as the functions below do.
     #[must_use]
-    pub fn endpoint(mut self, kind: Kind, endpoint: impl Into<String>) -> Self {
-        self.endpoints.push((kind, endpoint.into()));
+    pub fn endpoint(mut self, kind: Kind, endpoint: impl Display) -> Self {
+        self.endpoints.push((kind, endpoint.to_string()));
         self
     }
 
@@ -59,20 +68,20 @@ impl Reverse {
     /// chooses; [`Handle::local_addrs`] tells it, as it does for the TCP endpoints: inputs before outputs,
     /// and UDP before TCP before TLS.
     #[must_use]
-    pub fn udp_listen(self, endpoint: impl Into<String>) -> Self {
+    pub fn udp_listen(self, endpoint: impl Display) -> Self {
         self.endpoint(Kind::UdpListen, endpoint)
     }
 
     /// Adds a TCP endpoint on which to accept connections that send data: `HOST:PORT`.
     #[must_use]
-    pub fn tcp_listen(self, endpoint: impl Into<String>) -> Self {
+    pub fn tcp_listen(self, endpoint: impl Display) -> Self {
         self.endpoint(Kind::TcpListen, endpoint)
     }
 
     /// Adds a TLS endpoint on which to accept connections that send data: `HOST:PORT`. It needs a
     /// certificate, which [`tls`](Self::tls) names, and the feature `tls`: without it this is wrong use.
     #[must_use]
-    pub fn tls_listen(self, endpoint: impl Into<String>) -> Self {
+    pub fn tls_listen(self, endpoint: impl Display) -> Self {
         self.endpoint(Kind::TlsListen, endpoint)
     }
 
@@ -81,20 +90,20 @@ impl Reverse {
     /// IPv4 group drawn at random, which never leaves the loopback interface. Of several, the first is
     /// the channel, and what comes in is sent to the others too.
     #[must_use]
-    pub fn multicast(self, group: impl Into<String>) -> Self {
+    pub fn multicast(self, group: impl Display) -> Self {
         self.endpoint(Kind::Channel, group)
     }
 
     /// Adds a TCP endpoint on which to accept clients that get everything: `HOST:PORT`.
     #[must_use]
-    pub fn tcp_output(self, endpoint: impl Into<String>) -> Self {
+    pub fn tcp_output(self, endpoint: impl Display) -> Self {
         self.endpoint(Kind::TcpOutput, endpoint)
     }
 
     /// Adds a TLS endpoint on which to accept clients that get everything: `HOST:PORT`. It needs what
     /// [`tls_listen`](Self::tls_listen) does.
     #[must_use]
-    pub fn tls_output(self, endpoint: impl Into<String>) -> Self {
+    pub fn tls_output(self, endpoint: impl Display) -> Self {
         self.endpoint(Kind::TlsOutput, endpoint)
     }
 
@@ -108,7 +117,7 @@ impl Reverse {
 
     /// Adds a UDP endpoint to send everything to: `HOST[%ZONE]:PORT`.
     #[must_use]
-    pub fn udp_output(self, endpoint: impl Into<String>) -> Self {
+    pub fn udp_output(self, endpoint: impl Display) -> Self {
         self.endpoint(Kind::UdpOutput, endpoint)
     }
 

@@ -1,11 +1,14 @@
 //! Receives UDP datagrams, unicast and multicast, into a file and to standard output.
 //!
 //! ```
+//! use std::net::SocketAddr;
+//!
 //! use mproxy_server::Server;
 //!
 //! # fn main() -> Result<(), mproxy_server::Error> {
 //! # let file = std::env::temp_dir().join(format!("mproxy-server-doc-{}", std::process::id()));
-//! let server = Server::new().path(&file).listen("127.0.0.1:0").spawn()?;
+//! let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+//! let server = Server::new().path(&file).listen(any_port).spawn()?;
 //! println!("listening on {}", server.local_addrs()[0]);
 //! server.stop();
 //! let stats = server.join()?;
@@ -18,17 +21,20 @@
 
 mod compat;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+#[allow(deprecated)]
 pub use compat::{listener, upstream_socket_interface};
-use mproxy_core::{Direction, Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource, check_options};
-pub use mproxy_core::{Error, Framing, Handle, Options, Stats};
+pub use mproxy_core::{Allow, Direction, EndpointStats, Error, Framing, Handle, Options, Stats, Stopper};
+use mproxy_core::{Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource, check_options};
 
 /// Receive buffer of a listener, as far as the system allows: a file system takes its time now and then,
 /// and what comes meanwhile must wait. Nothing of it is used as long as the file keeps up.
 const RECV_BUFFER: usize = 64 << 20;
 
-/// Where to receive, and where to write. See the [crate's](crate) example.
+/// Where to receive, and where to write. An endpoint is a text or a [`SocketAddr`](std::net::SocketAddr).
+/// See the [crate's](crate) example.
 #[derive(Debug, Clone, Default)]
 pub struct Server {
     path: Option<PathBuf>,
@@ -56,8 +62,8 @@ impl Server {
     /// Adds an endpoint to receive on: `[SOURCE@]HOST[%ZONE]:PORT`. Port 0 is one that the system
     /// chooses; [`Handle::local_addrs`] tells it.
     #[must_use]
-    pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
-        self.listen.push(endpoint.into());
+    pub fn listen(mut self, endpoint: impl Display) -> Self {
+        self.listen.push(endpoint.to_string());
         self
     }
 

@@ -67,6 +67,7 @@ fn line(stream: &mut TcpStream) -> String {
     line.trim_start_matches('.').to_owned()
 }
 
+#[allow(deprecated)]
 #[test]
 fn the_clients_functions_of_0_1_8_work() {
     let target: fn(&String) -> io::Result<(SocketAddr, UdpSocket)> = mproxy_client::target_socket_interface;
@@ -103,6 +104,7 @@ fn the_clients_functions_of_0_1_8_work() {
     assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
 }
 
+#[allow(deprecated)]
 #[test]
 fn the_servers_functions_of_0_1_8_work() {
     let upstream: fn(String) -> io::Result<(SocketAddr, UdpSocket)> =
@@ -133,8 +135,10 @@ fn the_servers_functions_of_0_1_8_work() {
     listener("127.0.0.1".to_owned(), path, false).join().unwrap();
 }
 
+/// The targets, then the listeners.
 type Gateway = fn(&[String], &[String], bool) -> Vec<JoinHandle<()>>;
 
+#[allow(deprecated)]
 #[test]
 fn the_forwards_functions_of_0_1_8_work() {
     let forward: fn(String, &[String], bool) -> JoinHandle<()> = mproxy_forward::forward_udp;
@@ -153,9 +157,9 @@ fn the_forwards_functions_of_0_1_8_work() {
     // A failure ends the thread: the address is in use.
     forward(address, &downstream, false).join().unwrap();
 
-    let addresses = [free_address(), free_address()];
-    let threads = gateway(&addresses, &downstream, false);
-    assert_eq!(threads.len(), 2);
+    let addresses = [free_address(), free_address(), free_address()];
+    let threads = gateway(&downstream, &addresses, false);
+    assert_eq!(threads.len(), 3);
     for address in &addresses {
         send(address, address);
         for (socket, _) in &targets {
@@ -170,6 +174,7 @@ fn the_forwards_functions_of_0_1_8_work() {
     assert_eq!(datagram(&targets[0].0), b"over TCP\n");
 }
 
+#[allow(deprecated)]
 #[test]
 fn the_reverse_proxys_functions_of_0_1_8_work() {
     let udp_tcp: fn(String, String) -> JoinHandle<()> = mproxy_reverse::reverse_proxy_udp_tcp;
@@ -210,7 +215,7 @@ fn a_client_is_built_joined_and_tells_its_totals() {
     let (_directory, path) = file(b"one\ntwo\n");
     let (socket, address) = udp();
     let client = Client::new(&path)
-        .target(address.to_string())
+        .target(address)
         .rate(1_000_000)
         .options(Options::new().ttl(0).framing(Framing::Lines).datagram_size(4))
         .spawn()
@@ -233,7 +238,7 @@ fn a_client_without_an_end_is_stopped() {
     let (socket, address) = udp();
     // Opened for both, so that opening waits for nobody.
     let mut writer = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-    let client = Client::new(&path).target(address.to_string()).spawn().unwrap();
+    let client = Client::new(&path).target(address).spawn().unwrap();
     writer.write_all(b"one\n").unwrap();
     assert_eq!(datagram(&socket), b"one\n");
     client.stop();
@@ -272,8 +277,8 @@ fn a_forward_is_built_and_tells_its_ports_and_statistics() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
     let forward = Forward::new()
         .udp_listen("127.0.0.1:0")
-        .tcp_connect(upstream.local_addr().unwrap().to_string())
-        .target(address.to_string())
+        .tcp_connect(upstream.local_addr().unwrap())
+        .target(address)
         .options(Options::new().framing(Framing::Raw).datagram_size(100))
         .spawn()
         .unwrap();
@@ -297,7 +302,7 @@ fn a_reverse_proxy_is_built_and_tells_its_ports_and_statistics() {
         .udp_listen("127.0.0.1:0")
         .tcp_listen("127.0.0.1:0")
         .tcp_output("127.0.0.1:0")
-        .udp_output(address.to_string())
+        .udp_output(address)
         .max_clients(3)
         .spawn()
         .unwrap();
@@ -333,7 +338,7 @@ fn a_reverse_proxy_can_route_through_a_group_that_others_use() {
 #[test]
 fn a_program_goes_on_when_its_handle_is_dropped() {
     let (socket, address) = udp();
-    let forward = Forward::new().udp_listen("127.0.0.1:0").target(address.to_string()).spawn().unwrap();
+    let forward = Forward::new().udp_listen("127.0.0.1:0").target(address).spawn().unwrap();
     let listener = forward.local_addrs()[0];
     drop(forward);
     send("one\n", listener);

@@ -339,6 +339,7 @@ fn the_functions_of_0_1_8_do_the_same() {
     assert_eq!(running.exit_code(), 0, "{}", String::from_utf8_lossy(&running.stdout()));
 }
 
+#[allow(deprecated)]
 fn old_functions(server: &str) {
     use std::io::{BufRead, BufReader};
 
