@@ -60,8 +60,8 @@ pub use relay::stop::{Stop, StopOnDrop};
 pub use relay::thread::{Task, spawn};
 pub use sys::stdio;
 pub use tcp::accept::accept_each;
-pub use tcp::client::{ClientSink, ClientSource};
-pub use tcp::connection::{Connection, Plain, Transport};
+pub use tcp::client::TcpClient;
+pub use tcp::connection::{Connection, EstablishError, Plain, Transport};
 #[cfg(feature = "tls")]
 pub use tcp::tls::transport::{TlsClient, TlsServer};
 pub use tcp::tls::{Reload, Reloadable, Tls};

@@ -54,5 +54,5 @@ pub fn proxy_tls_udp(upstream_tls: String, downstream_udp: String) -> JoinHandle
 pub fn tls_connection(
     server: String,
 ) -> Result<(rustls::ClientConnection, std::net::TcpStream), Box<dyn std::error::Error>> {
-    Ok(mproxy_core::TlsClient::dial(&server)?)
+    Ok(mproxy_core::TlsClient::connect(&server)?)
 }

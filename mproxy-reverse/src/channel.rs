@@ -1,4 +1,4 @@
-//! The channel: the multicast group that every input is sent to and every output has joined.
+//! The channel: the multicast group that all inputs send to and all outputs have joined.
 
 use std::net::{Ipv4Addr, UdpSocket};
 
@@ -10,17 +10,20 @@ use mproxy_core::{
 use crate::Reverse;
 use crate::plan::{Kind, Plan};
 
-/// A group that every input is sent to and every output has joined, and what else the inputs are sent to.
+/// The channel's group, and all targets of the inputs.
 #[derive(Debug)]
 pub(crate) struct Channel {
+    /// The interfaces of the group.
     routes: RouteTable,
+    /// The targets of each input: the group, further groups, and UDP outputs of a private channel.
     targets: Vec<UdpTarget>,
+    /// The meter of the outputs' receives from the group.
     received: Meter,
-    /// Where it is counted what others send to the group, and may not.
+    /// The meter of datagrams from addresses that are not allowed.
     denials: Meter,
     /// This proxy sends to the group too.
     has_inputs: bool,
-    /// Keeps a private group's port from all others.
+    /// The socket that has a private group's port, so that no other program can bind it.
     reserved: Option<UdpSocket>,
 }
 
@@ -35,10 +38,10 @@ impl Channel {
         let sent = registry.endpoint(&group, Direction::Channel);
         let channel = UdpTarget::new(&group, &options, sent).multicast_loop_once();
         let routes = channel.routes().clone();
-        let mut further = groups.iter().skip(1).collect::<Vec<_>>();
+        let mut other_targets = groups.iter().skip(1).collect::<Vec<_>>();
         if reserved.is_some() {
-            // Nobody else sends to a private group: what comes in can go out at once.
-            further.extend(plan.of(Kind::UdpOutput));
+            // No other program sends to a private group: inputs can send to UDP outputs directly.
+            other_targets.extend(plan.of(Kind::UdpOutput));
         }
         let mut targets = Vec::new();
         if reserved.is_none() || reverse.has(&[Kind::TcpOutput, Kind::TlsOutput]) || reverse.tee {
@@ -47,7 +50,7 @@ impl Channel {
             }
             targets.push(channel);
         }
-        for target in further {
+        for target in other_targets {
             let meter = registry.endpoint(target, Direction::Out);
             let target = UdpTarget::new(target, &reverse.options, meter);
             program.sends_to(&target);
@@ -55,7 +58,7 @@ impl Channel {
         }
         program.avoids(plan.of(Kind::UdpListen));
         program.avoids(&groups[..groups.len().min(1)]);
-        // Without inputs of its own, what the proxy receives comes from the group.
+        // Without inputs, the group itself is the proxy's input.
         let has_inputs = reverse.has_inputs();
         let (received, denials) = if has_inputs {
             (unlisted(&group), registry.endpoint(&group, Direction::Channel))
@@ -66,7 +69,7 @@ impl Channel {
         Ok(Self { routes, targets, received, denials, has_inputs, reserved })
     }
 
-    /// Whether only this proxy uses the group.
+    /// Whether the group is this process's own.
     pub(crate) fn is_private(&self) -> bool {
         self.reserved.is_some()
     }
@@ -76,16 +79,16 @@ impl Channel {
         open_all(&self.targets)
     }
 
-    /// A source for one more output, with a membership of its own.
+    /// A source for one more output, with its own membership of the group.
     pub(crate) fn source(&self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
-        // What the inputs send to the group comes from here.
+        // With inputs, this host's own addresses are allowed whatever the list says.
         let source = UdpSource::join(&self.routes, options, self.has_inputs, &self.received, stop)?;
         Ok(source.with_denials(&self.denials))
     }
 }
 
-/// A group of this process alone: drawn at random from the organisation-local scope (RFC 2365), on
-/// loopback, with TTL 0. IPv4, since that works on every host, and IPv6 multicast on no loopback.
+/// A private group: drawn at random from the organisation-local scope (RFC 2365), on loopback, with TTL 0.
+/// IPv4, which every host has; IPv6 multicast works on no loopback.
 fn private() -> Result<(Resolved, Options, Option<UdpSocket>), Error> {
     let group = Ipv4Addr::new(239, 255, fastrand::u8(..), fastrand::u8(1..255));
     let (reserved, address) = reserve_group(group)?;
@@ -94,7 +97,7 @@ fn private() -> Result<(Resolved, Options, Option<UdpSocket>), Error> {
     Ok((endpoint.resolve(&options)?, options, Some(reserved)))
 }
 
-/// A meter that no statistics show: what passes the channel is counted where it comes in and goes out.
+/// A meter outside the statistics: what passes the channel is counted at inputs and outputs.
 fn unlisted(name: &Resolved) -> Meter {
     mproxy_core::Registry::default().endpoint(name, Direction::Channel)
 }

@@ -1,4 +1,4 @@
-//! TCP connections that are accepted: each is served on a thread of its own, so many at a time.
+//! Accepted TCP connections: a thread for each, up to a limit.
 
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use mproxy_core::log::{self, LogLimiter};
-use mproxy_core::{Allow, Connection, Error, Meter, Stop, Task, Transport, accept_each, spawn};
+use mproxy_core::{
+    Allow, Connection, Error, EstablishError, Meter, Stop, Task, Transport, accept_each, spawn,
+};
 
-/// Handshakes at a time: one that never ends takes no client's place.
+/// Handshakes at a time. They have a limit of their own: one that stalls takes no client's place.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// Where connections come in, and which.
+/// A TCP endpoint that accepts connections, and how they are served.
 pub(crate) struct Acceptor {
-    /// What messages call a connection.
-    pub(crate) what: &'static str,
+    /// What log messages call a connection.
+    pub(crate) label: &'static str,
     /// Connections send data, rather than get it.
-    pub(crate) inward: bool,
+    pub(crate) is_input: bool,
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) allow: Allow,
@@ -27,54 +29,55 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Whether a connection has to be waited for after it was accepted.
+    /// Whether a connection has a handshake, which its peer can hold up.
     fn has_handshake(&self) -> bool {
         cfg!(feature = "tls") && self.transport.has_handshake()
     }
 }
 
-/// Prepares the service of a connection; what it returns runs until the connection's end.
+/// Makes the task of a connection, which runs until the connection's end.
 pub(crate) type Serve = dyn Fn(Box<dyn Connection>, SocketAddr) -> Result<Task, Error> + Send + Sync;
 
-/// How many connections there may be, and are, at all listeners that share the limit.
+/// The connections of all acceptors that share a limit, and their count.
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     max: usize,
     open: Arc<AtomicUsize>,
     handshakes: Arc<AtomicUsize>,
-    told: Arc<Mutex<RefusalLog>>,
+    log: Arc<Mutex<RefusalLog>>,
 }
 
-/// Which refusals were told of lately.
+/// A log limiter for each reason of refusals.
 #[derive(Debug)]
 struct RefusalLog {
-    full: LogLimiter,
-    /// This host lacks something.
-    lacking: LogLimiter,
-    /// The peer is not let in, each for its own reason.
-    peers: LogLimiter,
-    /// The address is not allowed: nothing is asked of the peer.
-    denied: LogLimiter,
+    /// The limit of connections or handshakes.
+    limit: LogLimiter,
+    /// A lack of resources of this host, such as descriptors.
+    resources: LogLimiter,
+    /// The handshake, each for its own reason.
+    handshake: LogLimiter,
+    /// The list of allowed addresses.
+    allow: LogLimiter,
 }
 
 impl Default for RefusalLog {
     fn default() -> Self {
-        /// Refusals that peers bring about, in ten seconds.
+        /// Messages in ten seconds about refusals that peers bring about.
         const BURST: u32 = 10;
         Self {
-            full: LogLimiter::default(),
-            lacking: LogLimiter::default(),
-            peers: LogLimiter::with_burst(BURST),
-            denied: LogLimiter::with_burst(BURST),
+            limit: LogLimiter::default(),
+            resources: LogLimiter::default(),
+            handshake: LogLimiter::with_burst(BURST),
+            allow: LogLimiter::with_burst(BURST),
         }
     }
 }
 
-/// Held by the thread of a connection while it lasts.
+/// A permit to have a connection, or a handshake; dropped at its end.
 struct Permit(Arc<AtomicUsize>);
 
 impl Permit {
-    fn of(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+    fn acquire(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
         let others = count.fetch_add(1, Ordering::SeqCst);
         let permit = Self(count.clone());
         (others < max).then_some(permit)
@@ -90,7 +93,7 @@ impl Drop for Permit {
 impl Connections {
     /// At most `max` connections.
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, open: Arc::default(), handshakes: Arc::default(), told: Arc::default() }
+        Self { max, open: Arc::default(), handshakes: Arc::default(), log: Arc::default() }
     }
 
     /// Accepts connections until a stop is requested, then waits for their threads.
@@ -101,51 +104,52 @@ impl Connections {
             threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
             if !acceptor.allow.permits(peer.ip()) {
                 counters.denied(1);
-                if self.may_tell(|told| told.denied.permits()) {
-                    log::info(format_args!("{} {peer} refused: not an allowed address", acceptor.what));
+                if self.permits_log(|log| &mut log.allow) {
+                    log::info(format_args!("{} {peer} refused: not an allowed address", acceptor.label));
                 }
                 return;
             }
             let handshake = acceptor.has_handshake();
             let permit = if handshake {
-                Permit::of(&self.handshakes, MAX_HANDSHAKES)
+                Permit::acquire(&self.handshakes, MAX_HANDSHAKES)
             } else {
-                Permit::of(&self.open, self.max)
+                Permit::acquire(&self.open, self.max)
             };
             let Some(permit) = permit else {
                 return if handshake {
-                    let why = format_args!("{MAX_HANDSHAKES} others are in their handshakes");
-                    self.refuse(acceptor, peer, &why, |told| told.full.permits());
+                    let reason = format_args!("{MAX_HANDSHAKES} others are in their handshakes");
+                    self.refuse(acceptor, peer, &reason, |log| &mut log.limit);
                 } else {
-                    self.full(acceptor, peer);
+                    self.refuse_at_limit(acceptor, peer);
                 };
             };
-            let (this, through, stop) = (self.clone(), acceptor.clone(), stop.clone());
+            let (this, shared, stop) = (self.clone(), acceptor.clone(), stop.clone());
             let run: Box<dyn FnOnce() + Send> = if handshake {
                 Box::new(move || {
-                    if let Some((task, permit)) = this.prepare(&through, stream, peer, permit, &stop) {
-                        run(&through, peer, task, permit, &stop);
+                    if let Some((task, permit)) = this.prepare(&shared, stream, peer, permit, &stop) {
+                        run(&shared, peer, task, permit, &stop);
                     }
                 })
             } else {
-                // Nothing to wait for: what this connection takes is known before the next is accepted.
+                // Without a handshake it is prepared here, so that its permit and descriptors are taken
+                // before the next connection is accepted.
                 let prepared = self.prepare(acceptor, stream, peer, permit, &stop);
                 let Some((task, permit)) = prepared else { return };
-                Box::new(move || run(&through, peer, task, permit, &stop))
+                Box::new(move || run(&shared, peer, task, permit, &stop))
             };
             match spawn(peer.to_string(), run) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => self.lacking(acceptor, peer, &error),
+                Err(error) => self.refuse_for_resources(acceptor, peer, &error),
             }
         })?;
         for thread in threads {
-            // Its panic would have been reported by the panic itself.
+            // A panic has printed its own message.
             let _ = thread.join();
         }
         Ok(())
     }
 
-    /// Makes a connection ready to be served; none if it is refused.
+    /// Establishes a connection and makes its task; none if it is refused.
     fn prepare(
         &self,
         acceptor: &Acceptor,
@@ -158,73 +162,73 @@ impl Connections {
         let connection = match transport.establish(stream, stop) {
             Ok(connection) => connection,
             Err(_) if stop.requested() => return None,
-            Err(error) if error.kind() == ErrorKind::NotConnected => {
-                log::info(format_args!("{} {peer} has gone: {error}", acceptor.what));
+            Err(error @ EstablishError::PortProbe) => {
+                log::info(format_args!("{} {peer} has gone: {error}", acceptor.label));
                 return None;
             }
             Err(error) => {
-                self.refuse(acceptor, peer, &error, |told| told.peers.permits());
+                self.refuse(acceptor, peer, &error, |log| &mut log.handshake);
                 return None;
             }
         };
         if acceptor.has_handshake() {
-            let Some(own) = Permit::of(&self.open, self.max) else {
-                self.full(acceptor, peer);
+            let Some(connection_permit) = Permit::acquire(&self.open, self.max) else {
+                self.refuse_at_limit(acceptor, peer);
                 return None;
             };
-            permit = own;
+            permit = connection_permit;
         }
         match serve(connection, peer) {
             Ok(task) => Some((task, permit)),
             Err(error) => {
-                self.lacking(acceptor, peer, &error);
+                self.refuse_for_resources(acceptor, peer, &error);
                 None
             }
         }
     }
 
-    fn full(&self, acceptor: &Acceptor, peer: SocketAddr) {
-        let why = format_args!("{} are served already (--max-clients)", self.max);
-        self.refuse(acceptor, peer, &why, |told| told.full.permits());
+    fn refuse_at_limit(&self, acceptor: &Acceptor, peer: SocketAddr) {
+        let reason = format_args!("{} are served already (--max-clients)", self.max);
+        self.refuse(acceptor, peer, &reason, |log| &mut log.limit);
     }
 
-    fn lacking(&self, acceptor: &Acceptor, peer: SocketAddr, what: &Error) {
-        self.refuse(acceptor, peer, what, |told| told.lacking.permits());
+    fn refuse_for_resources(&self, acceptor: &Acceptor, peer: SocketAddr, error: &Error) {
+        self.refuse(acceptor, peer, error, |log| &mut log.resources);
     }
 
     fn refuse(
         &self,
         acceptor: &Acceptor,
         peer: SocketAddr,
-        why: &dyn Display,
-        told: fn(&mut RefusalLog) -> bool,
+        reason: &dyn Display,
+        limiter: fn(&mut RefusalLog) -> &mut LogLimiter,
     ) {
         acceptor.meter.counters().failed(1);
-        if self.may_tell(told) {
-            log::warn(format_args!("{} {peer} refused: {why}", acceptor.what));
+        if self.permits_log(limiter) {
+            log::warn(format_args!("{} {peer} refused: {reason}", acceptor.label));
         }
     }
 
-    fn may_tell(&self, told: fn(&mut RefusalLog) -> bool) -> bool {
-        told(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
+    fn permits_log(&self, limiter: fn(&mut RefusalLog) -> &mut LogLimiter) -> bool {
+        limiter(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner)).permits()
     }
 }
 
-/// Serves a connection to its end.
+/// Runs a connection's task.
 fn run(acceptor: &Acceptor, peer: SocketAddr, task: Task, permit: Permit, stop: &Stop) {
-    let what = acceptor.what;
-    log::info(format_args!("{what} {peer} connected"));
+    let label = acceptor.label;
+    log::info(format_args!("{label} {peer} connected"));
     let ended = task();
     drop(permit);
     match ended {
-        Ok(()) => log::info(format_args!("{what} {peer} has ended")),
+        Ok(()) => log::info(format_args!("{label} {peer} has ended")),
         Err(error) if error.kind() == ErrorKind::TimedOut && !stop.requested() => {
-            log::warn(format_args!("{what} {peer} dropped: {error}"));
+            log::warn(format_args!("{label} {peer} dropped: {error}"));
         }
-        // Without the goodbye of TLS some of what it sent may be missing.
-        Err(error) if acceptor.inward && acceptor.has_handshake() => {
-            log::warn(format_args!("{what} {peer} has gone: {error}"));
+        // Without a close_notify its data may be cut off.
+        Err(error) if acceptor.is_input && acceptor.has_handshake() => {
+            log::warn(format_args!("{label} {peer} has gone: {error}"));
         }
-        Err(error) => log::info(format_args!("{what} {peer} has gone: {error}")),
+        Err(error) => log::info(format_args!("{label} {peer} has gone: {error}")),
     }
 }

@@ -1,25 +1,26 @@
-//! What a proxy is to do, checked before anything is opened.
+//! The endpoints of a proxy, checked and resolved before anything is opened.
 
 use mproxy_core::{Endpoint, Error, Resolved, Role, check_options, refuse_loops};
 
 use crate::Reverse;
 
-/// What an endpoint of a proxy is for.
+/// The kind of a proxy's endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
-    /// Where to receive datagrams.
+    /// A UDP listener.
     UdpListen,
-    /// Where to accept TCP connections that send data.
+    /// A TCP listener whose connections send data.
     TcpListen,
     /// The same, with TLS.
     TlsListen,
-    /// The multicast group to route through, and further ones to send to.
+    /// A multicast group: the first is the channel, others are sent to.
     Channel,
-    /// Where to accept TCP clients that get everything.
+    /// A TCP listener whose clients get everything.
     TcpOutput,
     /// The same, with TLS.
     TlsOutput,
-    /// Where to send everything.
+    /// A UDP target that gets everything.
     UdpOutput,
 }
 
@@ -36,7 +37,8 @@ impl Kind {
     }
 }
 
-/// Every endpoint, checked and resolved, by its kind.
+/// The resolved endpoints, by kind.
+#[derive(Debug)]
 pub(crate) struct Plan([Vec<Resolved>; Kind::COUNT]);
 
 impl Plan {
@@ -75,7 +77,7 @@ impl Plan {
         if reverse.max_clients == Some(0) {
             return Err(Error::usage("at least one TCP client must be allowed"));
         }
-        // All of them are checked before the first is looked up.
+        // All are parsed before the first is resolved.
         let mut parsed = Vec::new();
         for (kind, text) in &reverse.endpoints {
             parsed.push((*kind, Endpoint::parse(text, kind.role())?));

@@ -1,12 +1,12 @@
-//! A proxy that is being started: its channel, and the threads on either side of it.
+//! A proxy while it starts: its channel, and the threads of its inputs and outputs.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mproxy_core::{
-    ClientSink, Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks,
-    Source, Stdout, Stop, StopOnDrop, StreamSource, Task, Transport, UdpSource, UdpTarget, boxed,
-    datagram_size, listen_tcp, open_all, relay,
+    Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks, Source, Stdout,
+    Stop, StopOnDrop, StreamSource, Task, TcpClient, Transport, UdpSource, UdpTarget, boxed, datagram_size,
+    listen_tcp, open_all, relay,
 };
 
 use crate::Reverse;
@@ -14,8 +14,8 @@ use crate::channel::Channel;
 use crate::connections::{Acceptor, Connections, Serve};
 use crate::plan::{Kind, Plan};
 
-/// Receive buffer of a TCP client's channel socket: modest, so that many stalled clients together do
-/// not take all the memory that the host has for UDP.
+/// Receive buffer (`SO_RCVBUF`) of a TCP client's channel socket: modest, so that many stalled clients do not
+/// take all of the host's memory for UDP.
 const CLIENT_RECV_BUFFER: usize = 1 << 20;
 
 pub(crate) struct Proxy<'a> {
@@ -23,16 +23,18 @@ pub(crate) struct Proxy<'a> {
     program: Program,
     registry: Registry,
     channel: Arc<Channel>,
-    /// What the TLS endpoints use.
+    /// The transport of the TLS endpoints.
     tls: Arc<dyn Transport>,
+    /// The stop request of the inputs.
     inputs: Stop,
+    /// The stop request of the outputs: made once the last input is drained.
     outputs: Stop,
-    /// Held by each input until it has delivered what it held: then the outputs may stop.
+    /// A reference for each input until it is drained; the last one stops the outputs.
     last_input: Option<Arc<StopOnDrop>>,
 }
 
-/// A TCP endpoint that is listened on.
-pub(crate) struct Listening {
+/// A TCP endpoint and its listeners.
+pub(crate) struct TcpEndpoint {
     endpoint: Resolved,
     listeners: Vec<TcpListener>,
     transport: Arc<dyn Transport>,
@@ -72,7 +74,7 @@ impl<'a> Proxy<'a> {
         &mut self,
         plan: &Plan,
         kind: Kind,
-        all: &mut Vec<Listening>,
+        all: &mut Vec<TcpEndpoint>,
     ) -> Result<(), Error> {
         let transport = match kind {
             Kind::TlsListen | Kind::TlsOutput => self.tls.clone(),
@@ -83,12 +85,12 @@ impl<'a> Proxy<'a> {
             for listener in &listeners {
                 self.program.listens_on(listener.local_addr());
             }
-            all.push(Listening { endpoint: endpoint.clone(), listeners, transport: transport.clone() });
+            all.push(TcpEndpoint { endpoint: endpoint.clone(), listeners, transport: transport.clone() });
         }
         Ok(())
     }
 
-    /// One thread for all targets, unless the inputs send to them.
+    /// One thread for all UDP outputs; none with a private channel, whose inputs send to them.
     pub(crate) fn start_udp_output(&mut self, targets: &[Resolved]) -> Result<(), Error> {
         if targets.is_empty() || self.channel.is_private() {
             return Ok(());
@@ -103,7 +105,8 @@ impl<'a> Proxy<'a> {
         self.start_output("udp output", boxed(open_all(&all)))
     }
 
-    /// Standard output is one more reader of the channel, so that it holds up nobody else.
+    /// One thread for standard output, with its own membership of the channel, so that it holds up no other
+    /// output.
     pub(crate) fn start_tee(&self) -> Result<(), Error> {
         let reverse = self.reverse;
         if !reverse.tee {
@@ -121,33 +124,33 @@ impl<'a> Proxy<'a> {
     }
 
     /// One thread for each endpoint, and one for each of its clients.
-    pub(crate) fn start_tcp_outputs(&self, all: Vec<Listening>) -> Result<(), Error> {
+    pub(crate) fn start_tcp_outputs(&self, all: Vec<TcpEndpoint>) -> Result<(), Error> {
         if !all.is_empty() {
-            // What would fail for each client should fail now.
+            // A channel that cannot be joined fails now, rather than for each client.
             drop(self.channel.source(&self.reverse.options, &self.outputs)?);
         }
         let clients = Connections::new(self.reverse.max_clients_or_default());
         let options = Arc::new(self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER));
         let framing = options.chosen_framing();
-        for listening in all {
-            let meter = self.registry.endpoint(&listening.endpoint, Direction::Out);
+        for tcp_endpoint in all {
+            let meter = self.registry.endpoint(&tcp_endpoint.endpoint, Direction::Out);
             let (channel, outputs, options) = (self.channel.clone(), self.outputs.clone(), options.clone());
             let counted = meter.clone();
             let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
                 let source = channel.source(&options, &outputs)?;
-                let (sink, source) = ClientSink::new(connection, peer, framing, source, &counted, &outputs)?;
-                Ok(task(source, vec![Box::new(sink)], &outputs, None))
+                let client = TcpClient::new(connection, peer, framing, source, &counted, &outputs)?;
+                Ok(task(client, Vec::new(), &outputs, None))
             };
-            self.start_accepting(listening, false, meter, &clients, Arc::new(serve))?;
+            self.start_accepting(tcp_endpoint, false, meter, &clients, Arc::new(serve))?;
         }
         Ok(())
     }
 
     /// One thread for each endpoint, and one for each connection.
-    pub(crate) fn start_tcp_inputs(&self, all: Vec<Listening>) -> Result<(), Error> {
+    pub(crate) fn start_tcp_inputs(&self, all: Vec<TcpEndpoint>) -> Result<(), Error> {
         let senders = Connections::new(self.reverse.max_clients_or_default());
-        for listening in all {
-            let meter = self.registry.endpoint(&listening.endpoint, Direction::In);
+        for tcp_endpoint in all {
+            let meter = self.registry.endpoint(&tcp_endpoint.endpoint, Direction::In);
             let counted = meter.clone();
             let (channel, stop, last_input) =
                 (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
@@ -165,29 +168,29 @@ impl<'a> Proxy<'a> {
                 );
                 Ok(task(source, boxed(sinks), &stop, last_input.clone()))
             };
-            self.start_accepting(listening, true, meter, &senders, Arc::new(serve))?;
+            self.start_accepting(tcp_endpoint, true, meter, &senders, Arc::new(serve))?;
         }
         Ok(())
     }
 
     fn start_accepting(
         &self,
-        listening: Listening,
-        inward: bool,
+        tcp_endpoint: TcpEndpoint,
+        is_input: bool,
         meter: Meter,
         connections: &Connections,
         serve: Arc<Serve>,
     ) -> Result<(), Error> {
         let (connections, stop) = (connections.clone(), self.inputs.clone());
-        let Listening { endpoint, listeners, transport } = listening;
-        let what = match (inward, transport.has_handshake()) {
+        let TcpEndpoint { endpoint, listeners, transport } = tcp_endpoint;
+        let label = match (is_input, transport.has_handshake()) {
             (true, true) => "TLS input",
             (true, false) => "TCP input",
             (false, true) => "TLS client",
             (false, false) => "TCP client",
         };
         let allow = self.reverse.options.allowed().clone();
-        let acceptor = Arc::new(Acceptor { what, inward, listeners, transport, allow, meter, serve });
+        let acceptor = Arc::new(Acceptor { label, is_input, listeners, transport, allow, meter, serve });
         let accept = move || connections.accept(&acceptor, &stop);
         self.program.thread(endpoint.to_string(), Box::new(accept))
     }
@@ -206,7 +209,7 @@ impl<'a> Proxy<'a> {
     }
 }
 
-/// One relay, to run on a thread of its own; an input holds on to `last_input` until its end.
+/// The task of a relay's thread. An input's holds `last_input` until its end.
 fn task(
     mut source: impl Source + Send + 'static,
     mut sinks: Sinks,
@@ -215,7 +218,7 @@ fn task(
 ) -> Task {
     let stop = stop.clone();
     Box::new(move || {
-        let _until_the_end = last_input;
+        let _last_input = last_input;
         relay(&mut source, &mut sinks, &stop)
     })
 }

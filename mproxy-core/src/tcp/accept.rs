@@ -13,28 +13,28 @@ use crate::net::connect::set_up_stream;
 use crate::net::listen::BACKLOG;
 use crate::relay::stop::Stop;
 
-/// Accepts connections on all of the listeners until a stop is requested, those that wait by then too,
+/// Accepts connections on all of the listeners until a stop is requested, the backlog at that time included,
 /// and hands each to `accepted`.
 ///
-/// A lack of descriptors or memory is waited out.
+/// A lack of descriptors (EMFILE, ENFILE) or memory is waited out.
 ///
 /// # Errors
-/// If the listeners cannot be waited for.
+/// If the listeners cannot be polled.
 pub fn accept_each(
     listeners: &[TcpListener],
     stop: &Stop,
     mut accepted: impl FnMut(TcpStream, SocketAddr),
 ) -> Result<(), Error> {
-    let mut lacking = log::LogLimiter::default();
+    let mut failures = log::LogLimiter::default();
     loop {
         let mut fds: Vec<_> = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
         let ready = wait(&mut fds, None, stop).map_err(|e| Error::io("wait for", "TCP connections", e))?;
         for listener in listeners {
-            // Each in turn, but at a stop each to its end: what waits was connected in time.
+            // One of each listener in turn, but at a stop the whole backlog: it was connected in time.
             for _ in 0..if ready == Wait::Stopped { BACKLOG } else { 1 } {
                 match listener.accept() {
                     Ok((stream, peer)) => {
-                        // The listener does not block; on some systems its connections inherit that.
+                        // Some systems' connections inherit O_NONBLOCK from the listener.
                         match stream.set_nonblocking(false).and_then(|()| set_up_stream(&stream)) {
                             Ok(()) => accepted(stream, peer),
                             Err(error) => {
@@ -43,8 +43,8 @@ pub fn accept_each(
                         }
                     }
                     Err(error) => {
-                        if !is_passing(&error) {
-                            if lacking.permits() {
+                        if !is_of_connection(&error) {
+                            if failures.permits() {
                                 log::warn(format_args!(
                                     "cannot accept a connection: {error}; trying again until it works"
                                 ));
@@ -62,9 +62,9 @@ pub fn accept_each(
     }
 }
 
-/// Whether the error concerns the connection that was to be accepted, or none at all, rather than this
-/// host. Windows says that one was reset where others say that it was aborted.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether an error of `accept` is the connection's, or there is none to accept, rather than this host's.
+/// Windows says ECONNRESET for ECONNABORTED.
+fn is_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock

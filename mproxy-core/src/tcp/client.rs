@@ -1,8 +1,9 @@
-//! TCP clients that data is handed out to: each is a sink, and its channel a source.
+//! TCP clients of an output endpoint: each has the channel and a connection, on a thread of its own.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -12,47 +13,51 @@ use crate::io::framing::Framing;
 use crate::io::poll::{WRITE_TIMEOUT_AT_STOP, Wait, poll_for, wait};
 use crate::io::write::write_all;
 use crate::relay::batch::Batch;
-use crate::relay::flow::{Flow, Sink, Source};
+use crate::relay::flow::{Flow, Source};
 use crate::relay::limits::SLOT;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
-use crate::sys;
-use crate::tcp::connection::{Connection, ignore, ignore_raw};
+#[cfg(target_os = "linux")]
+use crate::sys::{is_unanswered, unacknowledged};
+use crate::tcp::connection::{Connection, discard_input, discard_socket_input};
 use crate::udp::source::UdpSource;
 
-/// A client that accepts nothing for this long is dropped.
-const STALLED: Duration = Duration::from_secs(10);
+/// How long a client may acknowledge nothing before it is dropped.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait for room before a write is tried all the same: Linux tells of room only when a third
-/// of the buffer is free, which takes a slow client long, but takes a write as soon as there is some.
+/// How long to wait for POLLOUT before a write is tried all the same. Linux reports POLLOUT only when a third
+/// of the send buffer is free, which takes a slow client long; a write takes whatever room there is.
 const RETRY_WRITE: Duration = Duration::from_millis(250);
 
-/// How long to wait for room where a hang-up ends each wait.
-const HUNG_UP: Duration = Duration::from_millis(20);
+/// Whether POLLHUP means that both directions are closed. Elsewhere it may be the client's alone
+/// (half-closed), and ends every poll at once.
+const POLLHUP_CLOSES_BOTH: bool = cfg!(target_os = "linux");
 
-/// A client's connection, as its sink and its source share it: on one thread, so that neither ever waits
-/// for the other.
-#[derive(Clone)]
-struct Shared(Arc<Mutex<Box<dyn Connection>>>);
+/// How long to sleep where POLLHUP ends every poll for POLLOUT.
+const POLLHUP_PAUSE: Duration = Duration::from_millis(20);
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Box<dyn Connection>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A TCP client as a sink. A slow one blocks only its own thread; what it misses meanwhile are whole
-/// datagrams that the kernel drops at the source.
-pub struct ClientSink {
-    connection: Shared,
+/// A TCP client: its source, the channel, and the connection that it is written to. Both are one object,
+/// since a wait for either is a wait for both, so a relay of it needs no sink. A slow client blocks only its
+/// own thread; what it misses are whole datagrams, dropped by the kernel at the channel's socket.
+pub struct TcpClient {
+    channel: UdpSource,
+    connection: Box<dyn Connection>,
     peer: SocketAddr,
     framing: Framing,
+    /// No FIN from the client yet.
+    has_input: bool,
     stop: Stop,
     counters: Arc<Counters>,
 }
 
-impl ClientSink {
-    /// Takes the connection, and a source that watches it.
+impl fmt::Debug for TcpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpClient").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl TcpClient {
+    /// Takes the connection, and the channel that it gets.
     ///
     /// # Errors
     /// If the channel's socket cannot be set up.
@@ -63,25 +68,59 @@ impl ClientSink {
         mut channel: UdpSource,
         meter: &Meter,
         stop: &Stop,
-    ) -> Result<(Self, ClientSource), Error> {
+    ) -> Result<Self, Error> {
         let failed = |error| Error::io("set up the connection of", peer, error);
         channel.poll_from_outside().map_err(failed)?;
-        let connection = Shared(Arc::new(Mutex::new(connection)));
-        let source =
-            ClientSource { channel, connection: connection.clone(), peer, sending: true, stop: stop.clone() };
-        Ok((Self { connection, peer, framing, stop: stop.clone(), counters: meter.counters() }, source))
+        let (stop, counters) = (stop.clone(), meter.counters());
+        Ok(Self { channel, connection, peer, framing, has_input: true, stop, counters })
     }
-}
 
-impl Sink for ClientSink {
+    /// Polls the channel and the connection, discards the client's input, and fails if the client has gone.
+    fn poll(&mut self) -> io::Result<()> {
+        let socket = self.connection.socket();
+        // After the client's FIN it still gets everything. Then only POLLERR and POLLHUP, which poll reports
+        // unasked, tell that it has gone.
+        let interest = if self.has_input { PollFlags::IN } else { PollFlags::empty() };
+        let client = PollFd::new(socket, interest);
+        let with_client = self.has_input || POLLHUP_CLOSES_BOTH;
+        let mut fds = if with_client { vec![client.clone()] } else { Vec::new() };
+        fds.extend(self.channel.poll());
+        if !self.stop.requested() {
+            // A stop wakes this by way of the channel's sockets. With the stop's pipe in each poll, all
+            // clients' threads would queue up at that one pipe for each datagram.
+            poll_for(&mut fds, self.channel.patience())?;
+        }
+        if !with_client {
+            fds = vec![client];
+            poll_for(&mut fds, Some(Duration::ZERO))?;
+        }
+        let events = fds[0].revents();
+        let hung_up = events.contains(PollFlags::HUP);
+        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && POLLHUP_CLOSES_BOTH {
+            // The pending socket error (SO_ERROR).
+            let error = socket.take_error()?;
+            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+        }
+        if !with_client && let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        drop(fds);
+        if self.has_input && (hung_up || events.intersects(PollFlags::IN)) {
+            self.has_input = discard_input(&mut |area| self.connection.read(area))?;
+            if self.connection.is_closed_by_peer() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(())
+    }
+
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         let mut headers = Vec::new();
         let mut slices = self.framing.slices(batch, &mut headers);
-        let mut connection = self.connection.lock();
-        let mut client = StallGuard { connection: &mut **connection, left: 0, stop: &self.stop };
+        let mut guard = StallGuard { connection: &mut *self.connection, unacknowledged: 0, stop: &self.stop };
         let mut write = |slices: &[IoSlice<'_>]| {
-            let written = client.patiently(&mut |to| to.write(slices))?;
-            while client.patiently(&mut |to| to.flush())? > 0 {}
+            let written = guard.retry(&mut |connection| connection.write(slices))?;
+            while guard.retry(&mut |connection| connection.flush())? > 0 {}
             Ok(written)
         };
         match write_all(&mut write, &mut slices) {
@@ -97,131 +136,19 @@ impl Sink for ClientSink {
     }
 }
 
-/// Waits for a client to accept more, but not for ever.
-struct StallGuard<'a> {
-    connection: &'a mut dyn Connection,
-    /// What it had not acknowledged when that was looked at last.
-    left: i32,
-    stop: &'a Stop,
-}
-
-impl StallGuard<'_> {
-    /// Waits for room, or for a while; `since` then is when the client has last taken something.
-    fn wait(&mut self, since: &mut Instant) -> io::Result<()> {
-        let socket = self.connection.socket();
-        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-        let mut waited = wait(&mut fds, Some(RETRY_WRITE), self.stop)?;
-        if waited == Wait::Ready && is_only_hung_up(&fds[0]) {
-            self.stop.sleep(HUNG_UP);
-            waited = Wait::TimedOut;
-        }
-        let ready = match waited {
-            Wait::Ready => true,
-            Wait::TimedOut => {
-                let left = sys::unacknowledged_bytes(socket);
-                if std::mem::replace(&mut self.left, left) != left {
-                    *since = Instant::now();
-                }
-                // Where the network is at fault, the system gives up by itself.
-                since.elapsed() < STALLED || sys::is_unanswered(socket)
-            }
-            Wait::Stopped => {
-                let left = WRITE_TIMEOUT_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
-                let ready = poll_for(&mut fds, Some(left))?;
-                if is_only_hung_up(&fds[0]) {
-                    std::thread::sleep(left.min(HUNG_UP));
-                    !left.is_zero()
-                } else {
-                    ready
-                }
-            }
-        };
-        if ready {
-            Ok(())
-        } else {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts nothing any more"))
-        }
-    }
-
-    fn patiently(
-        &mut self,
-        write: &mut dyn FnMut(&mut dyn Connection) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let mut since = Instant::now();
-        loop {
-            match write(self.connection) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(&mut since)?,
-                result => return result,
-            }
-        }
-    }
-}
-
-/// Whether a wait for room has found none, but a peer that sends nothing more.
-fn is_only_hung_up(client: &PollFd<'_>) -> bool {
-    !sys::POLLHUP_IS_BOTH_DIRECTIONS && client.revents() == PollFlags::HUP
-}
-
-/// The channel as one TCP client receives it, while the connection is watched: what the client sends is
-/// read and forgotten, and when it is gone this ends.
-pub struct ClientSource {
-    channel: UdpSource,
-    connection: Shared,
-    peer: SocketAddr,
-    /// The client may still send something.
-    sending: bool,
-    stop: Stop,
-}
-
-impl ClientSource {
-    /// Waits for data or for the client, and looks whether it is still there.
-    fn watch(&mut self) -> io::Result<()> {
-        let mut connection = self.connection.lock();
-        let socket = connection.socket();
-        // One that only has shut down its sending side still gets everything: then only an error or a reset, which
-        // are always reported, say that it is gone.
-        let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
-        let client = PollFd::new(socket, interest);
-        let waits = self.sending || sys::POLLHUP_IS_BOTH_DIRECTIONS;
-        let mut fds = if waits { vec![client.clone()] } else { Vec::new() };
-        fds.extend(self.channel.poll());
-        if !self.stop.requested() {
-            // A stop wakes this by way of the channel's sockets: all clients' threads would else queue up at one
-            // pipe for each datagram.
-            poll_for(&mut fds, self.channel.patience())?;
-        }
-        if !waits {
-            fds = vec![client];
-            poll_for(&mut fds, Some(Duration::ZERO))?;
-        }
-        let events = fds[0].revents();
-        let hung_up = events.contains(PollFlags::HUP);
-        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && sys::POLLHUP_IS_BOTH_DIRECTIONS {
-            let error = socket.take_error()?;
-            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
-        }
-        if !waits && let Some(error) = socket.take_error()? {
-            return Err(error);
-        }
-        drop(fds);
-        if self.sending && (hung_up || events.intersects(PollFlags::IN)) {
-            self.sending = ignore(&mut |area| connection.read(area))?;
-            if connection.is_over() {
-                return Err(io::ErrorKind::ConnectionAborted.into());
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Source for ClientSource {
+impl Source for TcpClient {
     fn capacity(&self) -> usize {
         SLOT
     }
 
+    /// Receives from the channel, and writes it to the connection.
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        self.watch().map_err(|error| Error::io("receive from", self.peer, error))?;
-        self.channel.receive(batch)
+        self.poll().map_err(|error| Error::io("receive from", self.peer, error))?;
+        let flow = self.channel.receive(batch)?;
+        if !batch.is_empty() {
+            self.send(batch)?;
+        }
+        Ok(flow)
     }
 
     fn drain(&mut self) -> bool {
@@ -229,11 +156,88 @@ impl Source for ClientSource {
     }
 }
 
-impl Drop for ClientSource {
+impl Drop for TcpClient {
     fn drop(&mut self) {
-        let mut connection = self.connection.lock();
-        connection.close();
-        // With unread input a close would be a reset, which may cost the client what it has not read yet.
-        ignore_raw(connection.socket());
+        self.connection.close();
+        discard_socket_input(self.connection.socket());
     }
+}
+
+/// Retries writes that would block, until a client has stalled for too long.
+struct StallGuard<'a> {
+    connection: &'a mut dyn Connection,
+    /// Bytes in the send buffer that were not acknowledged when last asked.
+    unacknowledged: i32,
+    stop: &'a Stop,
+}
+
+impl StallGuard<'_> {
+    fn retry(
+        &mut self,
+        write: &mut dyn FnMut(&mut dyn Connection) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut progress = Instant::now();
+        loop {
+            match write(self.connection) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_for_room(&mut progress)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits for POLLOUT, or for [`RETRY_WRITE`]; `progress` becomes the time of the last acknowledgement.
+    fn wait_for_room(&mut self, progress: &mut Instant) -> io::Result<()> {
+        let socket = self.connection.socket();
+        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+        let mut waited = wait(&mut fds, Some(RETRY_WRITE), self.stop)?;
+        if waited == Wait::Ready && is_only_pollhup(&fds[0]) {
+            self.stop.sleep(POLLHUP_PAUSE);
+            waited = Wait::TimedOut;
+        }
+        let retry = match waited {
+            Wait::Ready => true,
+            Wait::TimedOut => {
+                let before = std::mem::replace(&mut self.unacknowledged, unacknowledged(socket));
+                if self.unacknowledged != before {
+                    *progress = Instant::now();
+                }
+                // A client that the network does not reach is left to TCP_USER_TIMEOUT.
+                progress.elapsed() < STALL_TIMEOUT || is_unanswered(socket)
+            }
+            Wait::Stopped => {
+                let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
+                let ready = poll_for(&mut fds, Some(left))?;
+                if is_only_pollhup(&fds[0]) {
+                    std::thread::sleep(left.min(POLLHUP_PAUSE));
+                    !left.is_zero()
+                } else {
+                    ready
+                }
+            }
+        };
+        if retry {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts nothing any more"))
+        }
+    }
+}
+
+/// Whether a poll for POLLOUT ended with POLLHUP alone, of a client that is only half-closed.
+fn is_only_pollhup(client: &PollFd<'_>) -> bool {
+    !POLLHUP_CLOSES_BOTH && client.revents() == PollFlags::HUP
+}
+
+/// Whether the client does not acknowledge what was sent, rather than not read it. Only Linux tells.
+#[cfg(not(target_os = "linux"))]
+fn is_unanswered(_: &std::net::TcpStream) -> bool {
+    false
+}
+
+/// Bytes in the send buffer that are not acknowledged. Only Linux tells.
+#[cfg(not(target_os = "linux"))]
+fn unacknowledged(_: &std::net::TcpStream) -> i32 {
+    0
 }

@@ -1,12 +1,13 @@
-//! Connections: what goes on between opening a TCP connection and moving bytes through it.
+//! Connections: from a fresh TCP connection to one that carries data.
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use crate::io::poll::Input;
 use crate::relay::stop::Stop;
 
-/// A connection that bytes go through in both directions. It never blocks: [`Input::wait`] waits for
+/// A connection that carries bytes in both directions. It never blocks: [`Input::wait`] waits for
 /// something to read, polling the [socket](Self::socket) for room to write.
 pub trait Connection: Input + Send {
     /// The TCP connection itself.
@@ -18,31 +19,75 @@ pub trait Connection: Input + Send {
     /// `WouldBlock` if there is no room now; else the connection is lost.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Gives some of what was taken to the system, and tells how much: 0 if nothing is left.
+    /// Writes some of what was taken to the socket, and returns how much: 0 if nothing is left.
     ///
     /// # Errors
     /// `WouldBlock` if there is no room now; else the connection is lost.
     fn flush(&mut self) -> io::Result<usize>;
 
-    /// Whether the peer has ended the connection in both directions, and has said so.
-    fn is_over(&self) -> bool {
+    /// Whether the peer has closed both directions, not only its own.
+    fn is_closed_by_peer(&self) -> bool {
         false
     }
 
-    /// Tells the peer that nothing more will come.
+    /// Closes the sending direction (FIN; with TLS a `close_notify` before it): half-closed from then on.
     fn close(&mut self);
 }
 
-/// How bytes go through a TCP connection: as they are, or through TLS.
+/// Why a fresh connection does not come to carry data.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EstablishError {
+    /// A port probe: the peer has closed the connection without a byte of the handshake.
+    PortProbe,
+    /// A check of the handshake has failed; the reason in words.
+    Refused(String),
+    /// The connection has failed.
+    Io(io::Error),
+}
+
+impl EstablishError {
+    pub(crate) const NO_HANDSHAKE: &str = "the peer has closed the connection instead of a TLS handshake";
+}
+
+impl fmt::Display for EstablishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortProbe => f.write_str(Self::NO_HANDSHAKE),
+            Self::Refused(reason) => f.write_str(reason),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EstablishError {}
+
+impl From<io::Error> for EstablishError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<EstablishError> for io::Error {
+    fn from(error: EstablishError) -> Self {
+        match error {
+            EstablishError::PortProbe => Self::new(io::ErrorKind::NotConnected, error),
+            EstablishError::Refused(reason) => Self::new(io::ErrorKind::InvalidData, reason),
+            EstablishError::Io(error) => error,
+        }
+    }
+}
+
+/// How a TCP connection carries bytes: as they are, or through TLS.
 pub trait Transport: Send + Sync {
-    /// Whether the peer has to prove something before it is served.
+    /// Whether there is a handshake, which the peer can hold up.
     fn has_handshake(&self) -> bool;
 
-    /// Prepares a fresh connection for data; this may take as long as the peer takes, within limits.
+    /// Makes a fresh connection ready for data. This takes as long as the peer takes, up to a timeout.
     ///
     /// # Errors
-    /// If the connection fails or the peer is refused, with the reason.
-    fn establish(&self, stream: TcpStream, stop: &Stop) -> io::Result<Box<dyn Connection>>;
+    /// See [`EstablishError`].
+    fn establish(&self, stream: TcpStream, stop: &Stop) -> Result<Box<dyn Connection>, EstablishError>;
 }
 
 /// TCP as it is.
@@ -54,7 +99,7 @@ impl Transport for Plain {
         false
     }
 
-    fn establish(&self, stream: TcpStream, _: &Stop) -> io::Result<Box<dyn Connection>> {
+    fn establish(&self, stream: TcpStream, _: &Stop) -> Result<Box<dyn Connection>, EstablishError> {
         stream.set_nonblocking(true)?;
         Ok(Box::new(stream))
     }
@@ -78,9 +123,23 @@ impl Connection for TcpStream {
     }
 }
 
-/// Reads what the peer has sent, and forgets it; whether it may send more.
-pub(crate) fn ignore(read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<bool> {
-    // Bounded, so that a peer that floods does not keep its own data waiting.
+impl Input for Box<dyn Connection> {
+    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
+        (**self).read(area)
+    }
+
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+        (**self).wait(timeout, stop)
+    }
+
+    fn hold(&self) -> bool {
+        (**self).hold()
+    }
+}
+
+/// Reads and discards input; false at its end (FIN).
+pub(crate) fn discard_input(read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<bool> {
+    // Bounded: a flood of input must not hold up the output.
     for _ in 0..16 {
         match read(&mut [0; 4096]) {
             Ok(0) => return Ok(false),
@@ -93,7 +152,8 @@ pub(crate) fn ignore(read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io
     Ok(true)
 }
 
-/// As [`ignore`], past all that a connection would make of it.
-pub(crate) fn ignore_raw(mut socket: &TcpStream) -> bool {
-    ignore(&mut |area| socket.read(area)).unwrap_or(false)
+/// Discards the socket's own input, below TLS; false at its end or an error. A close with unread input would
+/// be a reset (RST), which may cost the peer what it has not read yet.
+pub(crate) fn discard_socket_input(mut socket: &TcpStream) -> bool {
+    discard_input(&mut |area| socket.read(area)).unwrap_or(false)
 }

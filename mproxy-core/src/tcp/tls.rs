@@ -1,7 +1,7 @@
-//! TLS on TCP connections: versions 1.2 and 1.3, with nothing that could be turned off.
+//! TLS on TCP connections: versions 1.2 and 1.3, with no check that could be turned off.
 //!
-//! What it needs to know is here in every build; what does it, with
-//! [rustls](https://docs.rs/rustls), only with the feature `tls`.
+//! Its settings are in every build; [rustls](https://docs.rs/rustls) and what uses it only with the feature
+//! `tls`.
 
 #[cfg(feature = "tls")]
 mod config;
@@ -22,16 +22,15 @@ use crate::net::endpoint::Endpoint;
 use crate::tcp::connection::Transport;
 
 #[cfg(feature = "tls")]
-use transport::{TlsClient, TlsServer};
+use crate::tcp::tls::transport::{TlsClient, TlsServer};
 
-/// Certificates that can be read again at once. They are anyway when a file has changed by the next
-/// connection.
+/// Reads the certificates again. Without it that is done at the next connection after a file has changed.
 pub type Reload = Arc<dyn Fn() + Send + Sync>;
 
-/// A transport, and what reads its certificates again.
+/// A transport, and the [`Reload`] of its certificates.
 pub type Reloadable = (Arc<dyn Transport>, Reload);
 
-/// What TLS needs to know: files in PEM form, which are read again when they have changed.
+/// Settings of TLS: files in PEM form, which are read again when they have changed, and names.
 ///
 /// ```
 /// use mproxy_core::Tls;
@@ -46,16 +45,16 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Nothing but the defaults.
+    /// The defaults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The certificates of the authorities whose word is taken for the peer, and their revocation lists if
+    /// The authorities (trust anchors) that the peer's certificate must be of, and their revocation lists if
     /// the file has any. A client's default is the file that the environment variable `SSL_CERT_FILE`
-    /// names, or else the roots of the web, which are built in. A server that is given authorities lets
-    /// only clients in that have a certificate of theirs.
+    /// names, or else the roots of the web, which are built in. A server with authorities requires a
+    /// certificate of theirs from each client.
     #[must_use]
     pub fn ca(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca = Some(path.into());
@@ -70,15 +69,14 @@ impl Tls {
         self
     }
 
-    /// The name or address that a server's certificate must be for. By default the one that the endpoint
-    /// is written with.
+    /// The name or address that a server's certificate must be for: by default the host of the endpoint.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Refuses what needs the feature, and what would have no effect; `used` if there are TLS endpoints.
+    /// Refuses TLS without the feature, and settings without effect; `used` if there are TLS endpoints.
     ///
     /// # Errors
     /// Wrong use.
@@ -92,7 +90,7 @@ impl Tls {
         if used { Ok(()) } else { Err(Error::usage("TLS has names or certificates, but no endpoint")) }
     }
 
-    /// For connections that the program makes to this server.
+    /// The transport of connections to this server.
     ///
     /// # Errors
     /// If a file cannot be used; wrong use if the server's name can be in no certificate, or without the
@@ -111,7 +109,7 @@ impl Tls {
         }
     }
 
-    /// For connections that the program accepts.
+    /// The transport of accepted connections.
     ///
     /// # Errors
     /// If a file cannot be used; wrong use if there is no [identity](Self::identity), or without the

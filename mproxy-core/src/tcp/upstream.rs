@@ -1,5 +1,6 @@
-//! TCP servers that data is taken from: connected to, and again whenever the connection ends.
+//! TCP servers as sources: connected to, and again whenever the connection ends.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
-use crate::tcp::connection::{Connection, Transport};
+use crate::tcp::connection::{Connection, EstablishError, Transport};
 
 type Stream = StreamSource<Box<dyn Connection>>;
 
@@ -31,12 +32,18 @@ pub struct TcpServerSource {
     meter: Meter,
     counters: Arc<Counters>,
     connection: Option<(Stream, Instant)>,
-    recovery: Recovery,
-    /// What to wait for before the next connection.
-    pause: Duration,
-    /// Tried before: a name is resolved anew from then on.
-    tried: bool,
+    backoff: Backoff,
+    /// How long to wait before the next attempt to connect.
+    delay: Duration,
+    /// Not the first attempt: the name is resolved again.
+    reconnecting: bool,
     draining: bool,
+}
+
+impl fmt::Debug for TcpServerSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpServerSource").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 impl TcpServerSource {
@@ -59,15 +66,15 @@ impl TcpServerSource {
             counters: meter.counters(),
             meter,
             connection: None,
-            recovery: Recovery::default(),
-            pause: Duration::ZERO,
-            tried: false,
+            backoff: Backoff::default(),
+            delay: Duration::ZERO,
+            reconnecting: false,
             draining: false,
         }
     }
 
     fn connect(&mut self) -> Result<Stream, Error> {
-        if std::mem::replace(&mut self.tried, true) {
+        if std::mem::replace(&mut self.reconnecting, true) {
             self.endpoint = self.endpoint.endpoint.resolve(&Options::default())?;
             self.endpoint.require_unicast()?;
         }
@@ -77,26 +84,27 @@ impl TcpServerSource {
             set_dscp(&SockRef::from(&stream), stream.peer_addr()?, options)?;
             transport.establish(stream, stop)
         });
-        let (connection, address) = connected.map_err(|error| Error::io("connect to", endpoint, error))?;
+        let (connection, address) =
+            connected.map_err(|error| Error::io("connect to", endpoint, error.into()))?;
         log::info(format_args!("{endpoint}: connected to {address}"));
         let (name, counters) = (endpoint.to_string(), self.meter.counters());
         Ok(StreamSource::new(connection, name, options.framing, self.size, stop, counters))
     }
 
-    /// Says once that the connection is back.
+    /// Logs once that the connection is back.
     fn recovered(&mut self) {
-        if std::mem::replace(&mut self.recovery.failing, false) {
+        if std::mem::replace(&mut self.backoff.warned, false) {
             log::warn(format_args!("connected to {} again", self.endpoint));
         }
     }
 
-    /// Says once that there is no connection, and has the next attempt wait.
-    fn back_off(&mut self, why: &str) {
+    /// Logs once that there is no connection, and delays the next attempt.
+    fn back_off(&mut self, reason: &str) {
         self.counters.failed(1);
-        if !std::mem::replace(&mut self.recovery.failing, true) {
-            log::warn(format_args!("{why}; connecting again until it works"));
+        if !std::mem::replace(&mut self.backoff.warned, true) {
+            log::warn(format_args!("{reason}; connecting again until it works"));
         }
-        self.pause = self.recovery.next();
+        self.delay = self.backoff.next();
     }
 }
 
@@ -110,13 +118,13 @@ impl Source for TcpServerSource {
             return Ok(Flow::End);
         }
         let Some((stream, since)) = &mut self.connection else {
-            self.stop.sleep(std::mem::take(&mut self.pause));
+            self.stop.sleep(std::mem::take(&mut self.delay));
             if self.stop.requested() {
                 return Ok(Flow::More);
             }
             match self.connect() {
                 Ok(stream) => {
-                    if !std::mem::replace(&mut self.recovery.doubtful, true) {
+                    if !std::mem::replace(&mut self.backoff.unproven, true) {
                         self.recovered();
                     }
                     self.connection = Some((stream, Instant::now()));
@@ -127,7 +135,7 @@ impl Source for TcpServerSource {
             return Ok(Flow::More);
         };
         let (flow, lasted) = (stream.receive(batch), since.elapsed());
-        if !batch.is_empty() && std::mem::replace(&mut self.recovery.doubtful, false) {
+        if !batch.is_empty() && std::mem::replace(&mut self.backoff.unproven, false) {
             self.recovered();
         }
         let ended = match flow {
@@ -139,9 +147,9 @@ impl Source for TcpServerSource {
             return Ok(Flow::End);
         }
         self.connection = None;
-        self.recovery.doubtful &= lasted < Recovery::FIRST;
-        if lasted >= Recovery::GOOD {
-            self.recovery.failures = 0;
+        self.backoff.unproven &= lasted < Backoff::FIRST;
+        if lasted >= Backoff::RESET_AFTER {
+            self.backoff.failures = 0;
         }
         match ended {
             Some(error) => self.back_off(&error.to_string()),
@@ -156,47 +164,48 @@ impl Source for TcpServerSource {
     }
 }
 
-/// Connects to the first of the addresses that takes the connection and that `establish` succeeds with.
-/// Returns what came of it, and the address.
+/// Connects to the first of the addresses where `establish` succeeds too, and returns its result and the
+/// address.
 pub(crate) fn connect_tcp<C>(
     endpoint: &Resolved,
     stop: &Stop,
-    establish: &mut dyn FnMut(TcpStream) -> io::Result<C>,
-) -> io::Result<(C, SocketAddr)> {
+    establish: &mut dyn FnMut(TcpStream) -> Result<C, EstablishError>,
+) -> Result<(C, SocketAddr), EstablishError> {
     const TIMEOUT: Duration = Duration::from_secs(10);
-    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut last_error = EstablishError::Io(io::ErrorKind::AddrNotAvailable.into());
     for address in &endpoint.addresses {
         if stop.requested() {
             break;
         }
         let connected = TcpStream::connect_timeout(address, TIMEOUT)
             .and_then(|stream| set_up_stream(&stream).map(|()| stream))
+            .map_err(EstablishError::Io)
             .and_then(&mut *establish);
         match connected {
             Ok(connection) => return Ok((connection, *address)),
-            // One that did answer, and failed a check, says more than the others.
-            Err(_) if last_error.kind() == io::ErrorKind::InvalidData => {}
+            // A failed check of one address says more than the errors of the others.
+            Err(_) if matches!(last_error, EstablishError::Refused(_)) => {}
             Err(error) => last_error = error,
         }
     }
     Err(last_error)
 }
 
-/// How a lost connection is made again, and spoken of: exponential backoff with jitter.
+/// The delay before the next attempt to connect: exponential backoff with jitter.
 #[derive(Debug, Default)]
-struct Recovery {
+struct Backoff {
     failures: u32,
-    /// It was said that there is no connection, and not yet that there is one again.
-    failing: bool,
-    /// The last connection was good for nothing, so the next may not be either.
-    doubtful: bool,
+    /// The loss of the connection is logged, its return not yet.
+    warned: bool,
+    /// The last connection ended soon, without data: the next counts as recovered only with its first data.
+    unproven: bool,
 }
 
-impl Recovery {
-    /// A connection that lasted this long makes up for earlier failures.
-    const GOOD: Duration = Duration::from_secs(60);
+impl Backoff {
+    /// After a connection that has lasted this long the delay is the first again.
+    const RESET_AFTER: Duration = Duration::from_secs(60);
     const FIRST: Duration = Duration::from_millis(500);
-    /// With the jitter no more than 30 seconds.
+    /// With jitter 30 seconds at most.
     const LONGEST: Duration = Duration::from_secs(24);
 
     fn next(&mut self) -> Duration {

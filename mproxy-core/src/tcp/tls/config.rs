@@ -1,4 +1,4 @@
-//! What TLS is made to do by the files and names that were given.
+//! The configurations of rustls, made of files and names.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,16 +8,19 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::{Tls, error as tls_error, files};
 use crate::error::Error;
+use crate::tcp::tls::Tls;
+use crate::tcp::tls::error::identity_error;
+use crate::tcp::tls::files::{self, ConfigError};
 
 impl Tls {
+    /// All files that a configuration is made of.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let identity = self.identity.iter().flat_map(|(certificates, key)| [certificates, key]);
         self.ca.iter().chain(identity).cloned().collect()
     }
 
-    /// With the default for a client.
+    /// The same with a client's default authorities (`SSL_CERT_FILE`).
     pub(super) fn for_client(&self) -> Self {
         let mut tls = self.clone();
         if tls.ca.is_none() {
@@ -26,7 +29,7 @@ impl Tls {
         tls
     }
 
-    pub(super) fn client_config(&self) -> Result<ClientConfig, Error> {
+    pub(super) fn client_config(&self) -> Result<ClientConfig, ConfigError> {
         let failed = |error| self.misconfigured(error);
         let provider = provider();
         let config = ClientConfig::builder_with_provider(provider.clone())
@@ -51,14 +54,16 @@ impl Tls {
                 .map_err(failed)?,
             None => config.with_no_client_auth(),
         };
-        // A resumed session would not be checked again.
+        // No resumption: a resumed session's certificate is not checked again.
         config.resumption = Resumption::disabled();
         Ok(config)
     }
 
-    pub(super) fn server_config(&self) -> Result<ServerConfig, Error> {
+    pub(super) fn server_config(&self) -> Result<ServerConfig, ConfigError> {
         let Some((path, key)) = &self.identity else {
-            return Err(Error::usage("TLS listeners need a certificate and its key (--tls-cert, --tls-key)"));
+            return Err(ConfigError::Invalid(Error::usage(
+                "TLS listeners need a certificate and its key (--tls-cert, --tls-key)",
+            )));
         };
         let failed = |error| self.misconfigured(error);
         let provider = provider();
@@ -79,18 +84,18 @@ impl Tls {
         };
         let mut config =
             config.with_single_cert(files::certificates(path)?, files::private_key(key)?).map_err(failed)?;
-        // A resumed session would not be checked again.
+        // No resumption: a resumed session's certificate is not checked again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
     }
 
-    fn misconfigured(&self, error: rustls::Error) -> Error {
+    fn misconfigured(&self, error: rustls::Error) -> ConfigError {
         let files = match &self.identity {
             Some((certificates, key)) => format!("{} with {}", certificates.display(), key.display()),
             None => "TLS".to_owned(),
         };
-        Error::io("use", files, tls_error::own(error))
+        ConfigError::Invalid(Error::io("use", files, identity_error(error)))
     }
 }
 

@@ -4,22 +4,31 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-/// The error as one of the connection.
-pub(super) fn error(error: Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, words(error))
+use crate::tcp::connection::EstablishError;
+
+/// An error of the handshake.
+impl From<Error> for EstablishError {
+    fn from(error: Error) -> Self {
+        Self::Refused(describe(error))
+    }
 }
 
-/// The error as one of the own certificate and key.
-pub(super) fn own(error: Error) -> io::Error {
-    let words = match error {
+/// An error of the session, after the handshake.
+pub(super) fn session_error(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, describe(error))
+}
+
+/// An error of the own certificate and private key.
+pub(super) fn identity_error(error: Error) -> io::Error {
+    let reason = match error {
         Error::InvalidCertificate(error) => format!("the certificate is not valid: {}", detail(&error)),
         Error::InconsistentKeys(_) => "the private key is not the certificate's".into(),
         other => other.to_string(),
     };
-    io::Error::new(io::ErrorKind::InvalidData, words)
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-fn words(error: Error) -> String {
+fn describe(error: Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
         Error::NoCertificatesPresented => "the peer shows no certificate, and needs one to be let in".into(),
@@ -37,6 +46,7 @@ fn words(error: Error) -> String {
     }
 }
 
+/// An error of the peer's certificate.
 fn certificate(error: CertificateError) -> String {
     match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -49,7 +59,7 @@ fn certificate(error: CertificateError) -> String {
         CertificateError::UnknownIssuer => "the peer's certificate is not of a trusted authority".into(),
         CertificateError::BadSignature => "the peer's certificate has a wrong signature".into(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names: Vec<&str> = presented.iter().map(|name| name_value(name)).collect();
             let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             format!("the peer's certificate is for {names}, not for {}", expected.to_str())
         }
@@ -61,7 +71,7 @@ fn certificate(error: CertificateError) -> String {
     }
 }
 
-/// What only its name tells, in words if it is what a certificate made by hand often has.
+/// The reason, which only the error's name tells; in words for what self-made certificates often have.
 fn detail(error: &CertificateError) -> String {
     let name = format!("{error:?}");
     if name.contains("CaUsedAsEndEntity") {
@@ -73,12 +83,13 @@ fn detail(error: &CertificateError) -> String {
     }
 }
 
-/// A name without the kind of name that surrounds it: `DnsName("example.org")`.
-fn bare(name: &str) -> &str {
+/// The value of a subject alternative name without its type: of `DnsName("example.org")`.
+fn name_value(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
     inner.trim_matches('"')
 }
 
+/// An alert from the peer (RFC 8446, 6.2).
 fn alert(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::ProtocolVersion => "the peer refuses TLS 1.2 and 1.3".into(),
@@ -94,7 +105,7 @@ fn alert(alert: AlertDescription) -> String {
         | AlertDescription::AccessDenied => {
             format!("the peer does not accept the certificate shown to it: {alert:?}")
         }
-        // Which TLS 1.2 also says for a certificate that it misses.
+        // TLS 1.2 has no other alert for a missing client certificate.
         AlertDescription::HandshakeFailure => {
             "the peer refuses the handshake: no cipher fits, or it wants a certificate to let this in".into()
         }

@@ -1,4 +1,4 @@
-//! Certificates and keys: reading them, and reading them again when they have changed.
+//! Certificate and key files (PEM): loading, and reloading when a file has changed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,99 +9,114 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use super::Tls;
 use crate::error::Error;
 use crate::log;
-use crate::sys;
+use crate::tcp::tls::Tls;
 
-/// A configuration made of files, and made anew when they have changed.
-pub(super) struct Reloading<C> {
-    tls: Tls,
-    make: fn(&Tls) -> Result<C, Error>,
-    loaded: Mutex<Loaded<C>>,
+/// Why files make no configuration.
+pub(super) enum ConfigError {
+    /// A file cannot be read: perhaps the next time.
+    Unreadable(Error),
+    /// The content is wrong: until a file changes.
+    Invalid(Error),
 }
 
-struct Loaded<C> {
-    config: Arc<C>,
-    /// Of the files when they were read; none if they are to be read again anyway.
-    stamps: Vec<Stamp>,
-    passing: log::LogLimiter,
-}
-
-/// What changes with a file's content or access; none if there is no file.
-type Stamp = Option<(SystemTime, u64, [i64; 3])>;
-
-impl<C> Reloading<C> {
-    pub(super) fn new(tls: Tls, make: fn(&Tls) -> Result<C, Error>) -> Result<Self, Error> {
-        let stamps = stamps(&tls);
-        let config = Arc::new(make(&tls)?);
-        Ok(Self {
-            tls,
-            make,
-            loaded: Mutex::new(Loaded { config, stamps, passing: log::LogLimiter::default() }),
-        })
-    }
-
-    /// For a new connection.
-    pub(super) fn current(&self) -> Arc<C> {
-        let mut loaded = self.lock();
-        let stamps = stamps(&self.tls);
-        if loaded.stamps != stamps {
-            self.load(&mut loaded, stamps);
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Unreadable(error) | ConfigError::Invalid(error) => error,
         }
-        loaded.config.clone()
+    }
+}
+
+/// A configuration made of files, and made anew when one has changed. Connections' threads share it.
+pub(super) struct ReloadingConfig<C> {
+    tls: Tls,
+    make: fn(&Tls) -> Result<C, ConfigError>,
+    current: Mutex<CurrentConfig<C>>,
+}
+
+struct CurrentConfig<C> {
+    config: Arc<C>,
+    /// The files' versions when they were read; none if they are to be read again anyway.
+    versions: Vec<FileVersion>,
+    unreadable: log::LogLimiter,
+}
+
+/// Modification time, size, inode and change time: one of them changes with a file's content or access. None
+/// without a file.
+type FileVersion = Option<(SystemTime, u64, [i64; 3])>;
+
+impl<C> ReloadingConfig<C> {
+    pub(super) fn new(tls: Tls, make: fn(&Tls) -> Result<C, ConfigError>) -> Result<Self, Error> {
+        let versions = file_versions(&tls);
+        let config = Arc::new(make(&tls)?);
+        let current = CurrentConfig { config, versions, unreadable: log::LogLimiter::default() };
+        Ok(Self { tls, make, current: Mutex::new(current) })
     }
 
-    /// Whether or not something seems to have changed.
+    /// The configuration for a new connection.
+    pub(super) fn current(&self) -> Arc<C> {
+        let mut current = self.lock();
+        let versions = file_versions(&self.tls);
+        if current.versions != versions {
+            self.load(&mut current, versions);
+        }
+        current.config.clone()
+    }
+
+    /// Reads the files again, changed or not.
     pub(super) fn reload(&self) {
-        let stamps = stamps(&self.tls);
-        self.load(&mut self.lock(), stamps);
+        let versions = file_versions(&self.tls);
+        self.load(&mut self.lock(), versions);
     }
 
-    fn load(&self, loaded: &mut Loaded<C>, stamps: Vec<Stamp>) {
-        loaded.stamps = stamps;
+    fn load(&self, current: &mut CurrentConfig<C>, versions: Vec<FileVersion>) {
+        let warn = |error| log::warn(format_args!("{error}; going on with what was read before"));
+        current.versions = versions;
         match (self.make)(&self.tls) {
             Ok(config) => {
-                loaded.config = Arc::new(config);
+                current.config = Arc::new(config);
                 log::info(format_args!("TLS certificates read again"));
             }
-            Err(error) => {
-                // Wrong content, such as a certificate whose key has not come yet, is worth one warning for
-                // each change. What could not be read may be readable next time.
-                let passing = error.kind() != io::ErrorKind::InvalidData;
-                if passing {
-                    loaded.stamps.clear();
-                }
-                if !passing || loaded.passing.permits() {
-                    log::warn(format_args!("{error}; going on with what was read before"));
+            // One warning for each change, such as of a certificate whose new key is not there yet.
+            Err(ConfigError::Invalid(error)) => warn(error),
+            Err(ConfigError::Unreadable(error)) => {
+                current.versions.clear();
+                if current.unreadable.permits() {
+                    warn(error);
                 }
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Loaded<C>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CurrentConfig<C>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn stamps(tls: &Tls) -> Vec<Stamp> {
-    let stamp = |path: PathBuf| {
+fn file_versions(tls: &Tls) -> Vec<FileVersion> {
+    let version = |path: PathBuf| {
         let meta = std::fs::metadata(path).ok()?;
         Some((meta.modified().ok()?, meta.len(), sys::file_identity(&meta)))
     };
-    tls.paths().into_iter().map(stamp).collect()
+    tls.paths().into_iter().map(version).collect()
 }
 
-pub(super) fn unusable(path: &Path, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::io("use", path.display(), io::Error::new(io::ErrorKind::InvalidData, reason))
+pub(super) fn unusable(
+    path: &Path,
+    reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ConfigError {
+    let error = io::Error::new(io::ErrorKind::InvalidData, reason);
+    ConfigError::Invalid(Error::io("use", path.display(), error))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|error| Error::io("read", path.display(), error))
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|error| ConfigError::Unreadable(Error::io("read", path.display(), error)))
 }
 
-/// All sections of one kind.
-fn sections<T: PemObject>(path: &Path, text: &[u8]) -> Result<Vec<T>, Error> {
+/// All PEM sections of one type.
+fn sections<T: PemObject>(path: &Path, text: &[u8]) -> Result<Vec<T>, ConfigError> {
     T::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| unusable(path, malformed(&error)))
 }
 
@@ -112,8 +127,8 @@ fn malformed(error: &pem::Error) -> &'static str {
     }
 }
 
-/// A certificate and those that it rests on.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// A certificate chain: the own certificate first.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let certificates: Vec<_> = sections(path, &read(path)?)?;
     if certificates.is_empty() {
         return Err(unusable(path, "it holds no certificate in PEM form"));
@@ -121,13 +136,13 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(certificates)
 }
 
-/// The authorities whose word is taken, and what they have revoked.
+/// Trusted authorities (trust anchors) and their revocation lists.
 pub(super) fn authorities(
     path: &Path,
-) -> Result<(RootCertStore, Vec<CertificateRevocationListDer<'static>>), Error> {
+) -> Result<(RootCertStore, Vec<CertificateRevocationListDer<'static>>), ConfigError> {
     let text = read(path)?;
     let mut roots = RootCertStore::empty();
-    // Of hundreds in a system's bundle some may be too odd; they are not trusted then.
+    // Of hundreds in a system's bundle some may not parse: they are not trusted then.
     let (valid, _) = roots.add_parsable_certificates(sections::<CertificateDer<'static>>(path, &text)?);
     if valid == 0 {
         return Err(unusable(path, "it holds no certificate of an authority in PEM form"));
@@ -135,7 +150,7 @@ pub(super) fn authorities(
     Ok((roots, sections(path, &text)?))
 }
 
-pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
         pem::Error::NoItemsFound => {
             unusable(path, "it holds no private key in PEM form (an encrypted one cannot be used)")

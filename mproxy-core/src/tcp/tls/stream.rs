@@ -1,4 +1,4 @@
-//! A connection that bytes go through encrypted.
+//! A TLS session over a TCP connection.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -7,39 +7,49 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustls::{Connection as Session, ProtocolVersion};
 
-use super::error as tls_error;
 use crate::io::poll::Input;
 use crate::io::poll::{Wait, wait};
 use crate::log;
 use crate::relay::stop::Stop;
-use crate::tcp::connection::{Connection, ignore_raw};
+use crate::tcp::connection::{Connection, EstablishError, discard_socket_input};
+use crate::tcp::tls::error::session_error;
 
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// TLS over a TCP connection that does not block.
+/// TLS over a non-blocking TCP connection.
 pub(super) struct TlsStream {
-    /// None only when it is taken away.
+    /// None only once [`into_parts`](Self::into_parts) has taken it.
     session: Option<Session>,
     socket: TcpStream,
-    /// Payload that was decrypted and not read yet.
-    held: usize,
-    /// The peer has said that nothing more comes.
-    ended: bool,
-    /// What comes after the payload that was read.
-    failed: Option<io::Error>,
-    /// Nothing more can be sent: that was said, or the session has failed.
-    closed: bool,
+    /// Bytes of plaintext that the session holds.
+    plaintext: usize,
+    /// The peer's `close_notify` has come.
+    peer_closed: bool,
+    /// The error that follows the plaintext already read.
+    pending_error: Option<io::Error>,
+    /// No `close_notify` is to be sent: it was, or the session has failed with an alert.
+    write_closed: bool,
 }
 
 impl TlsStream {
-    /// Shakes hands.
-    pub(super) fn establish(session: Session, socket: TcpStream, stop: &Stop) -> io::Result<Self> {
+    /// Completes the handshake.
+    pub(super) fn establish(
+        session: Session,
+        socket: TcpStream,
+        stop: &Stop,
+    ) -> Result<Self, EstablishError> {
         socket.set_nonblocking(true)?;
-        let mut stream =
-            Self { session: Some(session), socket, held: 0, ended: false, failed: None, closed: false };
-        if let Err(error) = stream.shake_hands(stop) {
-            stream.take_leave(stop);
+        let mut stream = Self {
+            session: Some(session),
+            socket,
+            plaintext: 0,
+            peer_closed: false,
+            pending_error: None,
+            write_closed: false,
+        };
+        if let Err(error) = stream.complete_handshake(stop) {
+            stream.linger(stop);
             return Err(error);
         }
         if let (Ok(peer), Ok(session)) = (stream.socket.peer_addr(), stream.session()) {
@@ -51,7 +61,7 @@ impl TlsStream {
         Ok(stream)
     }
 
-    /// The session and the socket, without a goodbye.
+    /// The session and the socket, without a `close_notify`.
     pub(super) fn into_parts(mut self) -> io::Result<(Session, TcpStream)> {
         let session = self.session.take().ok_or(io::ErrorKind::NotConnected)?;
         Ok((session, self.socket.try_clone()?))
@@ -61,101 +71,112 @@ impl TlsStream {
         self.session.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Gives a peer that is refused the time to read why: with unread input a close would be a reset.
-    fn take_leave(&mut self, stop: &Stop) {
-        const LEAVE: Duration = Duration::from_secs(1);
+    /// Closes, and lingers until the peer has read the alert and closed too: a close with unread input would
+    /// be a reset (RST).
+    fn linger(&mut self, stop: &Stop) {
+        const LINGER: Duration = Duration::from_secs(1);
         self.close();
-        let end = Instant::now() + LEAVE;
-        let mut goes_on = true;
-        while goes_on {
+        let end = Instant::now() + LINGER;
+        let mut open = true;
+        while open {
             let left = end.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
             let ready = wait(&mut fds, Some(left), stop).is_ok_and(|wait| wait == Wait::Ready);
-            goes_on = ready && !left.is_zero() && ignore_raw(&self.socket);
+            open = ready && !left.is_zero() && discard_socket_input(&self.socket);
         }
     }
 
-    fn shake_hands(&mut self, stop: &Stop) -> io::Result<()> {
-        let deadline = Instant::now() + HANDSHAKE;
-        let mut heard = false;
+    fn complete_handshake(&mut self, stop: &Stop) -> Result<(), EstablishError> {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let mut has_received = false;
         loop {
             let session = self.session()?;
-            let (wanted, moved) = if session.wants_write() {
-                (PollFlags::OUT, self.push().map(|()| true))
+            let (interest, moved) = if session.wants_write() {
+                (PollFlags::OUT, self.send_records())
             } else if session.is_handshaking() {
-                (PollFlags::IN, self.pull())
+                (PollFlags::IN, self.receive_records())
             } else {
                 return Ok(());
             };
             match moved {
-                Ok(true) => heard |= wanted == PollFlags::IN,
-                Ok(false) => {
-                    // One that says nothing at all only wants to know whether somebody is here.
-                    let kind = if heard { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::NotConnected };
-                    let why = "the peer has closed the connection instead of a TLS handshake";
-                    return Err(io::Error::new(kind, why));
+                Ok(open) if interest == PollFlags::IN => {
+                    self.process_records()?;
+                    if !open {
+                        return Err(if has_received {
+                            let error = EstablishError::NO_HANDSHAKE;
+                            io::Error::new(io::ErrorKind::UnexpectedEof, error).into()
+                        } else {
+                            EstablishError::PortProbe
+                        });
+                    }
+                    has_received = true;
                 }
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    let mut fds = [PollFd::new(&self.socket, wanted)];
+                    let mut fds = [PollFd::new(&self.socket, interest)];
                     let ready =
                         if left.is_zero() { Wait::TimedOut } else { wait(&mut fds, Some(left), stop)? };
                     match ready {
                         Wait::Ready => {}
                         Wait::TimedOut => {
-                            return Err(io::Error::new(
-                                io::ErrorKind::TimedOut,
-                                format!("no TLS handshake in {} seconds", HANDSHAKE.as_secs()),
-                            ));
+                            let error =
+                                format!("no TLS handshake in {} seconds", HANDSHAKE_TIMEOUT.as_secs());
+                            return Err(io::Error::new(io::ErrorKind::TimedOut, error).into());
                         }
-                        Wait::Stopped => return Err(io::ErrorKind::Interrupted.into()),
+                        Wait::Stopped => return Err(io::Error::from(io::ErrorKind::Interrupted).into()),
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Takes in what the peer has sent; false at the end of it.
-    fn pull(&mut self) -> io::Result<bool> {
+    /// Receives records from the socket; false at its end (FIN).
+    fn receive_records(&mut self) -> io::Result<bool> {
         let mut socket = &self.socket;
         let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let goes_on = session.read_tls(&mut socket)? > 0;
+        Ok(session.read_tls(&mut socket)? > 0)
+    }
+
+    /// Decrypts the records received, and sends what answers them: handshake messages, or an alert.
+    fn process_records(&mut self) -> Result<(), rustls::Error> {
+        let Some(session) = &mut self.session else { return Ok(()) };
         let processed = session.process_new_packets();
-        // An answer, such as an alert that says what was wrong.
-        let _ = self.push();
+        let _ = self.send_records();
         match processed {
             Ok(state) => {
-                self.held = state.plaintext_bytes_to_read();
-                self.ended = state.peer_has_closed();
-                Ok(goes_on)
+                self.plaintext = state.plaintext_bytes_to_read();
+                self.peer_closed = state.peer_has_closed();
+                Ok(())
             }
             Err(error) => {
-                self.closed = true;
-                Err(tls_error::error(error))
+                self.write_closed = true;
+                Err(error)
             }
         }
     }
 
-    /// Reads until the area is full, or to the end.
-    fn fill(&mut self, area: &mut [u8], filled: &mut usize) -> io::Result<()> {
+    /// Reads plaintext until the area is full, or to the end.
+    fn read_plaintext(&mut self, area: &mut [u8], filled: &mut usize) -> io::Result<()> {
         while *filled < area.len() {
             match self.session()?.reader().read(&mut area[*filled..]) {
                 Ok(0) => return Ok(()),
                 Ok(len) => {
-                    self.held = self.held.saturating_sub(len);
+                    self.plaintext = self.plaintext.saturating_sub(len);
                     *filled += len;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(error) = self.failed.take() {
+                    if let Some(error) = self.pending_error.take() {
                         return Err(error);
                     }
-                    match self.pull() {
-                        Ok(_) => {}
+                    let received = self.receive_records();
+                    match received.and_then(|_| self.process_records().map_err(session_error)) {
+                        Ok(()) => {}
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-                        // What was good before it goes first.
-                        Err(error) => self.failed = Some(error),
+                        // The plaintext before it goes first.
+                        Err(error) => self.pending_error = Some(error),
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -170,11 +191,11 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends all that is encrypted.
-    fn push(&mut self) -> io::Result<()> {
+    /// Sends all records that the session holds; true, since the connection is open.
+    fn send_records(&mut self) -> io::Result<bool> {
         loop {
             match self.flush() {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(true),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -184,23 +205,23 @@ impl TlsStream {
 }
 
 impl Input for TlsStream {
-    /// As many records as are there: a TLS record is short, and the area has room for what makes whole
-    /// offloaded sends.
+    /// Reads as many records as have come: a record is short, and the area has room for whole offloaded
+    /// sends.
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
-        match self.fill(area, &mut filled) {
+        match self.read_plaintext(area, &mut filled) {
             Err(error) if filled == 0 => Err(error),
             Err(error) => {
-                self.failed = Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock);
+                self.pending_error = Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock);
                 Ok(filled)
             }
             Ok(()) => Ok(filled),
         }
     }
 
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
-        if self.held > 0 || self.ended || self.failed.is_some() {
-            return Ok(if stop.requested() { Wait::Stopped } else { Wait::Ready });
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+        if self.plaintext > 0 || self.peer_closed || self.pending_error.is_some() {
+            return Ok(WaitResult(if stop.requested() { Wait::Stopped } else { Wait::Ready }));
         }
         self.socket.wait(timeout, stop)
     }
@@ -225,18 +246,19 @@ impl Connection for TlsStream {
         if session.wants_write() { session.write_tls(&mut socket) } else { Ok(0) }
     }
 
-    /// Before TLS 1.3 the peer's goodbye was that of both (RFC 5246, 7.2.1).
-    fn is_over(&self) -> bool {
+    /// In TLS 1.2 a `close_notify` closes both directions (RFC 5246, 7.2.1), in 1.3 only the sender's (RFC
+    /// 8446, 6.1).
+    fn is_closed_by_peer(&self) -> bool {
         let version = self.session.as_ref().and_then(|session| session.protocol_version());
-        self.ended && version == Some(ProtocolVersion::TLSv1_2)
+        self.peer_closed && version == Some(ProtocolVersion::TLSv1_2)
     }
 
     fn close(&mut self) {
         let Some(session) = &mut self.session else { return };
-        if !std::mem::replace(&mut self.closed, true) {
+        if !std::mem::replace(&mut self.write_closed, true) {
             session.send_close_notify();
         }
-        let _ = self.push();
+        let _ = self.send_records();
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 }
@@ -245,8 +267,7 @@ impl Drop for TlsStream {
     fn drop(&mut self) {
         if self.session.is_some() {
             self.close();
-            // With unread input a close would be a reset, which may cost the peer what it has not read yet.
-            ignore_raw(&self.socket);
+            discard_socket_input(&self.socket);
         }
     }
 }

@@ -1,25 +1,32 @@
-//! TLS as what the bytes of a connection go through.
+//! TLS as the transport of a connection.
 
+use std::fmt;
 use std::io;
 use std::net::TcpStream;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-use super::files::Reloading;
-use super::stream::TlsStream;
-use super::{Tls, error as tls_error};
 use crate::error::Error;
 use crate::net::endpoint::{Endpoint, Role};
 use crate::net::options::Options;
 use crate::relay::stop::Stop;
-use crate::tcp::connection::{Connection, Transport};
+use crate::tcp::connection::{Connection, EstablishError, Transport};
+use crate::tcp::tls::Tls;
+use crate::tcp::tls::files::ReloadingConfig;
+use crate::tcp::tls::stream::TlsStream;
 use crate::tcp::upstream::connect_tcp;
 
-/// TLS of the connections that are made to one server.
+/// TLS of connections to one server.
 pub struct TlsClient {
-    config: Reloading<ClientConfig>,
+    config: ReloadingConfig<ClientConfig>,
     name: ServerName<'static>,
+}
+
+impl fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsClient").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl TlsClient {
@@ -31,7 +38,7 @@ impl TlsClient {
         let name = tls.server_name.clone().unwrap_or_else(|| server.host());
         let wrong = || Error::usage(format!("'{name}' is no name that a certificate can be for"));
         let name = ServerName::try_from(name.clone()).map_err(|_| wrong())?;
-        let config = Reloading::new(tls.for_client(), Tls::client_config)?;
+        let config = ReloadingConfig::new(tls.for_client(), Tls::client_config)?;
         Ok(Self { config, name })
     }
 
@@ -40,18 +47,17 @@ impl TlsClient {
         self.config.reload();
     }
 
-    /// Connects to a server, `HOST:PORT`, with nothing but the defaults, and shakes hands. The socket is
-    /// blocking.
+    /// Connects to a server, `HOST:PORT`, with the defaults, and completes the handshake. The socket blocks.
     ///
     /// # Errors
-    /// If the address is malformed, the connection fails, or the server is not who it should be.
-    pub fn dial(server: &str) -> Result<(ClientConnection, TcpStream), Error> {
+    /// If the address is malformed, the connection fails, or the server's certificate is not valid.
+    pub fn connect(server: &str) -> Result<(ClientConnection, TcpStream), Error> {
         let server = Endpoint::parse(server, Role::TcpServer)?.resolve(&Options::default())?;
         server.require_unicast()?;
         let client = Self::new(&Tls::default(), &server.endpoint)?;
         let stop = Stop::new()?;
-        let dial = || {
-            let stream = connect_tcp(&server, &stop, &mut |stream| client.shake_hands(stream, &stop))?.0;
+        let connect = || -> io::Result<_> {
+            let stream = connect_tcp(&server, &stop, &mut |stream| client.handshake(stream, &stop))?.0;
             let (session, stream) = stream.into_parts()?;
             stream.set_nonblocking(false)?;
             match session {
@@ -59,12 +65,11 @@ impl TlsClient {
                 rustls::Connection::Server(_) => Err(io::ErrorKind::Unsupported.into()),
             }
         };
-        dial().map_err(|error| Error::io("connect to", &server, error))
+        connect().map_err(|error| Error::io("connect to", &server, error))
     }
 
-    fn shake_hands(&self, stream: TcpStream, stop: &Stop) -> io::Result<TlsStream> {
-        let connection =
-            ClientConnection::new(self.config.current(), self.name.clone()).map_err(tls_error::error)?;
+    fn handshake(&self, stream: TcpStream, stop: &Stop) -> Result<TlsStream, EstablishError> {
+        let connection = ClientConnection::new(self.config.current(), self.name.clone())?;
         TlsStream::establish(connection.into(), stream, stop)
     }
 }
@@ -74,14 +79,20 @@ impl Transport for TlsClient {
         true
     }
 
-    fn establish(&self, stream: TcpStream, stop: &Stop) -> io::Result<Box<dyn Connection>> {
-        Ok(Box::new(self.shake_hands(stream, stop)?))
+    fn establish(&self, stream: TcpStream, stop: &Stop) -> Result<Box<dyn Connection>, EstablishError> {
+        Ok(Box::new(self.handshake(stream, stop)?))
     }
 }
 
-/// TLS of the connections that are accepted.
+/// TLS of accepted connections.
 pub struct TlsServer {
-    config: Reloading<ServerConfig>,
+    config: ReloadingConfig<ServerConfig>,
+}
+
+impl fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsServer").finish_non_exhaustive()
+    }
 }
 
 impl TlsServer {
@@ -90,7 +101,7 @@ impl TlsServer {
     /// # Errors
     /// Wrong use if there is no [identity](Tls::identity); otherwise if a file cannot be used.
     pub fn new(tls: &Tls) -> Result<Self, Error> {
-        Ok(Self { config: Reloading::new(tls.clone(), Tls::server_config)? })
+        Ok(Self { config: ReloadingConfig::new(tls.clone(), Tls::server_config)? })
     }
 
     /// Reads the files again.
@@ -104,8 +115,8 @@ impl Transport for TlsServer {
         true
     }
 
-    fn establish(&self, stream: TcpStream, stop: &Stop) -> io::Result<Box<dyn Connection>> {
-        let connection = ServerConnection::new(self.config.current()).map_err(tls_error::error)?;
+    fn establish(&self, stream: TcpStream, stop: &Stop) -> Result<Box<dyn Connection>, EstablishError> {
+        let connection = ServerConnection::new(self.config.current())?;
         Ok(Box::new(TlsStream::establish(connection.into(), stream, stop)?))
     }
 }
