@@ -214,3 +214,45 @@ impl Backoff {
         base.mul_f64(1.0 + fastrand::f64() / 4.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::net::endpoint::{Endpoint, Role};
+
+    #[test]
+    fn a_failed_check_says_more_than_a_closed_port_that_is_tried_after_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        // Bound, but without a listen: a connection is refused, and nobody else can have the port.
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let closed = bound.local_addr().unwrap().as_socket().unwrap();
+        let endpoint = Endpoint::parse(&open.to_string(), Role::TcpServer).unwrap();
+        let mut endpoint = endpoint.resolve(&Options::default()).unwrap();
+        let stop = Stop::new().unwrap();
+        let mut refuse = |_| Err::<(), _>(EstablishError::Refused("a check".into()));
+        for addresses in [[open, closed], [closed, open]] {
+            endpoint.addresses = addresses.into();
+            let error = connect_tcp(&endpoint, &stop, &mut refuse).unwrap_err();
+            assert_eq!(error.to_string(), "a check");
+        }
+        endpoint.addresses = vec![closed];
+        let error = connect_tcp(&endpoint, &stop, &mut refuse).unwrap_err();
+        assert!(matches!(error, EstablishError::Io(_)), "{error}");
+    }
+
+    #[test]
+    fn the_backoff_doubles_up_to_half_a_minute_jitter_included() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<_> = std::iter::repeat_with(|| backoff.next().as_secs_f64()).take(40).collect();
+        for (delay, base) in delays.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 24.0]) {
+            assert!((base..=base * 1.25).contains(delay), "{delay} for {base}");
+        }
+        assert!(delays[6..].iter().all(|delay| (24.0..=30.0).contains(delay)), "{delays:?}");
+    }
+}

@@ -92,7 +92,7 @@ impl TlsStream {
         loop {
             let session = self.session()?;
             let (interest, moved) = if session.wants_write() {
-                (PollFlags::OUT, self.send_records())
+                (PollFlags::OUT, self.send_records().map(|()| true))
             } else if session.is_handshaking() {
                 (PollFlags::IN, self.receive_records())
             } else {
@@ -191,11 +191,11 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends all records that the session holds; true, since the connection is open.
-    fn send_records(&mut self) -> io::Result<bool> {
+    /// Sends all records that the session holds.
+    fn send_records(&mut self) -> io::Result<()> {
         loop {
             match self.flush() {
-                Ok(0) => return Ok(true),
+                Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
