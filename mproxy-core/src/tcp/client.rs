@@ -17,8 +17,7 @@ use crate::relay::flow::{Flow, Source};
 use crate::relay::limits::SLOT;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
-#[cfg(target_os = "linux")]
-use crate::sys::{is_unanswered, unacknowledged};
+use crate::sys;
 use crate::tcp::connection::{Connection, discard_input, discard_socket_input};
 use crate::udp::source::UdpSource;
 
@@ -28,10 +27,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for POLLOUT before a write is tried all the same. Linux reports POLLOUT only when a third
 /// of the send buffer is free, which takes a slow client long; a write takes whatever room there is.
 const RETRY_WRITE: Duration = Duration::from_millis(250);
-
-/// Whether POLLHUP means that both directions are closed. Elsewhere it may be the client's alone
-/// (half-closed), and ends every poll at once.
-const POLLHUP_CLOSES_BOTH: bool = cfg!(target_os = "linux");
 
 /// How long to sleep where POLLHUP ends every poll for POLLOUT.
 const POLLHUP_PAUSE: Duration = Duration::from_millis(20);
@@ -82,7 +77,7 @@ impl TcpClient {
         // unasked, tell that it has gone.
         let interest = if self.has_input { PollFlags::IN } else { PollFlags::empty() };
         let client = PollFd::new(socket, interest);
-        let with_client = self.has_input || POLLHUP_CLOSES_BOTH;
+        let with_client = self.has_input || sys::POLLHUP_IS_BOTH_DIRECTIONS;
         let mut fds = if with_client { vec![client.clone()] } else { Vec::new() };
         fds.extend(self.channel.poll());
         if !self.stop.requested() {
@@ -96,7 +91,7 @@ impl TcpClient {
         }
         let events = fds[0].revents();
         let hung_up = events.contains(PollFlags::HUP);
-        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && POLLHUP_CLOSES_BOTH {
+        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && sys::POLLHUP_IS_BOTH_DIRECTIONS {
             // The pending socket error (SO_ERROR).
             let error = socket.take_error()?;
             return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
@@ -199,15 +194,15 @@ impl StallGuard<'_> {
         let retry = match waited {
             Wait::Ready => true,
             Wait::TimedOut => {
-                let before = std::mem::replace(&mut self.unacknowledged, unacknowledged(socket));
+                let before = std::mem::replace(&mut self.unacknowledged, sys::unacknowledged_bytes(socket));
                 if self.unacknowledged != before {
                     *progress = Instant::now();
                 }
                 // A client that the network does not reach is left to TCP_USER_TIMEOUT.
-                progress.elapsed() < STALL_TIMEOUT || is_unanswered(socket)
+                progress.elapsed() < STALL_TIMEOUT || sys::is_unanswered(socket)
             }
             Wait::Stopped => {
-                let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
+                let left = WRITE_TIMEOUT_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
                 let ready = poll_for(&mut fds, Some(left))?;
                 if is_only_pollhup(&fds[0]) {
                     std::thread::sleep(left.min(POLLHUP_PAUSE));
@@ -227,17 +222,5 @@ impl StallGuard<'_> {
 
 /// Whether a poll for POLLOUT ended with POLLHUP alone, of a client that is only half-closed.
 fn is_only_pollhup(client: &PollFd<'_>) -> bool {
-    !POLLHUP_CLOSES_BOTH && client.revents() == PollFlags::HUP
-}
-
-/// Whether the client does not acknowledge what was sent, rather than not read it. Only Linux tells.
-#[cfg(not(target_os = "linux"))]
-fn is_unanswered(_: &std::net::TcpStream) -> bool {
-    false
-}
-
-/// Bytes in the send buffer that are not acknowledged. Only Linux tells.
-#[cfg(not(target_os = "linux"))]
-fn unacknowledged(_: &std::net::TcpStream) -> i32 {
-    0
+    !sys::POLLHUP_IS_BOTH_DIRECTIONS && client.revents() == PollFlags::HUP
 }

@@ -123,20 +123,6 @@ impl Connection for TcpStream {
     }
 }
 
-impl Input for Box<dyn Connection> {
-    fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        (**self).read(area)
-    }
-
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
-        (**self).wait(timeout, stop)
-    }
-
-    fn hold(&self) -> bool {
-        (**self).hold()
-    }
-}
-
 /// Reads and discards input; false at its end (FIN).
 pub(crate) fn discard_input(read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<bool> {
     // Bounded: a flood of input must not hold up the output.

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 
 use crate::error::Error;
 use crate::log;
+use crate::sys;
 use crate::tcp::tls::Tls;
 
 /// Why files make no configuration.

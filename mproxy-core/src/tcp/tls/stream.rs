@@ -219,9 +219,9 @@ impl Input for TlsStream {
         }
     }
 
-    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<WaitResult> {
+    fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
         if self.plaintext > 0 || self.peer_closed || self.pending_error.is_some() {
-            return Ok(WaitResult(if stop.requested() { Wait::Stopped } else { Wait::Ready }));
+            return Ok(if stop.requested() { Wait::Stopped } else { Wait::Ready });
         }
         self.socket.wait(timeout, stop)
     }
