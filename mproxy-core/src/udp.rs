@@ -4,7 +4,6 @@ pub(crate) mod io;
 pub(crate) mod route_sender;
 pub(crate) mod sink;
 pub(crate) mod source;
-#[cfg_attr(not(target_os = "linux"), path = "udp/transparent_fallback.rs")]
 pub(crate) mod transparent;
 
 use crate::error::Error;

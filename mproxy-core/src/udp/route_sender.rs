@@ -14,20 +14,19 @@ use crate::net::health::Health;
 use crate::net::options::Options;
 use crate::net::resolve::Resolved;
 use crate::net::routes::Route;
+use crate::net::socket::{connect_udp, path_payload, tell_target, wait_for_port_unreachable};
 use crate::relay::batch::Batch;
 use crate::relay::batch::Cursor;
 use crate::relay::stats::Counters;
-#[cfg(windows)]
-use crate::sys;
+use crate::sys::{SEND_TAKES_SOCKET_ERROR, pending_socket_error};
 use crate::udp::io::Sender;
-use crate::udp::transparent::{Own, SourceSockets};
+use crate::udp::transparent::{OwnAddress, SourceSockets};
 
 /// How long to leave a target alone of which no address could be used.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How often to look for what Windows reports of earlier datagrams, since no send fails of it.
-#[cfg(windows)]
-const REFRESH_INTERVAL: Duration = Duration::from_millis(1);
+/// How often to take the pending socket error (`SO_ERROR`) where no send fails of it.
+const SOCKET_ERROR_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct RouteSender {
@@ -57,21 +56,19 @@ pub(super) struct RouteSender {
 struct Opened {
     socket: UdpSocket,
     sender: Sender,
-    /// When that was looked for last.
-    #[cfg(windows)]
-    looked: Instant,
-    _own: Option<Own>,
+    /// When the pending socket error was taken last.
+    error_taken: Instant,
+    _own: Option<OwnAddress>,
 }
 
-#[cfg(windows)]
 impl Opened {
-    /// Fails of what has been reported of earlier datagrams, as a send does on other systems.
-    fn look(&mut self) -> io::Result<()> {
-        if self.looked.elapsed() < REFRESH_INTERVAL {
+    /// Fails of the pending socket error (`SO_ERROR`) where the send does not.
+    fn take_socket_error(&mut self) -> io::Result<()> {
+        if SEND_TAKES_SOCKET_ERROR || self.error_taken.elapsed() < SOCKET_ERROR_INTERVAL {
             return Ok(());
         }
-        self.looked = Instant::now();
-        reported(&self.socket)?.map_or(Ok(()), Err)
+        self.error_taken = Instant::now();
+        pending_socket_error(&self.socket)?.map_or(Ok(()), Err)
     }
 }
 
@@ -219,8 +216,7 @@ impl RouteSender {
     fn advance(&mut self, batch: &Batch, at: &mut Cursor) -> io::Result<()> {
         let doubtful = self.has_others() && !self.proven;
         let opened = self.opened()?;
-        #[cfg(windows)]
-        opened.look()?;
+        opened.take_socket_error()?;
         let Opened { socket, sender, .. } = opened;
         let proven = match batch.datagram(*at) {
             Some(first) if doubtful => {
@@ -331,14 +327,8 @@ impl RouteSender {
             if self.told.replace(address) != Some(address) {
                 log_target(&self.target, &self.route, address, &self.options);
             }
-            let own = if self.options.transparent { Some(Own::new(&socket)?) } else { None };
-            Opened {
-                sender: Sender::new(&socket),
-                socket,
-                #[cfg(windows)]
-                looked: Instant::now(),
-                _own: own,
-            }
+            let own = if self.options.transparent { Some(OwnAddress::new(&socket)?) } else { None };
+            Opened { sender: Sender::new(&socket), socket, error_taken: Instant::now(), _own: own }
         };
         Ok(self.opened.insert(opened))
     }

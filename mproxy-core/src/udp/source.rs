@@ -22,7 +22,7 @@ use crate::relay::limits::SLOT;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::POLL_INTERVAL;
 use crate::relay::stop::Stop;
-use crate::sys;
+use crate::sys::set_receiver_loop;
 use crate::udp::io::{Missed, Receiver, SLOTS, WAITS_FIRST};
 
 /// Receive errors without a datagram in between after which a listener gives up.
@@ -202,12 +202,11 @@ impl UdpSource {
             };
             failed = failed.and(entered);
         }
-        // Where each receiver decides on IP_MULTICAST_LOOP, on Windows, once is enough.
+        // Whether a host hears itself is up to the receiver there (Winsock's IP_MULTICAST_LOOP): once is enough.
         for (index, entry) in self.entries.iter().enumerate().filter(|_| own) {
             let family = resolved.addresses.first().copied().ok_or_else(no_interface);
-            failed = failed.and(family.and_then(|family| {
-                sys::set_receiver_loop(&SockRef::from(&*entry.socket), family, index == 0)
-            }));
+            let set = |family| set_receiver_loop(&SockRef::from(&*entry.socket), family, index == 0);
+            failed = failed.and(family.and_then(set));
         }
         // Several are waited for together.
         for entry in &self.entries {

@@ -1,35 +1,34 @@
-//! Sockets that send as others do: with the address and port of whoever has sent the datagram here.
+//! Transparent sending (`ip(7)`, `IP_TRANSPARENT`): datagrams leave with the address and port of their sender.
 //!
-//! They are bound, but not connected: to a connected one the system would deliver the replies that only pass
+//! The sockets are bound, but not connected: to a connected one the system would deliver the replies that only pass
 //! through this host on their way to the sender (early demultiplexing), and drop them.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
-use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use crate::error::Error;
 use crate::net::connect::set_up_sender;
 use crate::net::interface::{Interface, is_own};
 use crate::net::multicast::{send_through, set_multicast_loop};
 use crate::net::options::Options;
-use crate::sys;
-use crate::sys::broadcast_through;
+use crate::net::socket::{send_through, set_multicast_loop, set_up_sender};
+use crate::sys::{
+    CAN_SEND_TRANSPARENT, descriptor_limit, is_out_of_descriptors, open_transparent, set_unicast_interface,
+};
 
-/// The sockets of this process that send as this host does, while transparency is asked for: what they send to a
-/// group may come in again, and is sent on as this host does then.
-static OWN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+/// The addresses that this process sends from by itself while transparency is asked for. What it sends to a group
+/// may come in again, and must leave from its own address then.
+static OWN_ADDRESSES: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 
-/// The address of such a socket.
+/// The address of a socket that sends as this host, on the list as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Own(SocketAddr);
+pub(crate) struct OwnAddress(SocketAddr);
 
-impl Own {
+impl OwnAddress {
     pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
         let own = Self(socket.local_addr()?);
         Self::all().push(own.0);
@@ -37,81 +36,81 @@ impl Own {
     }
 
     fn all() -> MutexGuard<'static, Vec<SocketAddr>> {
-        OWN.lock().unwrap_or_else(PoisonError::into_inner)
+        OWN_ADDRESSES.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Own {
+impl Drop for OwnAddress {
     fn drop(&mut self) {
         Self::all().retain(|own| *own != self.0);
     }
 }
 
-/// One socket for each sender, of so many who were heard last. It belongs to one thread.
+/// A cache of sockets, one for each of the senders heard last. It belongs to one thread.
 #[derive(Debug)]
 pub(crate) struct SourceSockets {
-    /// None for a socket of this process.
+    /// None for a sender that is this process.
     sockets: LruCache<SocketAddr, Option<SourceSocket>>,
-    most: usize,
+    capacity: usize,
     options: Options,
 }
 
+/// A socket bound to the address of a sender, and the interfaces it is set to.
 #[derive(Debug)]
 struct SourceSocket {
     socket: UdpSocket,
-    /// The interface that was chosen last for groups, whether this host hears it there, ...
+    /// The index of the interface for groups, and `IP_MULTICAST_LOOP`.
     multicast: (u32, bool),
-    /// ... and the one for all else, 0 if the system is to choose.
-    other: u32,
+    /// The index of the interface for IPv4 unicast and broadcast; 0: that of the route.
+    unicast: u32,
 }
 
 impl SourceSockets {
     pub(crate) fn new(options: &Options) -> Self {
-        // Whatever is asked for, listeners and connections must find descriptors, too.
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = options.max_sources.min(usize::try_from(descriptors / 4).unwrap_or(usize::MAX));
-        Self { sockets: LruCache::unbounded(), most, options: options.clone() }
+        // Listeners and connections must find descriptors too, whatever is asked for.
+        let capacity = options.max_sources.min(descriptor_limit() / 4).max(1);
+        Self { sockets: LruCache::unbounded(), capacity, options: options.clone() }
     }
 
-    /// The socket to send as the sender with, to this address through this interface, for this host to hear or
-    /// not; none if the sender is this process.
+    /// The socket that sends as the sender, set to this interface and multicast loop; none if the sender is this
+    /// process.
     pub(crate) fn socket(
         &mut self,
         sender: SocketAddr,
         to: SocketAddr,
         interface: Option<&Interface>,
-        heard: bool,
+        multicast_loop: bool,
     ) -> io::Result<Option<&UdpSocket>> {
         if !self.sockets.contains(&sender) {
-            while self.sockets.len() >= self.most.max(1) {
+            while self.sockets.len() >= self.capacity {
                 self.sockets.pop_lru();
             }
-            let origin = loop {
+            let source = loop {
                 match open(sender, &self.options) {
-                    // What the process may have is less than what was asked for.
-                    Err(error) if is_full(&error) && self.sockets.pop_lru().is_some() => {}
+                    Err(error) if is_out_of_descriptors(&error) && self.sockets.pop_lru().is_some() => {}
                     opened => break opened?,
                 }
             };
-            self.sockets.push(sender, origin);
+            self.sockets.push(sender, source);
         }
-        let Some(Some(origin)) = self.sockets.get_mut(&sender) else { return Ok(None) };
+        let Some(Some(source)) = self.sockets.get_mut(&sender) else { return Ok(None) };
         if sender.is_ipv4() != to.is_ipv4() {
             return Err(io::Error::other("the target has the other IP version"));
         }
         let index = interface.map_or(0, |interface| interface.index);
         if to.ip().is_multicast() {
+            let multicast = (index, multicast_loop);
             if let Some(interface) = interface
-                && std::mem::replace(&mut origin.multicast, (index, heard)) != (index, heard)
+                && std::mem::replace(&mut source.multicast, multicast) != multicast
             {
-                let socket = SockRef::from(&origin.socket);
-                set_multicast_loop(&socket, to, heard)?;
+                let socket = SockRef::from(&source.socket);
+                set_multicast_loop(&socket, to, multicast_loop)?;
                 send_through(&socket, to, interface)?;
             }
-        } else if to.is_ipv4() && std::mem::replace(&mut origin.other, index) != index {
-            broadcast_through(origin.socket.as_fd(), index)?;
+        } else if to.is_ipv4() && std::mem::replace(&mut source.unicast, index) != index {
+            set_unicast_interface(&source.socket, index)?;
         }
-        Ok(Some(&origin.socket))
+        Ok(Some(&source.socket))
     }
 }
 
@@ -119,43 +118,29 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<SourceSocket
     if sender.port() == 0 {
         return Err(io::Error::other("no port can be 0"));
     }
-    if Own::all().contains(&sender) {
+    if OwnAddress::all().contains(&sender) {
         return Ok(None);
     }
     if is_own(sender) {
         return Err(io::Error::other("the sender is on this host, and needs its port itself"));
     }
-    let socket = transparent(sender)?;
-    // Targets of other threads may have the same senders, and a listener may have their port.
-    socket.set_reuse_port(true)?;
+    let socket = open_transparent(sender)?;
     socket.bind(&sender.into())?;
     set_up_sender(&socket, sender, options)?;
-    let socket = UdpSocket::from(socket);
-    sys::enable_error_queue(&socket, sender.is_ipv6())?;
-    Ok(Some(SourceSocket { socket, multicast: (0, options.multicast_loop), other: 0 }))
+    Ok(Some(SourceSocket { socket: socket.into(), multicast: (0, options.multicast_loop), unicast: 0 }))
 }
 
-/// A socket that may be bound to an address of another host (`ip(7)`, `IP_TRANSPARENT`).
-fn transparent(family: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(family), Type::DGRAM, Some(Protocol::UDP))?;
-    if family.is_ipv4() {
-        socket.set_ip_transparent_v4(true)?;
-    } else {
-        socket.set_ip_transparent_v6(true)?;
-    }
-    Ok(socket)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-}
-
-/// Whether this process may send as others do.
+/// Whether this process may send transparently.
 ///
 /// # Errors
-/// If it may not, with the command that changes that.
+/// If it may not: wrong use where the system cannot, or the command that grants the capability.
 pub(crate) fn check() -> Result<(), Error> {
-    let Err(error) = transparent(SocketAddr::from(([0, 0, 0, 0], 0))) else { return Ok(()) };
+    if !CAN_SEND_TRANSPARENT {
+        return Err(Error::usage(
+            "only Linux lets datagrams leave with the address of their sender (--transparent)",
+        ));
+    }
+    let Err(error) = open_transparent(SocketAddr::from(([0, 0, 0, 0], 0))) else { return Ok(()) };
     if error.kind() != io::ErrorKind::PermissionDenied {
         return Err(Error::io("open", "a transparent socket", error));
     }
