@@ -111,11 +111,11 @@ impl Client {
             program.sends_to(&target);
             targets.push(target);
         }
-        let targets = open_all(&targets);
-        let size = datagram_size(&self.options, &targets);
+        let sink = open_all(&targets);
+        let size = datagram_size(&self.options, &sink);
         let framing = self.options.chosen_framing();
         let has_targets = !targets.is_empty();
-        let mut sinks = boxed(targets);
+        let mut sinks = boxed(sink);
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
             sinks.push(Box::new(Stdout::open(framing, !has_targets, meter)?.sink(&stop)));

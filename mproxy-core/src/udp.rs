@@ -1,17 +1,19 @@
-//! Datagram sources and sinks: UDP listeners and targets.
+//! UDP: the source of a listener, and the sink to all targets.
 
 pub(crate) mod io;
-pub(crate) mod route_sender;
+mod route_sender;
+mod send_error;
 pub(crate) mod sink;
 pub(crate) mod source;
-pub(crate) mod transparent;
+mod target_sender;
+mod transparent;
 
 use crate::error::Error;
 use crate::net::options::Options;
 use crate::relay::flow::Sinks;
 use crate::udp::sink::UdpSink;
 
-/// Checks the options, and whether this process may send as others do if that is asked for.
+/// Checks the options, and whether this process may send transparently if that is asked for.
 ///
 /// # Errors
 /// See [`Options::check`]; a lack of the right to be [transparent](Options::transparent).
@@ -20,23 +22,19 @@ pub fn check_options(options: &Options) -> Result<(), Error> {
     if options.transparent { transparent::check() } else { Ok(()) }
 }
 
-/// The same targets, as [`Sinks`].
+/// The same sink, as [`Sinks`].
 #[must_use]
-pub fn boxed(targets: Vec<UdpSink>) -> Sinks {
-    let mut sinks: Sinks = Vec::new();
-    for target in targets {
-        sinks.push(Box::new(target));
-    }
-    sinks
+pub fn boxed(sink: UdpSink) -> Sinks {
+    vec![Box::new(sink)]
 }
 
-/// The chosen datagram size, or the default for these targets: the largest payload that the path to each of
-/// them takes without IP fragmentation, at most 8192 bytes, and 1452 where that is unknown.
+/// The chosen datagram size, or the default for the targets of this sink: the largest payload that the path to each
+/// of them takes without IP fragmentation, at most 8192 bytes, and 1452 where the path MTU is unknown.
 #[must_use]
-pub fn datagram_size(options: &Options, targets: &[UdpSink]) -> usize {
+pub fn datagram_size(options: &Options, sink: &UdpSink) -> usize {
     const LARGEST: usize = 8192;
     /// An Ethernet frame's 1500 bytes, less the headers of IPv6 and UDP.
     const UNKNOWN: usize = 1452;
-    let each = targets.iter().map(|target| target.path_payload().unwrap_or(UNKNOWN));
-    options.datagram_size.unwrap_or_else(|| each.fold(LARGEST, usize::min))
+    let payloads = sink.path_payloads().map(|payload| payload.unwrap_or(UNKNOWN));
+    options.datagram_size.unwrap_or_else(|| payloads.fold(LARGEST, usize::min))
 }

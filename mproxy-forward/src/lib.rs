@@ -181,16 +181,15 @@ impl Forward {
             let address = source.local_addr();
             let name = address.as_ref().map_or_else(|_| "udp".to_owned(), ToString::to_string);
             program.receives_with(&source);
-            let sinks = outputs.open();
-            program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
+            program.relay(name, Box::new(source), outputs.sinks(outputs.open(), &stop))?;
         }
         for (server, transport) in servers {
             let meter = registry.endpoint(&server, Direction::In);
-            let sinks = outputs.open();
-            let size = datagram_size(&self.options, &sinks);
+            let sink = outputs.open();
+            let size = datagram_size(&self.options, &sink);
             let name = server.to_string();
             let source = TcpServerSource::new(server, transport, &self.options, size, meter, &stop);
-            program.relay(name, Box::new(source), outputs.boxed(sinks, &stop))?;
+            program.relay(name, Box::new(source), outputs.sinks(sink, &stop))?;
         }
         Ok(program.handle())
     }
@@ -203,12 +202,12 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn open(&self) -> Vec<UdpSink> {
+    fn open(&self) -> UdpSink {
         open_all(&self.targets)
     }
 
-    fn boxed(&self, targets: Vec<UdpSink>, stop: &Stop) -> Sinks {
-        let mut sinks = boxed(targets);
+    fn sinks(&self, udp: UdpSink, stop: &Stop) -> Sinks {
+        let mut sinks = boxed(udp);
         if let Some(stdout) = &self.stdout {
             sinks.push(Box::new(stdout.sink(stop)));
         }

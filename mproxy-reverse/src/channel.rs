@@ -74,8 +74,8 @@ impl Channel {
         self.reserved.is_some()
     }
 
-    /// Sinks for one more input.
-    pub(crate) fn sinks(&self) -> Vec<UdpSink> {
+    /// A sink for one more input.
+    pub(crate) fn sink(&self) -> UdpSink {
         open_all(&self.targets)
     }
 

@@ -156,8 +156,8 @@ impl<'a> Proxy<'a> {
                 (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
             let options = self.reverse.options.clone();
             let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
-                let sinks = channel.sinks();
-                let size = datagram_size(&options, &sinks);
+                let sink = channel.sink();
+                let size = datagram_size(&options, &sink);
                 let source = StreamSource::new(
                     connection,
                     peer.to_string(),
@@ -166,7 +166,7 @@ impl<'a> Proxy<'a> {
                     &stop,
                     counted.counters(),
                 );
-                Ok(task(source, boxed(sinks), &stop, last_input.clone()))
+                Ok(task(source, boxed(sink), &stop, last_input.clone()))
             };
             self.start_accepting(tcp_endpoint, true, meter, &senders, Arc::new(serve))?;
         }
@@ -198,7 +198,7 @@ impl<'a> Proxy<'a> {
     /// One thread for each listener.
     pub(crate) fn start_udp_inputs(&self, sources: Vec<UdpSource>) -> Result<(), Error> {
         for source in sources {
-            let task = task(source, boxed(self.channel.sinks()), &self.inputs, self.last_input.clone());
+            let task = task(source, boxed(self.channel.sink()), &self.inputs, self.last_input.clone());
             self.program.thread("udp input".to_owned(), task)?;
         }
         Ok(())

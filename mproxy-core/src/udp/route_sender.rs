@@ -1,12 +1,13 @@
-//! One way to a UDP target: the first of its addresses that can be used, or a group through one interface.
+//! Sends along one route: to the first of a host's addresses that can be used, or to a group through one interface.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-
+use super::io::Sender;
+use super::send_error::{SendError, Situation};
+use super::transparent::{OwnAddress, SourceSockets};
 use crate::error::hint::with_os_hint;
 use crate::log;
 use crate::net::connect::{connect_udp, log_target, path_payload, wait_for_port_unreachable};
@@ -15,14 +16,11 @@ use crate::net::options::Options;
 use crate::net::resolve::Resolved;
 use crate::net::routes::Route;
 use crate::net::socket::{connect_udp, path_payload, tell_target, wait_for_port_unreachable};
-use crate::relay::batch::Batch;
-use crate::relay::batch::Cursor;
+use crate::relay::batch::{Batch, Cursor};
 use crate::relay::stats::Counters;
 use crate::sys::{SEND_TAKES_SOCKET_ERROR, pending_socket_error};
-use crate::udp::io::Sender;
-use crate::udp::transparent::{OwnAddress, SourceSockets};
 
-/// How long to leave a target alone of which no address could be used.
+/// The pause after a send for which no address could be used.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// How often to take the pending socket error (`SO_ERROR`) where no send fails of it.
@@ -34,35 +32,36 @@ pub(super) struct RouteSender {
     options: Options,
     route: Arc<Route>,
     counters: Arc<Counters>,
-    source_sockets: Option<Arc<Mutex<SourceSockets>>>,
-    /// The address in use.
+    /// The index of the address in use.
     current: usize,
-    opened: Option<Opened>,
-    /// The address that was told last.
-    told: Option<SocketAddr>,
-    /// Datagrams that no path can carry.
+    connected: Option<Connected>,
+    /// The address that was logged last.
+    logged_address: Option<SocketAddr>,
+    /// Datagrams that no path takes (EMSGSIZE).
     too_long: log::LogLimiter,
-    /// Datagrams that cannot leave as from their senders.
-    not_as: log::LogLimiter,
-    /// The address did not refuse the first datagram.
-    proven: bool,
+    /// Datagrams that cannot leave with the address of their sender.
+    not_transparent: log::LogLimiter,
+    /// The first datagram met no port unreachable at this address.
+    probed: bool,
     /// When to try again, if no address could be used.
     retry_at: Option<Instant>,
+    /// Some send has failed, and the target has not recovered.
     failing: bool,
 }
 
-/// The socket, and what sends with it.
+/// A socket that is connected to the address in use, and the sender of batches for it.
 #[derive(Debug)]
-struct Opened {
+struct Connected {
     socket: UdpSocket,
     sender: Sender,
     /// When the pending socket error was taken last.
     error_taken: Instant,
-    _own: Option<OwnAddress>,
+    /// With transparency alone.
+    _own_address: Option<OwnAddress>,
 }
 
-impl Opened {
-    /// Fails of the pending socket error (`SO_ERROR`) where the send does not.
+impl Connected {
+    /// Fails of the pending socket error (`SO_ERROR`) where a send does not.
     fn take_socket_error(&mut self) -> io::Result<()> {
         if SEND_TAKES_SOCKET_ERROR || self.error_taken.elapsed() < SOCKET_ERROR_INTERVAL {
             return Ok(());
@@ -73,298 +72,275 @@ impl Opened {
 }
 
 impl RouteSender {
+    /// Connects to the first address that can be used. If there is none, the next send tries again.
     pub(super) fn open(
         target: &Resolved,
         options: &Options,
         route: Arc<Route>,
         counters: Arc<Counters>,
-        source_sockets: Option<Arc<Mutex<SourceSockets>>>,
     ) -> Self {
-        let mut way = Self {
+        let mut sender = Self {
             target: target.clone(),
             options: options.clone(),
             route,
             counters,
-            source_sockets,
             current: 0,
-            opened: None,
-            told: None,
+            connected: None,
+            logged_address: None,
             too_long: log::LogLimiter::default(),
-            not_as: log::LogLimiter::default(),
-            proven: false,
+            not_transparent: log::LogLimiter::default(),
+            probed: false,
             retry_at: None,
             failing: false,
         };
         let mut last_error = None;
-        for _ in 0..way.route.addresses.len() {
-            match way.opened() {
-                Ok(_) => return way,
+        for _ in 0..sender.route.addresses.len() {
+            match sender.connected() {
+                Ok(_) => return sender,
                 Err(error) => last_error = Some(error),
             }
-            way.leave_address();
+            sender.next_address();
         }
         if let Some(error) = last_error {
-            way.failed(&error);
+            sender.failed(&error);
         }
-        way
+        sender
     }
 
-    /// Whether this is the way that the route describes, perhaps with other addresses by now.
-    pub(super) fn serves(&self, route: &Arc<Route>) -> bool {
+    /// Whether this is the sender for the route, whose addresses may have changed.
+    pub(super) fn is_for(&self, route: &Arc<Route>) -> bool {
         Arc::ptr_eq(&self.route, route) || self.route.interface.is_none() && route.interface.is_none()
     }
 
-    /// Goes on with the addresses of the route: with the one in use, if it is still among them.
-    pub(super) fn follow(&mut self, route: Arc<Route>) {
+    /// Takes the addresses of the route, and keeps the one in use if it is among them.
+    pub(super) fn set_route(&mut self, route: Arc<Route>) {
         if Arc::ptr_eq(&self.route, &route) {
             return;
         }
         let used = self.address();
         self.route = route;
-        let still = self.route.addresses.iter().position(|address| Some(*address) == used);
-        self.current = still.unwrap_or(0);
-        if still.is_none() {
-            (self.opened, self.retry_at, self.proven) = (None, None, false);
+        let index = self.route.addresses.iter().position(|address| Some(*address) == used);
+        self.current = index.unwrap_or(0);
+        if index.is_none() {
+            (self.connected, self.retry_at, self.probed) = (None, None, false);
         }
     }
 
-    /// Whether this host hears what goes this way, and it goes well.
+    /// Whether this host hears what leaves here (`IP_MULTICAST_LOOP`), as long as it leaves.
     pub(super) fn has_multicast_loop(&self) -> bool {
-        self.options.multicast_loop && self.works()
+        self.options.multicast_loop && self.is_usable()
     }
 
-    pub(super) fn works(&self) -> bool {
+    /// Whether an address could be used last.
+    pub(super) fn is_usable(&self) -> bool {
         self.retry_at.is_none()
     }
 
-    /// Has this host hear it or not.
-    pub(super) fn set_multicast_loop(&mut self, heard: bool) {
-        if std::mem::replace(&mut self.options.multicast_loop, heard) != heard {
-            self.opened = None;
+    pub(super) fn set_multicast_loop(&mut self, on: bool) {
+        if std::mem::replace(&mut self.options.multicast_loop, on) != on {
+            self.connected = None;
         }
     }
 
+    /// The largest payload that the path MTU has room for, where it is known.
     pub(super) fn path_payload(&self) -> Option<usize> {
-        path_payload(&self.opened.as_ref()?.socket)
+        path_payload(&self.connected.as_ref()?.socket)
     }
 
-    pub(super) fn send(&mut self, batch: &Batch) {
-        let mut at = Cursor::default();
+    /// Sends the batch; with source sockets each datagram leaves with the address of its sender. What cannot be sent
+    /// is counted, logged and skipped.
+    pub(super) fn send(&mut self, batch: &Batch, mut source_sockets: Option<&mut SourceSockets>) {
+        let mut cursor = Cursor::default();
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
             self.retry_at = None;
-            self.send_from(batch, &mut at);
+            while batch.remaining(cursor).is_some() && self.retry_at.is_none() {
+                let is_sent = match source_sockets.as_deref_mut() {
+                    Some(sockets) => self.send_transparent(sockets, batch, &mut cursor),
+                    None => false,
+                };
+                if !is_sent {
+                    self.send_connected(batch, &mut cursor);
+                }
+            }
         }
         if self.retry_at.is_some() {
-            self.counters.failed(batch.count() - batch.counts_before(at).0);
+            self.counters.failed(batch.count() - batch.counts_before(cursor).0);
         }
         if self.failing {
             self.failing = !self.health(Health::passed);
         }
     }
 
-    /// Sends the batch from the place on; what cannot be sent is counted, reported, and passed over.
-    fn send_from(&mut self, batch: &Batch, at: &mut Cursor) {
-        while batch.remaining(*at).is_some() && self.retry_at.is_none() {
-            if !self.send_as_sender(batch, at) {
-                self.send_of_one(batch, at);
-            }
-        }
-    }
-
-    /// Sends as the sender, as far as the datagrams have the same; false if they are to leave as from this
-    /// host. An error concerns this sender alone.
-    fn send_as_sender(&mut self, batch: &Batch, at: &mut Cursor) -> bool {
-        let (Some(source_sockets), Some(from), Some(to)) =
-            (self.source_sockets.clone(), batch.sender(*at), self.address())
-        else {
-            return false;
-        };
-        let (route, heard) = (self.route.clone(), self.options.multicast_loop);
-        let mut source_sockets = lock(&source_sockets);
-        let before = batch.counts_before(*at);
-        let sent = match source_sockets.socket(from, to, route.interface.as_ref(), heard) {
+    /// Sends the datagrams of one sender with its address; false if they must leave with this host's. An error is
+    /// this sender's alone.
+    fn send_transparent(&mut self, sockets: &mut SourceSockets, batch: &Batch, cursor: &mut Cursor) -> bool {
+        let (Some(from), Some(to)) = (batch.sender(*cursor), self.address()) else { return false };
+        let (route, multicast_loop) = (self.route.clone(), self.options.multicast_loop);
+        let before = batch.counts_before(*cursor);
+        let sent = match sockets.socket(from, to, route.interface.as_ref(), multicast_loop) {
             Ok(None) => return false,
-            // The other one holds the membership that TTL 0 needs, and knows what the path can.
+            // The connected socket holds the membership that TTL 0 needs; its sender knows the offload of the path.
             Ok(Some(socket)) => {
-                self.opened().and_then(|opened| opened.sender.send(socket, Some(to), batch, at))
+                self.connected().and_then(|connected| connected.sender.send(socket, Some(to), batch, cursor))
             }
             Err(error) => Err(error),
         };
-        self.count(batch, before, *at);
+        self.count_sent(batch, before, *cursor);
         let Err(error) = sent else { return true };
-        if error.kind() == io::ErrorKind::Interrupted {
-            return true;
-        }
-        if self.not_as.permits() {
+        let meaning = SendError::classify(&error, Situation::Transparent);
+        if meaning != SendError::Interrupted && self.not_transparent.permits() {
             let target = &self.target;
             log::warn(format_args!("cannot send to {target} as {from}: {error}; dropped"));
         }
-        if is(&error, Errno::MSGSIZE) {
-            self.pass_over(batch, at);
-        } else if is(&error, Errno::NOBUFS) {
-            self.skip(batch, at);
-        } else {
-            let from = *at;
-            while batch.same_sender(from, *at) {
-                self.pass_over(batch, at);
+        match meaning {
+            SendError::Interrupted => {}
+            SendError::TooLong => drop(self.skip_datagram(batch, cursor)),
+            SendError::ThisSend => self.skip_send(batch, cursor),
+            SendError::Address | SendError::EarlierDatagram | SendError::ThisDatagram => {
+                let first = *cursor;
+                while batch.same_sender(first, *cursor) {
+                    self.skip_datagram(batch, cursor);
+                }
             }
         }
         true
     }
 
-    /// Sends what goes at once, and moves the place behind it.
-    fn advance(&mut self, batch: &Batch, at: &mut Cursor) -> io::Result<()> {
-        let doubtful = self.has_others() && !self.proven;
-        let opened = self.opened()?;
-        opened.take_socket_error()?;
-        let Opened { socket, sender, .. } = opened;
-        let proven = match batch.datagram(*at) {
-            Some(first) if doubtful => {
-                socket.send(first)?;
-                // On this host a wait_for_port_unreachable is known at once, and another address may not refuse.
-                if let Some(refused) = wait_for_port_unreachable(socket)? {
-                    return Err(refused);
-                }
-                *at = batch.advance(*at, first.len());
-                true
-            }
-            _ => false,
-        };
-        let result = sender.send(socket, None, batch, at);
-        self.proven |= proven;
-        result
-    }
-
-    /// Sends as far as the datagrams have the same sender, as [`send_from`](Self::send_from) does.
-    fn send_of_one(&mut self, batch: &Batch, at: &mut Cursor) {
+    /// Sends the datagrams of one sender through the connected socket.
+    fn send_connected(&mut self, batch: &Batch, cursor: &mut Cursor) {
         let mut addresses_left = self.route.addresses.len();
-        // An error that may have been reported of a datagram that had gone out, and where it came up.
-        let mut doubt: Option<(Cursor, io::Error)> = None;
-        let from = *at;
-        while batch.same_sender(from, *at) || doubt.is_some() {
-            let result = self.advance_counted(batch, at);
-            let mut again = false;
-            if let Some((place, error)) = doubt.take() {
-                again = place == *at && result.is_err();
-                if !again {
+        let first = *cursor;
+        // An error that may be of an earlier datagram, and the cursor where the send has failed of it.
+        let mut earlier: Option<(Cursor, io::Error)> = None;
+        while batch.same_sender(first, *cursor) || earlier.is_some() {
+            let before = batch.counts_before(*cursor);
+            let result = self.try_send(batch, cursor);
+            self.count_sent(batch, before, *cursor);
+            let mut repeated = false;
+            if let Some((failed_at, error)) = earlier.take() {
+                repeated = failed_at == *cursor && result.is_err();
+                if !repeated {
                     self.failed(&error);
                     self.counters.failed(1);
                 }
             }
             let Err(error) = result else { return };
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
-            }
-            if !again && self.may_be_of_another(&error) {
-                doubt = Some((*at, error));
-            } else if self.is_unusable(&error) {
-                self.leave_address();
-                addresses_left -= 1;
-                if addresses_left == 0 {
+            match SendError::classify(&error, self.situation(repeated)) {
+                SendError::Interrupted => {}
+                SendError::EarlierDatagram => earlier = Some((*cursor, error)),
+                SendError::Address => {
+                    self.next_address();
+                    addresses_left = addresses_left.saturating_sub(1);
+                    if addresses_left == 0 {
+                        self.failed(&error);
+                        self.retry_at = Some(Instant::now() + RETRY);
+                        return;
+                    }
+                }
+                SendError::TooLong => {
+                    let len = self.skip_datagram(batch, cursor);
+                    if self.too_long.permits() {
+                        let target = &self.target;
+                        let error = with_os_hint(&error);
+                        log::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
+                    }
+                }
+                SendError::ThisSend => {
                     self.failed(&error);
-                    self.retry_at = Some(Instant::now() + RETRY);
-                    return;
+                    self.skip_send(batch, cursor);
                 }
-            } else if is(&error, Errno::MSGSIZE) {
-                let len = self.pass_over(batch, at);
-                if self.too_long.permits() {
-                    let target = &self.target;
-                    let error = with_os_hint(&error);
-                    log::warn(format_args!("cannot send {len} bytes to {target}: {error}"));
-                }
-            } else {
-                self.failed(&error);
-                if concerns_this(&error) {
-                    self.skip(batch, at);
-                } else {
-                    self.pass_over(batch, at);
+                SendError::ThisDatagram => {
+                    self.failed(&error);
+                    self.skip_datagram(batch, cursor);
                 }
             }
         }
     }
 
-    /// Whether the error may have been reported of an earlier datagram, so that this one was not tried.
-    fn may_be_of_another(&self, error: &io::Error) -> bool {
-        self.opened.is_some() && !concerns_this(error) && !(self.has_others() && is_refused(error))
+    fn situation(&self, repeated: bool) -> Situation {
+        if self.connected.is_none() {
+            return Situation::Unconnected;
+        }
+        Situation::Connected { has_other_addresses: self.has_other_addresses(), repeated }
     }
 
-    fn advance_counted(&mut self, batch: &Batch, at: &mut Cursor) -> io::Result<()> {
-        let before = batch.counts_before(*at);
-        let result = self.advance(batch, at);
-        self.count(batch, before, *at);
+    /// Sends as many datagrams of one sender as leave without an error, and moves the cursor behind them.
+    fn try_send(&mut self, batch: &Batch, cursor: &mut Cursor) -> io::Result<()> {
+        let must_probe = self.has_other_addresses() && !self.probed;
+        let connected = self.connected()?;
+        connected.take_socket_error()?;
+        let Connected { socket, sender, .. } = connected;
+        let mut probed = false;
+        if must_probe && let Some(datagram) = batch.datagram(*cursor) {
+            socket.send(datagram)?;
+            // On this host a port unreachable comes at once, and the next address may not refuse.
+            if let Some(refused) = wait_for_port_unreachable(socket)? {
+                return Err(refused);
+            }
+            *cursor = batch.advance(*cursor, datagram.len());
+            probed = true;
+        }
+        let result = sender.send(socket, None, batch, cursor);
+        self.probed |= probed;
         result
     }
 
-    fn count(&self, batch: &Batch, (datagrams, bytes): (usize, usize), at: Cursor) {
-        let (datagrams_now, bytes_now) = batch.counts_before(at);
-        self.counters.passed(datagrams_now - datagrams, bytes_now - bytes);
+    /// Counts the datagrams from the cursor `before` on.
+    fn count_sent(&self, batch: &Batch, before: (usize, usize), cursor: Cursor) {
+        let (datagrams, bytes) = batch.counts_before(cursor);
+        self.counters.passed(datagrams - before.0, bytes - before.1);
     }
 
-    /// Leaves out what would have gone together.
-    fn skip(&mut self, batch: &Batch, at: &mut Cursor) {
-        match &self.opened {
-            Some(opened) => self.counters.failed(opened.sender.skip(batch, at)),
-            None => drop(self.pass_over(batch, at)),
+    /// Moves the cursor over the datagrams of one send, and counts them as failed.
+    fn skip_send(&mut self, batch: &Batch, cursor: &mut Cursor) {
+        match &self.connected {
+            Some(connected) => self.counters.failed(connected.sender.skip_send(batch, cursor)),
+            None => drop(self.skip_datagram(batch, cursor)),
         }
     }
 
-    /// Leaves out one datagram. Returns its length.
-    fn pass_over(&mut self, batch: &Batch, at: &mut Cursor) -> usize {
-        let len = batch.datagram(*at).map_or(0, <[u8]>::len);
-        *at = batch.advance(*at, len);
+    /// Moves the cursor over one datagram, and counts it as failed. Returns its length.
+    fn skip_datagram(&mut self, batch: &Batch, cursor: &mut Cursor) -> usize {
+        let len = batch.datagram(*cursor).map_or(0, <[u8]>::len);
+        *cursor = batch.advance(*cursor, len);
         self.counters.failed(1);
         len
     }
 
-    /// The socket and what sends with it, opened if it is not.
-    fn opened(&mut self) -> io::Result<&mut Opened> {
-        let opened = if let Some(opened) = self.opened.take() {
-            opened
+    /// The connected socket, opened if there is none.
+    fn connected(&mut self) -> io::Result<&mut Connected> {
+        let connected = if let Some(connected) = self.connected.take() {
+            connected
         } else {
-            self.proven = false;
+            self.probed = false;
             let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
             let socket = connect_udp(&self.route, address, &self.options)?;
-            if self.told.replace(address) != Some(address) {
-                log_target(&self.target, &self.route, address, &self.options);
+            if self.logged_address.replace(address) != Some(address) {
+                tell_target(&self.target, &self.route, address, &self.options);
             }
-            let own = if self.options.transparent { Some(OwnAddress::new(&socket)?) } else { None };
-            Opened { sender: Sender::new(&socket), socket, error_taken: Instant::now(), _own: own }
+            let own_address = if self.options.transparent { Some(OwnAddress::new(&socket)?) } else { None };
+            Connected {
+                sender: Sender::new(&socket),
+                socket,
+                error_taken: Instant::now(),
+                _own_address: own_address,
+            }
         };
-        Ok(self.opened.insert(opened))
+        Ok(self.connected.insert(connected))
     }
 
     fn address(&self) -> Option<SocketAddr> {
         self.route.addresses.get(self.current).copied()
     }
 
-    /// Closes the socket, so that the next send opens the next address; the same, if it is the only one.
-    fn leave_address(&mut self) {
-        self.opened = None;
+    /// Closes the socket, and chooses the next address; the same one, if it is the only one.
+    fn next_address(&mut self) {
+        self.connected = None;
         self.current = (self.current + 1) % self.route.addresses.len().max(1);
     }
 
-    fn has_others(&self) -> bool {
+    fn has_other_addresses(&self) -> bool {
         self.route.addresses.len() > 1
-    }
-
-    /// Whether the route, this host's own address or the target's stand against every datagram, so that
-    /// another address or a new socket may do better.
-    fn is_unusable(&self, error: &io::Error) -> bool {
-        use io::ErrorKind::{
-            AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, NotFound,
-            Unsupported,
-        };
-        let lasting = matches!(
-            error.kind(),
-            AddrNotAvailable
-                | HostUnreachable
-                | InvalidInput
-                | NetworkDown
-                | NetworkUnreachable
-                | NotFound
-                | Unsupported
-        );
-        self.opened.is_none() || lasting || self.has_others() && is_refused(error)
     }
 
     fn health<T>(&self, report: impl FnOnce(&mut Health) -> T) -> T {
@@ -375,22 +351,4 @@ impl RouteSender {
         self.failing = true;
         self.health(|health| health.failed(error));
     }
-}
-
-/// Only one thread has it.
-fn lock(source_sockets: &Mutex<SourceSockets>) -> MutexGuard<'_, SourceSockets> {
-    source_sockets.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
-}
-
-/// A full queue and a filter refuse the datagram at hand; all else may tell of an earlier one.
-fn concerns_this(error: &io::Error) -> bool {
-    is(error, Errno::NOBUFS) || error.kind() == io::ErrorKind::PermissionDenied
-}
-
-fn is_refused(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
 }

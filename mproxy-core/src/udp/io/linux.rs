@@ -121,7 +121,7 @@ impl Sender {
 
     /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
     /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
-    /// [`skip`](Self::skip) passes over what the error concerns, if it is not about a datagram that had gone
+    /// [`skip_send`](Self::skip_send) passes over what the error concerns, if it is not about a datagram that had gone
     /// out earlier.
     pub(crate) fn send(
         &mut self,
@@ -153,7 +153,7 @@ impl Sender {
                 Ok(sent) if sent == count => *at = end,
                 Ok(sent) => {
                     for _ in 0..sent {
-                        self.skip(batch, at);
+                        self.skip_send(batch, at);
                     }
                     // What stopped it is known only if it was reported of an earlier one; all else comes
                     // up again.
@@ -178,7 +178,7 @@ impl Sender {
     }
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
-    pub(crate) fn skip(&self, batch: &Batch, at: &mut Cursor) -> usize {
+    pub(crate) fn skip_send(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams

@@ -59,7 +59,7 @@ impl Sender {
 
     /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
     /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
-    /// [`skip`](Self::skip) passes over what the error concerns.
+    /// [`skip_send`](Self::skip_send) passes over what the error concerns.
     #[allow(clippy::unused_self)] // the interface of linux.rs
     pub(crate) fn send(
         &mut self,
@@ -87,7 +87,7 @@ impl Sender {
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
     #[allow(clippy::unused_self)] // the interface of linux.rs
-    pub(crate) fn skip(&self, batch: &Batch, at: &mut Cursor) -> usize {
+    pub(crate) fn skip_send(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(datagram) = batch.datagram(*at) else { return 0 };
         *at = batch.advance(*at, datagram.len());
         1

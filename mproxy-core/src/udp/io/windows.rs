@@ -195,7 +195,7 @@ impl Sender {
 
     /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
     /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
-    /// [`skip`](Self::skip) passes over what the error concerns.
+    /// [`skip_send`](Self::skip_send) passes over what the error concerns.
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,
@@ -244,7 +244,7 @@ impl Sender {
     }
 
     /// Moves the place over what one send takes. Returns how many datagrams that are.
-    pub(crate) fn skip(&self, batch: &Batch, at: &mut Cursor) -> usize {
+    pub(crate) fn skip_send(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams
@@ -356,7 +356,7 @@ mod tests {
                 .unwrap_err();
             assert_eq!(error.raw_os_error(), Some(code));
             assert_eq!((at, sender.offload.limits()), (Cursor::default(), Limits::OFFLOAD));
-            assert_eq!(sender.skip(&batch, &mut at), 3);
+            assert_eq!(sender.skip_send(&batch, &mut at), 3);
         }
         // Nor is one that comes up at a single datagram.
         let mut at = Cursor::default();
