@@ -1,9 +1,11 @@
 //! UDP: the source of a listener, and the sink to all targets.
 
 pub(crate) mod io;
+mod membership;
 mod route_sender;
 mod send_error;
 pub(crate) mod sink;
+mod socket_set;
 pub(crate) mod source;
 mod target_sender;
 mod transparent;

@@ -95,7 +95,7 @@ impl Program {
 
     /// Adds the address of a UDP listener, once for all of its threads.
     pub fn receives_with(&mut self, source: &UdpSource) {
-        if source.is_first() {
+        if source.is_first_at_address() {
             self.listens_on(source.local_addr());
         }
         if let Some(routes) = source.routes() {

@@ -44,7 +44,7 @@ pub(crate) struct Missed {
 /// Whether a listener waits before it receives, from a socket that does not block, rather than while it does: on
 /// Windows a socket is in no dependable state when the time of a receive is over (`SO_RCVTIMEO`), and its
 /// `Receiver` takes all that is there.
-pub(crate) const WAITS_FIRST: bool = cfg!(windows);
+pub(crate) const POLL_BEFORE_RECEIVE: bool = cfg!(windows);
 
 /// What a failed receive has missed, if the socket has not failed and only this receive is over: Windows has
 /// it fail for what ICMP reports of datagrams that had been sent from the socket, which are none of those that
