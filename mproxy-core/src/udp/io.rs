@@ -1,14 +1,13 @@
-//! Receiving and sending batches of datagrams: the seam between the systems.
+//! Datagram I/O, in batches: the seam between the systems.
 //!
-//! Each implementation has a `Receiver`, which fills a batch from a socket, and a `Sender`, which sends as
-//! much of a batch as goes to one target, and may be called again for the rest. `linux.rs` moves many
-//! datagrams with each system call, coalesced by the kernel where it can; `windows.rs` sends many with each,
-//! and receives all that are there before it goes on; `portable.rs` moves one, with nothing but the standard
-//! library. They are the same to all that can be seen of them, and tested by the same tests; `--cfg
-//! mproxy_portable` builds everything with the portable one.
+//! Each implementation has a `Receiver`, which fills a batch from a socket, and a `Sender`, which sends the datagrams
+//! of one sender, and is called again for the rest. `linux.rs` moves many datagrams with each system call
+//! (`recvmmsg`, `sendmmsg`), coalesced by the kernel where it can (GRO, GSO); `windows.rs` sends many with each (USO),
+//! and receives until the socket would block; `portable.rs` moves one, with nothing but the standard library. They
+//! behave the same, and have the same tests; `--cfg mproxy_portable` builds everything with the portable one.
 //!
-//! macOS has the portable one: what moves several datagrams there (`sendmsg_x`, `recvmsg_x`) is no public
-//! interface, and may change with each release.
+//! macOS has the portable one: its calls for several datagrams (`sendmsg_x`, `recvmsg_x`) are no public interface, and
+//! may change with each release.
 
 #[cfg(any(test, mproxy_portable, not(target_os = "linux")))]
 use std::io;
@@ -32,25 +31,24 @@ mod tests;
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod windows;
 
-/// What a receive has not put into the batch, but can tell of.
+/// The datagrams that a receive has not put into the batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Missed {
-    /// Datagrams that the system has dropped since it told last.
+    /// Datagrams that the receive buffer had no room for, since the last receive (`SO_RXQ_OVFL`).
     pub(crate) dropped: u32,
     /// Datagrams from addresses that are not allowed.
     pub(crate) denied: usize,
 }
 
-/// Whether a listener waits before it receives, from a socket that does not block, rather than while it does: on
-/// Windows a socket is in no dependable state when the time of a receive is over (`SO_RCVTIMEO`), and its
-/// `Receiver` takes all that is there.
+/// Whether a listener polls before each receive, from a socket that does not block. On Windows a socket is in no
+/// dependable state after a receive time-out (`SO_RCVTIMEO`), and its `Receiver` receives until it would block.
 pub(crate) const POLL_BEFORE_RECEIVE: bool = cfg!(windows);
 
-/// What a failed receive has missed, if the socket has not failed and only this receive is over: Windows has
-/// it fail for what ICMP reports of datagrams that had been sent from the socket, which are none of those that
-/// come in, and for a datagram that is larger than the room for it, of which the rest is lost.
+/// The datagrams missed by a receive whose error is not the socket's. On Windows a receive fails of ICMP's port
+/// unreachable and TTL exceeded for datagrams that the socket has sent, and of a datagram longer than the room for it,
+/// the rest of which is lost.
 #[cfg(any(test, mproxy_portable, not(target_os = "linux")))]
-fn passing(error: io::Error) -> io::Result<Missed> {
+fn classify_receive_error(error: io::Error) -> io::Result<Missed> {
     const WSAEMSGSIZE: i32 = 10_040;
     const WSAENETRESET: i32 = 10_052;
     const WSAECONNRESET: i32 = 10_054;

@@ -2,7 +2,7 @@
 //! each from a multiple of a machine word on (`WSACMSGHDR`). None of this needs the system, so it is tested
 //! on all of them.
 
-/// Where each header begins, and how long it is.
+/// The alignment of each header, and its length.
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
@@ -11,7 +11,7 @@ const HEADER: usize = WORD + 2 * size_of::<i32>();
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Control<const N: usize>(pub(crate) [u8; N]);
 
-/// One that tells a number (`WSA_CMSG_SPACE`).
+/// One control message with a number (`WSA_CMSG_SPACE`).
 pub(crate) type Number = Control<{ (HEADER + size_of::<u32>()).next_multiple_of(WORD) }>;
 
 impl Number {
@@ -26,7 +26,7 @@ impl Number {
     }
 }
 
-/// The number that a control message of this level and type tells; 0 without one, and none if they cannot be
+/// The number in the control message of this level and type; 0 without one, and none if the control messages cannot be
 /// read.
 pub(crate) fn number(control: &[u8], level: i32, kind: i32) -> Option<u32> {
     match payload(control, level, kind)? {
@@ -35,7 +35,8 @@ pub(crate) fn number(control: &[u8], level: i32, kind: i32) -> Option<u32> {
     }
 }
 
-/// What a control message of this level and type carries: nothing without one, and none if they cannot be read.
+/// The payload of the control message of this level and type; empty without one, and none if the control messages cannot
+/// be read.
 pub(crate) fn payload(control: &[u8], level: i32, kind: i32) -> Option<&[u8]> {
     let mut rest = control;
     while !rest.is_empty() {

@@ -1,14 +1,14 @@
-//! Which datagrams go out together in one offloaded send.
+//! The datagrams that leave together in one offloaded send (GSO, USO).
 
 use crate::relay::batch::{Batch, Cursor};
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED};
 
-/// What one send may carry.
+/// The limits of one offloaded send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Datagrams at most.
     segments: usize,
-    /// The largest datagram that may go together with others.
+    /// The largest datagram that may leave together with others.
     largest: usize,
 }
 
@@ -20,31 +20,31 @@ impl Limits {
     /// Each datagram by itself.
     pub(crate) const SINGLE: Self = Self { segments: 1, largest: 0 };
 
-    /// The same for datagrams below this size; the others by themselves.
+    /// The same for datagrams below this size; larger ones by themselves.
     pub(crate) fn below(self, size: usize) -> Self {
         Self { largest: size.saturating_sub(1), ..self }
     }
 }
 
-/// Datagrams that go together.
+/// The datagrams of one send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gathered {
     /// The length of each but the last, which may be shorter.
     pub(crate) segment: usize,
     /// How many there are.
     pub(crate) datagrams: usize,
-    /// The place behind them.
+    /// The cursor behind them.
     pub(crate) end: Cursor,
 }
 
-/// The datagrams at a place that can go together: as many of one size, and of one sender, as follow each
-/// other, and a shorter one, which ends them. Their parts of the area, in order, go to `take`. None at the
-/// end of the batch.
+/// The datagrams from the cursor on that can leave together: as many of one size, and of one sender, as follow each
+/// other, and a shorter one, which ends them. `add` gets their parts of the area, in order. None at the end of the
+/// batch.
 pub(crate) fn gather<'a>(
     batch: &'a Batch,
     from: Cursor,
     limits: Limits,
-    take: &mut dyn FnMut(&'a [u8]),
+    add: &mut dyn FnMut(&'a [u8]),
 ) -> Option<Gathered> {
     let (first, of_run) = batch.remaining(from)?;
     let segment = of_run.min(first.len());
@@ -63,7 +63,7 @@ pub(crate) fn gather<'a>(
         } else {
             break;
         };
-        take(&payload[..len]);
+        add(&payload[..len]);
         group.end = batch.advance(group.end, len);
         group.datagrams += if segment == 0 { 1 } else { len.div_ceil(segment) };
         if segment == 0 || !len.is_multiple_of(segment) {

@@ -1,5 +1,5 @@
-//! Many datagrams in each system call, and many in each buffer: `recvmmsg` with generic receive offload,
-//! `sendmmsg` with segmentation offload. Batched calls alone gain next to nothing; offload does.
+//! Many datagrams in each system call, and many in each buffer: `recvmmsg` with generic receive offload (`UDP_GRO`),
+//! `sendmmsg` with segmentation offload (GSO, `UDP_SEGMENT`). Batched calls alone gain next to nothing; offload does.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -17,49 +17,50 @@ use crate::sys::{
     Incoming, MESSAGES, Outgoing, can_send_segmented, drain_error_queue, receive_coalesced, release,
 };
 
-/// Slots that a listener's batch has.
+/// Slots of a listener's batch.
 pub(crate) const SLOTS: usize = MESSAGES;
 
-/// Offloaded sends that a batch is to make at most: more of them gain nothing, and their megabytes would
-/// not stay in the processor's cache from the receive to the send.
+/// Offloaded sends of one batch at most: more of them gain nothing, and their megabytes would not stay in the
+/// processor's cache from the receive to the send.
 const SENDS: usize = 16;
 
 /// Fills batches from a socket.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     incoming: Incoming,
-    /// How many slots to offer.
+    /// Slots to offer to the next receive.
     offered: usize,
-    /// The last batch took more memory than is worth keeping.
-    heavy: bool,
+    /// The last batch touched more memory than is worth keeping.
+    must_release: bool,
+    /// The socket's running total of drops (`SO_RXQ_OVFL`).
     dropped: u32,
     allow: Allow,
     with_senders: bool,
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. It is bound
-    /// to the group, if it is for one, so nothing else comes.
+    /// A receiver for this socket, of datagrams from allowed addresses, with or without their senders. The socket of
+    /// a group is bound to it, so nothing else comes.
     pub(crate) fn new(socket: &UdpSocket, _: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
         receive_coalesced(socket);
         Self::single(allow, with_senders)
     }
 
-    /// As a kernel without generic receive offload has it.
+    /// Without generic receive offload.
     pub(super) fn single(allow: Allow, with_senders: bool) -> Self {
         let incoming = Incoming::new(with_senders || !allow.is_empty());
-        Self { incoming, offered: 1, heavy: false, dropped: 0, allow, with_senders }
+        Self { incoming, offered: 1, must_release: false, dropped: 0, allow, with_senders }
     }
 
-    /// From now on these are allowed. An empty list stays one.
+    /// Changes the allowed addresses. An empty list must stay empty.
     pub(crate) fn allow(&mut self, allow: Allow) {
         self.allow = allow;
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes those that are there into the
-    /// empty batch: none only when the socket was shut down, or their senders are not allowed.
+    /// Receives the datagrams that are there into the empty batch: none only when the socket was shut down, or their
+    /// senders are not allowed. Blocks for the first one if the socket does.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
-        if std::mem::take(&mut self.heavy) {
+        if std::mem::take(&mut self.must_release) {
             release(batch.spare());
         }
         let received = self.incoming.receive(socket, batch.spare(), SLOT, self.offered)?;
@@ -82,19 +83,19 @@ impl Receiver {
             longest = longest.max(arrival.len);
             dropped = arrival.dropped.unwrap_or(dropped);
         }
-        self.heavy = batch.bytes() > SENDS * SLOT;
-        // More if there may be more, else by and by what comes: after lone datagrams none is kept waiting by
-        // a look for others, nor by the preparation of many slots, but the next burst finds some.
+        self.must_release = batch.bytes() > SENDS * SLOT;
+        // Twice as many slots while all are filled, else half way to those that were: a lone datagram does not
+        // wait for the preparation of many slots, and the next burst finds some.
         let next =
             if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
-        self.offered = next.min(worthwhile(longest));
+        self.offered = next.min(max_messages(longest));
         let dropped = dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped));
         Ok(Missed { dropped, denied })
     }
 }
 
-/// How many messages of this length are worth receiving at once: as many as make whole offloaded sends.
-fn worthwhile(len: usize) -> usize {
+/// Messages of this length in one receive at most: as many as make whole offloaded sends.
+fn max_messages(len: usize) -> usize {
     let per_send = (MAX_DATAGRAM / len.max(1)).clamp(1, OFFLOADED);
     SENDS.min(SLOTS / per_send) * per_send
 }
@@ -107,22 +108,21 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// For sockets that can do what this one can.
+    /// A sender for this socket, and for others of the same offload.
     pub(crate) fn new(socket: &UdpSocket) -> Self {
         let limits = if can_send_segmented(socket) { Limits::OFFLOAD } else { Limits::SINGLE };
         Self { outgoing: Outgoing::default(), offload: Offload::new(limits) }
     }
 
-    /// As a kernel without segmentation offload has it.
+    /// Without segmentation offload.
     #[cfg(test)]
     pub(crate) fn without_offload(socket: &UdpSocket) -> Self {
         Self { offload: Offload::new(Limits::SINGLE), ..Self::new(socket) }
     }
 
-    /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
-    /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
-    /// [`skip_send`](Self::skip_send) passes over what the error concerns, if it is not about a datagram that had gone
-    /// out earlier.
+    /// Sends the datagrams of one sender from the cursor on, to this address or the one that the socket is connected
+    /// to, and moves the cursor behind those that were sent. After an error [`skip_send`](Self::skip_send) moves it
+    /// over the datagrams of the send that failed, unless the error is an earlier datagram's (`SO_ERROR`).
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,
@@ -132,8 +132,8 @@ impl Sender {
     ) -> io::Result<()> {
         let from = *at;
         self.offload.renew();
-        // Where the offload seems to have failed.
-        let mut doubted = None;
+        // The cursor where the offload may have failed, or an earlier datagram.
+        let mut failed_at = None;
         while batch.same_sender(from, *at) {
             let mut messages = self.outgoing.messages();
             let (mut end, mut count, mut segments) = (*at, 0, 0);
@@ -155,8 +155,8 @@ impl Sender {
                     for _ in 0..sent {
                         self.skip_send(batch, at);
                     }
-                    // What stopped it is known only if it was reported of an earlier one; all else comes
-                    // up again.
+                    // The error that ended sendmmsg is lost. The error queue has that of an earlier datagram;
+                    // any other comes again.
                     if let Some(error) = drain_error_queue(socket) {
                         return Err(error);
                     }
@@ -167,9 +167,9 @@ impl Sender {
                     if segments == 0 || !is_of_offload(&error) {
                         return Err(error);
                     }
-                    // Once, it may have been reported of an earlier one.
-                    if doubted.replace(*at) == Some(*at) {
-                        self.do_without(&error, segments);
+                    // The first time it may be an earlier datagram's (SO_ERROR).
+                    if failed_at.replace(*at) == Some(*at) {
+                        self.reduce_offload(&error, segments);
                     }
                 }
             }
@@ -177,15 +177,15 @@ impl Sender {
         Ok(())
     }
 
-    /// Moves the place over what one send takes. Returns how many datagrams that are.
+    /// Moves the cursor over the datagrams of one send. Returns how many.
     pub(crate) fn skip_send(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
         group.datagrams
     }
 
-    /// Leaves the offload alone where it fails, for a while.
-    fn do_without(&mut self, error: &io::Error, segment: usize) {
+    /// Reduces the offload to what has not failed, for a while.
+    fn reduce_offload(&mut self, error: &io::Error, segment: usize) {
         self.offload.reduce(match Errno::from_io_error(error) {
             Some(Errno::IO) => Limits::SINGLE,
             _ => self.offload.limits().below(segment),
@@ -193,8 +193,8 @@ impl Sender {
     }
 }
 
-/// Whether the error may come from the offload: the device has no checksum offload (EIO), or the path is
-/// too narrow for the datagrams (EINVAL, EMSGSIZE).
+/// Whether the error may come from the offload: the device has no checksum offload (EIO), or a segment is longer than
+/// the path MTU (EINVAL, EMSGSIZE).
 fn is_of_offload(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::INVAL | Errno::MSGSIZE))
 }

@@ -1,42 +1,43 @@
-//! What of the offload is used: less for a while where it has failed.
+//! The limits of segmentation offload (GSO, USO): smaller for a while where it has failed.
 
 use std::time::{Duration, Instant};
 
 use super::gather::Limits;
 
-/// How long to do without what failed: a path may change for a while only.
-const DO_WITHOUT: Duration = Duration::from_secs(10);
+/// How long the limits stay reduced: the path may have changed for a while only.
+const REDUCED: Duration = Duration::from_secs(10);
 
-/// What a sender may use.
+/// The offload of a sender.
 #[derive(Debug)]
 pub(crate) struct Offload {
     limits: Limits,
-    /// What the system offers, and when the limits became less than that.
-    able: Limits,
-    limited: Option<Instant>,
+    /// The limits of the system.
+    system: Limits,
+    /// When the limits became smaller than the system's.
+    reduced: Option<Instant>,
 }
 
 impl Offload {
-    /// All that the system offers.
-    pub(crate) fn new(able: Limits) -> Self {
-        Self { limits: able, able, limited: None }
+    /// With the limits of the system.
+    pub(crate) fn new(system: Limits) -> Self {
+        Self { limits: system, system, reduced: None }
     }
 
     pub(crate) fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// All of it again, if what failed was left alone for long enough.
+    /// Takes the system's limits again after a while.
     pub(crate) fn renew(&mut self) {
-        if self.limited.is_some_and(|since| since.elapsed() > DO_WITHOUT) {
-            (self.limits, self.limited) = (self.able, None);
+        if self.reduced.is_some_and(|since| since.elapsed() > REDUCED) {
+            (self.limits, self.reduced) = (self.system, None);
         }
     }
 
-    /// Only this, for a while.
+    /// Takes smaller limits for a while.
     pub(crate) fn reduce(&mut self, limits: Limits) {
         self.limits = limits;
-        self.limited = Some(Instant::now());
+        self.reduced = Some(Instant::now());
     }
 }
 
@@ -50,8 +51,8 @@ mod tests {
         offload.reduce(Limits::SINGLE);
         offload.renew();
         assert_eq!(offload.limits(), Limits::SINGLE);
-        offload.limited = Instant::now().checked_sub(DO_WITHOUT * 2);
-        let long_ago = offload.limited.is_some();
+        offload.reduced = Instant::now().checked_sub(REDUCED * 2);
+        let long_ago = offload.reduced.is_some();
         offload.renew();
         assert!(!long_ago || offload.limits() == Limits::OFFLOAD);
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use super::{Missed, passing};
+use super::{Missed, classify_receive_error};
 use crate::net::allow::Allow;
 use crate::relay::batch::{Batch, Cursor};
 
@@ -18,23 +18,23 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. What was
-    /// not sent to the group, on a system where that comes too, comes.
+    /// A receiver for this socket, of datagrams from allowed addresses, with or without their senders. Where the
+    /// socket is not bound to the group, datagrams to other addresses come too.
     pub(crate) fn new(_socket: &UdpSocket, _: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
         Self { allow, with_senders }
     }
 
-    /// From now on these are allowed. An empty list stays one.
+    /// Changes the allowed addresses. An empty list must stay empty.
     pub(crate) fn allow(&mut self, allow: Allow) {
         self.allow = allow;
     }
 
-    /// Waits for a datagram, unless the socket does not block, and takes it into the empty batch if its
-    /// sender is allowed. What the system has dropped nobody tells.
+    /// Receives one datagram, into the empty batch if its sender is allowed; blocks if the socket does. Drops of the
+    /// receive buffer are not known.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
         let (len, sender) = match socket.recv_from(batch.spare()) {
             Ok(received) => received,
-            Err(error) => return passing(error),
+            Err(error) => return classify_receive_error(error),
         };
         if self.allow.permits(sender.ip()) {
             batch.push(len);
@@ -52,14 +52,14 @@ impl Receiver {
 pub(crate) struct Sender;
 
 impl Sender {
-    /// For sockets that can do what this one can.
+    /// A sender for this socket, and for others of the same offload.
     pub(crate) fn new(_socket: &UdpSocket) -> Self {
         Self
     }
 
-    /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
-    /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
-    /// [`skip_send`](Self::skip_send) passes over what the error concerns.
+    /// Sends the datagrams of one sender from the cursor on, to this address or the one that the socket is connected
+    /// to, and moves the cursor behind those that were sent. After an error [`skip_send`](Self::skip_send) moves it
+    /// over the datagrams of the send that failed.
     #[allow(clippy::unused_self)] // the interface of linux.rs
     pub(crate) fn send(
         &mut self,
@@ -85,7 +85,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Moves the place over what one send takes. Returns how many datagrams that are.
+    /// Moves the cursor over the datagrams of one send. Returns how many.
     #[allow(clippy::unused_self)] // the interface of linux.rs
     pub(crate) fn skip_send(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(datagram) = batch.datagram(*at) else { return 0 };

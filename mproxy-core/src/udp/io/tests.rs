@@ -331,8 +331,8 @@ fn a_receive_ends_when_its_time_is_over() {
 }
 
 #[test]
-fn what_windows_reports_of_others_or_has_cut_ends_no_listener() {
-    let of = |code| super::passing(io::Error::from_raw_os_error(code));
+fn icmp_errors_and_cut_datagrams_end_no_listener_on_windows() {
+    let of = |code| super::classify_receive_error(io::Error::from_raw_os_error(code));
     for report in [10_052, 10_054] {
         assert_eq!(of(report).unwrap(), Missed::default());
     }
@@ -341,11 +341,14 @@ fn what_windows_reports_of_others_or_has_cut_ends_no_listener() {
     for other in [10_058, 10_055, 10_035, 10_060] {
         assert_eq!(of(other).unwrap_err().raw_os_error(), Some(other));
     }
-    assert_eq!(super::passing(io::ErrorKind::ConnectionReset.into()).unwrap_err().raw_os_error(), None);
+    assert_eq!(
+        super::classify_receive_error(io::ErrorKind::ConnectionReset.into()).unwrap_err().raw_os_error(),
+        None
+    );
 }
 
 #[test]
-fn an_error_leaves_the_place_at_what_was_not_sent() {
+fn an_error_leaves_the_cursor_at_the_datagram_that_was_not_sent() {
     each_pair(1, |pair, _, _, mut senders| {
         // IPv4 has no datagrams of this size.
         let datagrams = [vec![1; 10], vec![2; 10], vec![3; 65_520], vec![4; 10]];

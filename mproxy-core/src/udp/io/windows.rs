@@ -1,6 +1,5 @@
-//! Many datagrams in each send, cut by the system (UDP segmentation offload), and all that are there in each
-//! batch. Windows receives one message with each call; it can coalesce datagrams into one, but see
-//! [`may_coalesce`].
+//! Many datagrams in each send, cut by the system (UDP segmentation offload, USO), and a receive for each until the
+//! socket would block. Windows can coalesce datagrams into one receive (URO), but see [`may_coalesce`].
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -14,7 +13,7 @@ use windows_sys::Win32::Networking::WinSock::{
 use super::control::{Control, Number, number, payload};
 use super::gather::{Limits, gather};
 use super::offload::Offload;
-use super::{Missed, passing};
+use super::{Missed, classify_receive_error};
 use crate::net::allow::Allow;
 use crate::net::connect::path_payload;
 use crate::relay::batch::{Batch, Cursor};
@@ -22,11 +21,11 @@ use crate::relay::limits::SLOT;
 use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED};
 use crate::sys::{Arrival, MessageReader, can_send_segmented, receive_coalesced, tell_destinations};
 
-/// Slots that a listener's batch has: of large datagrams, enough for some offloaded sends.
+/// Slots of a listener's batch: of large datagrams, enough for some offloaded sends.
 pub(crate) const SLOTS: usize = 4;
 
-/// Messages of one batch at most: of small datagrams, two offloaded sends. What has come is not kept waiting
-/// for more of them.
+/// Messages of one batch at most: of small datagrams, two offloaded sends, so that the first does not wait long for
+/// the last.
 const MESSAGES: usize = 2 * OFFLOADED;
 
 /// Room for what accompanies a received message: the segment size is 24 bytes with its header.
@@ -35,73 +34,72 @@ const CONTROL: usize = 128;
 /// Fills batches from a socket.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    /// What receives with what accompanies a message, if any of that is wanted.
+    /// Receives messages with their control messages, if any are needed.
     reader: Option<MessageReader>,
-    /// Only what was sent there.
+    /// Datagrams to other addresses are dropped.
     group: Option<IpAddr>,
-    /// How many messages to look for, and at most.
+    /// Messages to receive next time, if they are there.
     offered: usize,
-    most: usize,
+    max_messages: usize,
     allow: Allow,
     with_senders: bool,
 }
 
 impl Receiver {
-    /// Prepares to receive from this socket, but only what these allow, and to tell the senders or not. A group
-    /// cannot be bound here, so what was sent to this host on the same port comes too, and is not taken.
+    /// A receiver for this socket, of datagrams from allowed addresses, with or without their senders. A group cannot
+    /// be bound here, so datagrams to other addresses on the same port come too, and are dropped (`IP_PKTINFO`).
     pub(crate) fn new(socket: &UdpSocket, group: Option<IpAddr>, allow: Allow, with_senders: bool) -> Self {
-        // In this order: once datagrams are coalesced they must be told apart.
+        // In this order: coalesced datagrams need the control message with their length.
         let reader = MessageReader::new(socket).ok();
         let group = group.filter(|group| reader.is_some() && tell_destinations(socket, *group).is_ok());
         let coalesced = reader.is_some() && may_coalesce() && receive_coalesced(socket).is_ok();
         let reader = reader.filter(|_| coalesced || group.is_some());
-        Self { reader, group, offered: 1, most: MESSAGES, allow, with_senders }
+        Self { reader, group, offered: 1, max_messages: MESSAGES, allow, with_senders }
     }
 
-    /// Receives a message with each call, so that the socket may block.
+    /// With one message a receive, so that the socket may block.
     #[cfg(test)]
     pub(crate) fn single(socket: &UdpSocket, allow: Allow, with_senders: bool) -> Self {
-        Self { most: 1, ..Self::new(socket, None, allow, with_senders) }
+        Self { max_messages: 1, ..Self::new(socket, None, allow, with_senders) }
     }
 
-    /// The same, as if datagrams were coalesced, which they are not.
+    /// The same, with control messages.
     #[cfg(test)]
     pub(crate) fn with_control(socket: &UdpSocket, allow: Allow, with_senders: bool) -> io::Result<Self> {
         let reader = Some(MessageReader::new(socket)?);
         Ok(Self { reader, ..Self::single(socket, allow, with_senders) })
     }
 
-    /// From now on these are allowed. An empty list stays one.
+    /// Changes the allowed addresses. An empty list must stay empty.
     pub(crate) fn allow(&mut self, allow: Allow) {
         self.allow = allow;
     }
 
-    /// Takes the datagrams that are there into the empty batch: none if their senders are not allowed, or if it
-    /// was only a report of something else. The socket must not block, or it waits for more. What the system
-    /// has dropped for want of room nobody tells.
+    /// Receives the datagrams that are there into the empty batch: none if their senders are not allowed, or if it
+    /// was only an ICMP error. The socket must not block, or this would wait for more. Drops of the receive buffer are
+    /// not known.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
-        let mut missed = self.take(socket, batch)?;
+        let mut missed = self.receive_message(socket, batch)?;
         let mut received = 1;
         while received < self.offered && batch.spare().len() >= SLOT {
-            // What keeps the socket from receiving comes up again.
-            let Ok(also) = self.take(socket, batch) else { break };
+            // An error of the socket comes again.
+            let Ok(also) = self.receive_message(socket, batch) else { break };
             missed.dropped += also.dropped;
             missed.denied += also.denied;
             received += 1;
         }
-        // As on Linux: after lone datagrams few look for others, but the next burst finds some.
+        // As on Linux: a lone datagram does not wait for others, and the next burst finds some.
         let next =
             if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
-        self.offered = next.min(self.most);
+        self.offered = next.min(self.max_messages);
         Ok(missed)
     }
 
-    /// Takes one message.
-    fn take(&self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
-        let (len, segment, sender) = match self.next(socket, batch.spare()) {
+    fn receive_message(&self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {
+        let (len, segment, sender) = match self.next_message(socket, batch.spare()) {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(Missed::default()),
-            Err(error) => return passing(error),
+            Err(error) => return classify_receive_error(error),
         };
         if !self.allow.permits(sender.ip()) {
             let denied = if segment == 0 { 1 } else { len.div_ceil(segment) };
@@ -118,8 +116,12 @@ impl Receiver {
     }
 
     /// The length of the next message, that of its datagrams if they were coalesced, and its sender; none if it
-    /// was not sent to the group.
-    fn next(&self, socket: &UdpSocket, area: &mut [u8]) -> io::Result<Option<(usize, usize, SocketAddr)>> {
+    /// was sent to another address than the group.
+    fn next_message(
+        &self,
+        socket: &UdpSocket,
+        area: &mut [u8],
+    ) -> io::Result<Option<(usize, usize, SocketAddr)>> {
         let Some(reader) = self.reader else {
             let (len, sender) = socket.recv_from(area)?;
             return Ok(Some((len, 0, sender)));
@@ -130,13 +132,13 @@ impl Receiver {
         if self.group.is_some_and(|group| !was_sent_to(group, control)) {
             return Ok(None);
         }
-        whole(&arrival, control).map(Some)
+        complete_message(&arrival, control).map(Some)
     }
 }
 
-/// What arrived, as [`Receiver::next`] tells it. Datagrams of which the ends are not known, or are not there,
-/// must not go on as if they were: they count as one that was cut.
-fn whole(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usize, SocketAddr)> {
+/// The message as [`Receiver::next_message`] returns it. Coalesced datagrams of unknown length, and a message that was
+/// cut (`MSG_TRUNC`, `MSG_CTRUNC`), must not go on: they fail as one datagram too long (WSAEMSGSIZE).
+fn complete_message(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usize, SocketAddr)> {
     #[allow(clippy::cast_possible_wrap)] // 3
     let segment = number(control, IPPROTO_UDP, UDP_COALESCED_INFO as i32);
     match (segment, arrival.sender) {
@@ -145,7 +147,7 @@ fn whole(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usize, SocketA
     }
 }
 
-/// Whether that is the destination that accompanies a message (`IP_PKTINFO`, `IPV6_PKTINFO`: an address, and then an
+/// Whether the group is the destination in the control message (`IP_PKTINFO`, `IPV6_PKTINFO`: an address, and then an
 /// interface).
 fn was_sent_to(group: IpAddr, control: &[u8]) -> bool {
     let destination = |level, kind| payload(control, level, kind).unwrap_or_default();
@@ -155,7 +157,7 @@ fn was_sent_to(group: IpAddr, control: &[u8]) -> bool {
     }
 }
 
-/// Whether the system may be asked to coalesce what comes in (UDP receive segment coalescing offload). There
+/// Whether the system may be asked to coalesce incoming datagrams (UDP receive segment coalescing offload, URO). There
 /// are systems that then deliver coalesced datagrams without the control message that tells where each ends, so
 /// that many become one: Windows on ARM, and Windows 11 version 24H2 with some network adapters on x86-64 too
 /// (quinn issue 2041, msquic issue 4955). Nothing shows it in time: a large datagram looks the same. So only who
@@ -175,10 +177,10 @@ pub(crate) struct Sender {
 type SendParts<'s> = dyn FnMut(&[IoSlice<'_>], Option<u32>) -> io::Result<()> + 's;
 
 impl Sender {
-    /// For sockets that can do what this one can.
+    /// A sender for this socket, and for others of the same offload.
     pub(crate) fn new(socket: &UdpSocket) -> Self {
         let able = if can_send_segmented(socket) {
-            // What the path does not take in one piece is to be fragmented as it always was.
+            // Datagrams above the path MTU leave without offload, and are fragmented.
             let most = path_payload(socket).unwrap_or(MAX_DATAGRAM).min(MAX_DATAGRAM);
             Limits::OFFLOAD.below(most + 1)
         } else {
@@ -187,15 +189,15 @@ impl Sender {
         Self { offload: Offload::new(able) }
     }
 
-    /// As a system without segmentation offload has it.
+    /// Without segmentation offload.
     #[cfg(test)]
     pub(crate) fn without_offload() -> Self {
         Self { offload: Offload::new(Limits::SINGLE) }
     }
 
-    /// Sends the batch from the place on, as far as its datagrams have the same sender, to this address, or to
-    /// what the socket is connected to, and moves the place behind what was sent. After an error it is where
-    /// [`skip_send`](Self::skip_send) passes over what the error concerns.
+    /// Sends the datagrams of one sender from the cursor on, to this address or the one that the socket is connected
+    /// to, and moves the cursor behind those that were sent. After an error [`skip_send`](Self::skip_send) moves it
+    /// over the datagrams of the send that failed.
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,
@@ -205,7 +207,7 @@ impl Sender {
     ) -> io::Result<()> {
         let name = to.map(SockAddr::from);
         self.send_each(batch, at, &mut |parts, segment| match (segment, parts) {
-            (Some(segment), _) => send_together(socket, name.as_ref(), parts, segment),
+            (Some(segment), _) => send_segmented(socket, name.as_ref(), parts, segment),
             (None, [datagram]) => match to {
                 Some(to) => socket.send_to(datagram, to).map(drop),
                 None => socket.send(datagram).map(drop),
@@ -233,7 +235,7 @@ impl Sender {
                 // None of them has gone out. If it was not for the offload, the first will fail by itself.
                 Err(error)
                     if segment.is_some()
-                        && let Some(less) = without(&error, limits, group.segment) =>
+                        && let Some(less) = reduced_limits(&error, limits, group.segment) =>
                 {
                     self.offload.reduce(less);
                 }
@@ -243,7 +245,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Moves the place over what one send takes. Returns how many datagrams that are.
+    /// Moves the cursor over the datagrams of one send. Returns how many.
     pub(crate) fn skip_send(&self, batch: &Batch, at: &mut Cursor) -> usize {
         let Some(group) = gather(batch, *at, self.offload.limits(), &mut drop) else { return 0 };
         *at = group.end;
@@ -251,8 +253,8 @@ impl Sender {
     }
 }
 
-/// Has the system cut what the parts make into datagrams of this size, and send them (`WSASendMsg`).
-fn send_together(
+/// Sends the parts, which the system cuts into datagrams of this size (`WSASendMsg`, `UDP_SEND_MSG_SIZE`).
+fn send_segmented(
     socket: &UdpSocket,
     to: Option<&SockAddr>,
     parts: &[IoSlice<'_>],
@@ -267,9 +269,9 @@ fn send_together(
     SockRef::from(socket).sendmsg(&message, 0).map(drop)
 }
 
-/// What is left of the offload after an error that may come from it: the path is too narrow for datagrams of
-/// this size, or something on the way out cannot do it at all.
-fn without(error: &io::Error, limits: Limits, segment: usize) -> Option<Limits> {
+/// The limits of the offload after an error that may come from it: the path MTU is too small for datagrams of this
+/// size, or the device has no offload at all.
+fn reduced_limits(error: &io::Error, limits: Limits, segment: usize) -> Option<Limits> {
     match error.raw_os_error()? {
         WSAEMSGSIZE => Some(limits.below(segment)),
         WSAEFAULT | WSAEINVAL | WSAENOPROTOOPT | WSAEOPNOTSUPP => Some(Limits::SINGLE),
@@ -378,7 +380,7 @@ mod tests {
                 sender.connect(listener.local_addr().unwrap()).unwrap();
             }
             // Where there is no such offload the control message is refused, or it is one datagram.
-            let sent = send_together(&sender, to, &parts, 2);
+            let sent = send_segmented(&sender, to, &parts, 2);
             if sent.is_err() && !can_send_segmented(&sender) {
                 continue;
             }
@@ -399,17 +401,17 @@ mod tests {
         let sender = SocketAddr::from(([127, 0, 0, 1], 5));
         let arrival = |cut| Arrival { len: 100, control: 0, cut, sender: Some(sender) };
         let control = Number::new(IPPROTO_UDP, 3, 30).0;
-        assert_eq!(whole(&arrival(false), &control).unwrap(), (100, 30, sender));
-        assert_eq!(whole(&arrival(false), &[]).unwrap(), (100, 0, sender));
+        assert_eq!(complete_message(&arrival(false), &control).unwrap(), (100, 30, sender));
+        assert_eq!(complete_message(&arrival(false), &[]).unwrap(), (100, 0, sender));
         // Of something else.
         let other = Number::new(0, 19, 30).0;
-        assert_eq!(whole(&arrival(false), &other).unwrap(), (100, 0, sender));
+        assert_eq!(complete_message(&arrival(false), &other).unwrap(), (100, 0, sender));
         for (cut, control) in [(true, &control[..]), (true, &[]), (false, &control[..17])] {
-            let error = whole(&arrival(cut), control).unwrap_err();
-            assert_eq!(passing(error).unwrap(), Missed { dropped: 1, denied: 0 });
+            let error = complete_message(&arrival(cut), control).unwrap_err();
+            assert_eq!(classify_receive_error(error).unwrap(), Missed { dropped: 1, denied: 0 });
         }
         let nobody = Arrival { sender: None, ..arrival(false) };
-        assert!(whole(&nobody, &control).is_err());
+        assert!(complete_message(&nobody, &control).is_err());
     }
 
     #[test]
@@ -425,7 +427,7 @@ mod tests {
             assert_eq!(receiver.group, Some(group.into()));
             sender.send_to(b"x", (own, port)).unwrap();
             let mut batch = Batch::with_capacity(SLOT);
-            let missed = receiver.take(&listener, &mut batch).unwrap();
+            let missed = receiver.receive_message(&listener, &mut batch).unwrap();
             assert_eq!((missed, batch.count()), (Missed::default(), taken));
         }
     }
@@ -452,7 +454,7 @@ mod tests {
         for receiver in [plain, control] {
             sender.send(&[1; 100]).unwrap();
             let mut short = Batch::with_capacity(10);
-            let missed = receiver.take(&listener, &mut short).unwrap();
+            let missed = receiver.receive_message(&listener, &mut short).unwrap();
             assert_eq!((missed, short.is_empty()), (Missed { dropped: 1, denied: 0 }, true));
         }
     }
