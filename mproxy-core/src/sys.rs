@@ -40,13 +40,3 @@ pub(crate) use poll::{CAN_POLL_FILES, file_poll_fd, poll};
 pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
-
-mod receiver_loop;
-mod socket_error;
-mod transparent;
-
-pub(crate) use receiver_loop::set_receiver_loop;
-pub(crate) use socket_error::{SEND_TAKES_SOCKET_ERROR, pending_socket_error};
-pub(crate) use transparent::{
-    CAN_SEND_TRANSPARENT, descriptor_limit, is_out_of_descriptors, open_transparent, set_unicast_interface,
-};

@@ -97,7 +97,7 @@ pub(crate) fn unknown(text: &str) -> Error {
     Error::usage(format!("no network interface has the name, index or address '{text}'"))
 }
 
-/// Whether it is an address of this host.
+/// Whether this host has the address.
 pub(crate) fn is_own(mut address: SocketAddr) -> bool {
     address.set_port(0);
     // A bind is quick, and right where it fails; where the system binds any address (127.0.0.0/8, AnyIP) the list tells.

@@ -1,12 +1,14 @@
 //! What only Linux has, as the other systems have it: not at all.
 
 use std::io;
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::Socket;
 
 pub(crate) const CAN_DIVIDE_SENDERS: bool = false;
+
+pub(crate) const CAN_SEND_TRANSPARENT: bool = false;
 
 /// A hang-up may be that of what the peer sends alone, and is told again and again.
 pub(crate) const POLLHUP_IS_BOTH_DIRECTIONS: bool = false;
@@ -74,5 +76,23 @@ pub(crate) fn has_carrier(_interface: &str) -> bool {
 }
 
 pub(crate) fn has_attribute(_interface: &str, _name: &str) -> bool {
+    false
+}
+
+pub(crate) fn open_transparent(_: SocketAddr) -> io::Result<Socket> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn set_unicast_interface(_: &UdpSocket, _index: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nobody asks there.
+pub(crate) fn descriptor_limit() -> usize {
+    usize::MAX
+}
+
+/// Nobody asks there.
+pub(crate) fn is_out_of_descriptors(_: &io::Error) -> bool {
     false
 }

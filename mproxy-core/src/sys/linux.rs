@@ -7,12 +7,14 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::zeroed;
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{SockFilter, SockRef, Socket};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use message::socklen;
 #[cfg_attr(mproxy_portable, allow(unused_imports))]
@@ -90,9 +92,38 @@ pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<u32> {
     Ok(if ipv4 { ip_mtu(socket) } else { ipv6_mtu(socket) }?)
 }
 
-/// Has limited broadcast (255.255.255.255) leave through this interface (`ip(7)`, `IP_UNICAST_IF`).
-pub(crate) fn broadcast_through(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
-    set_option(fd, libc::IPPROTO_IP, libc::IP_UNICAST_IF, index.to_be().cast_signed())
+/// Whether a socket can send with the address of another host.
+pub(crate) const CAN_SEND_TRANSPARENT: bool = true;
+
+/// A UDP socket that can be bound to an address of another host (`ip(7)`, `IP_TRANSPARENT`), and to a port that others
+/// have (`SO_REUSEPORT`): other threads have the same senders, and a listener may have their port. Its error queue is on.
+pub(crate) fn open_transparent(family: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(family), Type::DGRAM, Some(Protocol::UDP))?;
+    if family.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    let socket = UdpSocket::from(socket);
+    enable_error_queue(&socket, family.is_ipv6())?;
+    Ok(socket.into())
+}
+
+/// Has IPv4 unicast and broadcast leave through this interface (`ip(7)`, `IP_UNICAST_IF`); 0: through that of the route.
+pub(crate) fn set_unicast_interface(socket: &UdpSocket, index: u32) -> io::Result<()> {
+    set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_UNICAST_IF, index.to_be().cast_signed())
+}
+
+/// How many descriptors the process may have (`RLIMIT_NOFILE`).
+pub(crate) fn descriptor_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Whether the process or the system has no descriptor left (`EMFILE`, `ENFILE`).
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Has the system deliver nothing more to the socket; what its receive buffer holds stays (`SO_ATTACH_FILTER`).

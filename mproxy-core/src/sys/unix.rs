@@ -24,6 +24,9 @@ pub(crate) const CAN_SET_DSCP: bool = true;
 /// Sleeps shorter than this must not be waits for something, which end too late.
 pub(crate) const SHORTEST_WAIT: Duration = Duration::ZERO;
 
+/// Whether a send fails of the pending socket error.
+pub(crate) const SEND_TAKES_SOCKET_ERROR: bool = true;
+
 /// How late a sleep may end.
 pub(crate) const MAX_OVERSLEEP: Duration = Duration::from_millis(10);
 

@@ -1,16 +1,19 @@
-//! Windows: options and requests that no library knows, receiving with what accompanies a message, and what is
-//! told by consoles.
+//! Windows: options and requests of sockets that no library knows, and what is told of files and by consoles.
 
+mod message;
+
+use std::fs::Metadata;
 use std::io;
 use std::mem::zeroed;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::windows::io::AsRawSocket;
 use std::ptr;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use socket2::SockAddr;
+use rustix::event::PollFd;
+use socket2::{SockRef, Socket, TcpKeepalive};
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, MCAST_JOIN_SOURCE_GROUP, SIO_UDP_CONNRESET, SIO_UDP_NETRESET,
@@ -33,6 +36,9 @@ pub(crate) const CAN_SET_DSCP: bool = false;
 
 /// Who waits for something is woken only at the next tick of the clock, up to 16 ms late. A short sleep is exact.
 pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
+/// A send does not fail of the pending socket error: only a receive does.
+pub(crate) const SEND_TAKES_SOCKET_ERROR: bool = false;
 
 /// The clock ticks every 16 ms at most, where there is no better one.
 pub(crate) const MAX_OVERSLEEP: Duration = Duration::from_millis(40);
@@ -222,7 +228,73 @@ pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::
     Ok(last)
 }
 
-/// What is sent to at each event.
+/// Nothing: a socket's time-out ends each wait, so that a request to stop is seen in time.
+#[derive(Debug)]
+pub(crate) struct StopPipe;
+
+impl StopPipe {
+    #[allow(clippy::unnecessary_wraps)] // the signature of Unix's
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    #[allow(clippy::unused_self)] // the signature of Unix's
+    pub(crate) fn request(&self) {}
+
+    #[allow(clippy::unused_self)] // the signature of Unix's
+    pub(crate) fn poll_fd(&self) -> Option<PollFd<'_>> {
+        None
+    }
+}
+
+/// Ctrl-C, Ctrl-Break, and the end of the console or the session, caught from its making on.
+#[derive(Debug)]
+pub(crate) struct StopSignals(Receiver<()>);
+
+impl StopSignals {
+    pub(crate) fn catch() -> io::Result<Self> {
+        let (sender, caught) = mpsc::channel();
+        send_console_events(sender)?;
+        Ok(Self(caught))
+    }
+
+    /// Waits for the next one, or for so long. Whether one came.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> bool {
+        match timeout {
+            Some(timeout) => self.0.recv_timeout(timeout).is_ok(),
+            None => self.0.recv().is_ok(),
+        }
+    }
+}
+
+/// There is no SIGHUP.
+#[derive(Debug)]
+pub(crate) enum ReloadSignals {}
+
+impl ReloadSignals {
+    #[allow(clippy::unnecessary_wraps)] // the signature of Unix's
+    pub(crate) fn catch() -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+
+    pub(crate) fn wait(&mut self) -> bool {
+        match *self {}
+    }
+}
+
+/// Nothing beside the length and the time of the last change.
+#[cfg_attr(not(feature = "tls"), allow(dead_code))] // only certificates are read again
+pub(crate) fn file_identity(_: &Metadata) -> [i64; 3] {
+    [0; 3]
+}
+
+/// The name that the system's tools show: `Ethernet`, where the system's own is `ethernet_32768`.
+#[allow(clippy::unnecessary_wraps)] // the signature of Unix's
+pub(crate) fn interface_alias(row: &getifaddrs::Interface) -> Option<String> {
+    Some(row.description.clone())
+}
+
+/// Where each event is sent to.
 static EVENTS: OnceLock<Mutex<Sender<()>>> = OnceLock::new();
 
 /// Has the events of the console that end a program sent to the channel from here on. The first one alone counts

@@ -66,10 +66,47 @@ impl TcpClient {
     ) -> Result<Self, Error> {
         let failed = |error| Error::io("set up the connection of", peer, error);
         channel.use_external_poll().map_err(failed)?;
-        let connection = Shared(Arc::new(Mutex::new(connection)));
-        let source =
-            ClientSource { channel, connection: connection.clone(), peer, sending: true, stop: stop.clone() };
-        Ok((Self { connection, peer, framing, stop: stop.clone(), counters: meter.counters() }, source))
+        let (stop, counters) = (stop.clone(), meter.counters());
+        Ok(Self { channel, connection, peer, framing, has_input: true, stop, counters })
+    }
+
+    /// Polls the channel and the connection, discards the client's input, and fails if the client has gone.
+    fn poll(&mut self) -> io::Result<()> {
+        let socket = self.connection.socket();
+        // After the client's FIN it still gets everything. Then only POLLERR and POLLHUP, which poll reports
+        // unasked, tell that it has gone.
+        let interest = if self.has_input { PollFlags::IN } else { PollFlags::empty() };
+        let client = PollFd::new(socket, interest);
+        let with_client = self.has_input || sys::POLLHUP_IS_BOTH_DIRECTIONS;
+        let mut fds = if with_client { vec![client.clone()] } else { Vec::new() };
+        fds.extend(self.channel.poll_fds());
+        if !self.stop.requested() {
+            // A stop wakes this by way of the channel's sockets. With the stop's pipe in each poll, all
+            // clients' threads would queue up at that one pipe for each datagram.
+            poll_for(&mut fds, self.channel.poll_timeout())?;
+        }
+        if !with_client {
+            fds = vec![client];
+            poll_for(&mut fds, Some(Duration::ZERO))?;
+        }
+        let events = fds[0].revents();
+        let hung_up = events.contains(PollFlags::HUP);
+        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && sys::POLLHUP_IS_BOTH_DIRECTIONS {
+            // The pending socket error (SO_ERROR).
+            let error = socket.take_error()?;
+            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+        }
+        if !with_client && let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        drop(fds);
+        if self.has_input && (hung_up || events.intersects(PollFlags::IN)) {
+            self.has_input = discard_input(&mut |area| self.connection.read(area))?;
+            if self.connection.is_closed_by_peer() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
@@ -94,136 +131,7 @@ impl TcpClient {
     }
 }
 
-/// Waits for a client to accept more, but not for ever.
-struct StallGuard<'a> {
-    connection: &'a mut dyn Connection,
-    /// What it had not acknowledged when that was looked at last.
-    left: i32,
-    stop: &'a Stop,
-}
-
-impl StallGuard<'_> {
-    /// Waits for room, or for a while; `since` then is when the client has last taken something.
-    fn wait(&mut self, since: &mut Instant) -> io::Result<()> {
-        let socket = self.connection.socket();
-        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-        let mut waited = wait(&mut fds, Some(RETRY_WRITE), self.stop)?;
-        if waited == Wait::Ready && is_only_hung_up(&fds[0]) {
-            self.stop.sleep(HUNG_UP);
-            waited = Wait::TimedOut;
-        }
-        let ready = match waited {
-            Wait::Ready => true,
-            Wait::TimedOut => {
-                let left = unacknowledged(socket);
-                if std::mem::replace(&mut self.left, left) != left {
-                    *since = Instant::now();
-                }
-                // Where the network is at fault, the system gives up by itself.
-                since.elapsed() < STALLED || is_unanswered(socket)
-            }
-            Wait::Stopped => {
-                let left = STALLED_AT_STOP.saturating_sub(self.stop.elapsed().unwrap_or_default());
-                let ready = poll_for(&mut fds, Some(left))?;
-                if is_only_hung_up(&fds[0]) {
-                    std::thread::sleep(left.min(HUNG_UP));
-                    !left.is_zero()
-                } else {
-                    ready
-                }
-            }
-        };
-        if ready {
-            Ok(())
-        } else {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts nothing any more"))
-        }
-    }
-
-    fn patiently(
-        &mut self,
-        write: &mut dyn FnMut(&mut dyn Connection) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let mut since = Instant::now();
-        loop {
-            match write(self.connection) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(&mut since)?,
-                result => return result,
-            }
-        }
-    }
-}
-
-/// Whether a wait for room has found none, but a peer that sends nothing more.
-fn is_only_hung_up(client: &PollFd<'_>) -> bool {
-    !HANG_UP_IS_ALL && client.revents() == PollFlags::HUP
-}
-
-/// Whether what was sent is not acknowledged, rather than not wanted. Only Linux tells.
-#[cfg(not(target_os = "linux"))]
-fn is_unanswered(_: &std::net::TcpStream) -> bool {
-    false
-}
-
-/// How much of it. Only Linux tells.
-#[cfg(not(target_os = "linux"))]
-fn unacknowledged(_: &std::net::TcpStream) -> i32 {
-    0
-}
-
-/// The channel as one TCP client receives it, while the connection is watched: what the client sends is
-/// read and forgotten, and when it is gone this ends.
-pub struct ClientSource {
-    channel: UdpSource,
-    connection: Shared,
-    peer: SocketAddr,
-    /// The client may still send something.
-    sending: bool,
-    stop: Stop,
-}
-
-impl ClientSource {
-    /// Waits for data or for the client, and looks whether it is still there.
-    fn watch(&mut self) -> io::Result<()> {
-        let mut connection = self.connection.lock();
-        let socket = connection.socket();
-        // One that only has shut down its sending side still gets everything: then only an error or a reset, which
-        // are always reported, say that it is gone.
-        let interest = if self.sending { PollFlags::IN } else { PollFlags::empty() };
-        let client = PollFd::new(socket, interest);
-        let waits = self.sending || HANG_UP_IS_ALL;
-        let mut fds = if waits { vec![client.clone()] } else { Vec::new() };
-        fds.extend(self.channel.poll_fds());
-        if !self.stop.requested() {
-            // A stop wakes this by way of the channel's sockets: all clients' threads would else queue up at one
-            // pipe for each datagram.
-            poll_for(&mut fds, self.channel.poll_timeout())?;
-        }
-        if !waits {
-            fds = vec![client];
-            poll_for(&mut fds, Some(Duration::ZERO))?;
-        }
-        let events = fds[0].revents();
-        let hung_up = events.contains(PollFlags::HUP);
-        if events.intersects(PollFlags::ERR | PollFlags::NVAL) || hung_up && HANG_UP_IS_ALL {
-            let error = socket.take_error()?;
-            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
-        }
-        if !waits && let Some(error) = socket.take_error()? {
-            return Err(error);
-        }
-        drop(fds);
-        if self.sending && (hung_up || events.intersects(PollFlags::IN)) {
-            self.sending = ignore(&mut |area| connection.read(area))?;
-            if connection.is_over() {
-                return Err(io::ErrorKind::ConnectionAborted.into());
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Source for ClientSource {
+impl Source for TcpClient {
     fn capacity(&self) -> usize {
         SLOT
     }

@@ -7,9 +7,9 @@ use std::time::Instant;
 use socket2::SockRef;
 
 use super::socket_set::{BoundSocket, SocketSet};
+use crate::net::multicast::{join_group, no_interface};
 use crate::net::options::Options;
 use crate::net::routes::{REFRESH_INTERVAL, Route, RouteTable};
-use crate::net::socket::{join_group, no_interface};
 use crate::relay::stop::POLL_INTERVAL;
 use crate::sys::set_receiver_loop;
 

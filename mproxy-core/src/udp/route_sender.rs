@@ -15,7 +15,6 @@ use crate::net::health::Health;
 use crate::net::options::Options;
 use crate::net::resolve::Resolved;
 use crate::net::routes::Route;
-use crate::net::socket::{connect_udp, path_payload, tell_target, wait_for_port_unreachable};
 use crate::relay::batch::{Batch, Cursor};
 use crate::relay::stats::Counters;
 use crate::sys::{SEND_TAKES_SOCKET_ERROR, pending_socket_error};
@@ -316,7 +315,7 @@ impl RouteSender {
             let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
             let socket = connect_udp(&self.route, address, &self.options)?;
             if self.logged_address.replace(address) != Some(address) {
-                tell_target(&self.target, &self.route, address, &self.options);
+                log_target(&self.target, &self.route, address, &self.options);
             }
             let own_address = if self.options.transparent { Some(OwnAddress::new(&socket)?) } else { None };
             Connected {

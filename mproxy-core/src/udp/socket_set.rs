@@ -12,9 +12,9 @@ use super::io::{Missed, POLL_BEFORE_RECEIVE, Receiver};
 use crate::io::poll::wait;
 use crate::net::options::Options;
 use crate::net::routes::Route;
-use crate::net::socket::close_entry;
 use crate::relay::batch::Batch;
 use crate::relay::stop::Stop;
+use crate::sys;
 
 #[derive(Debug)]
 pub(super) struct SocketSet {
@@ -134,7 +134,7 @@ impl SocketSet {
 
     /// Has the system deliver nothing more to the sockets. Whether it can do that.
     pub(super) fn stop_input(&self) -> bool {
-        self.each(|bound| close_entry(&SockRef::from(&*bound.socket))).is_ok()
+        self.each(|bound| sys::stop_input(&SockRef::from(&*bound.socket))).is_ok()
     }
 
     /// Does it with each socket, and returns the first error.

@@ -15,7 +15,6 @@ use crate::net::connect::set_up_sender;
 use crate::net::interface::{Interface, is_own};
 use crate::net::multicast::{send_through, set_multicast_loop};
 use crate::net::options::Options;
-use crate::net::socket::{send_through, set_multicast_loop, set_up_sender};
 use crate::sys::{
     CAN_SEND_TRANSPARENT, descriptor_limit, is_out_of_descriptors, open_transparent, set_unicast_interface,
 };

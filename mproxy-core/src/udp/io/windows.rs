@@ -142,7 +142,7 @@ fn complete_message(arrival: &Arrival, control: &[u8]) -> io::Result<(usize, usi
     #[allow(clippy::cast_possible_wrap)] // 3
     let segment = number(control, IPPROTO_UDP, UDP_COALESCED_INFO as i32);
     match (segment, arrival.sender) {
-        (Some(segment), Some(sender)) if !arrival.cut => Ok((arrival.len, segment as usize, sender)),
+        (Some(segment), Some(sender)) if !arrival.truncated => Ok((arrival.len, segment as usize, sender)),
         _ => Err(io::Error::from_raw_os_error(WSAEMSGSIZE)),
     }
 }
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn what_arrives_is_told_apart_or_dropped() {
         let sender = SocketAddr::from(([127, 0, 0, 1], 5));
-        let arrival = |cut| Arrival { len: 100, control: 0, cut, sender: Some(sender) };
+        let arrival = |cut| Arrival { len: 100, control: 0, truncated: cut, sender: Some(sender) };
         let control = Number::new(IPPROTO_UDP, 3, 30).0;
         assert_eq!(complete_message(&arrival(false), &control).unwrap(), (100, 30, sender));
         assert_eq!(complete_message(&arrival(false), &[]).unwrap(), (100, 0, sender));
