@@ -4,8 +4,6 @@
 //! Each `sh` block has a name, in a comment before it that the page does not show:
 //! `<!-- test: NAME -->`. The blocks `set-up`, `install`, `install with TLS`, `install from an archive`
 //! and `benchmark` are run by `.ci/run`.
-// They are commands of a Unix shell.
-#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::BTreeSet;

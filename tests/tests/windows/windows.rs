@@ -1,6 +1,5 @@
 //! What is Windows's own: its paths and devices, named pipes, its consoles' events, and that no text is
 //! translated.
-#![cfg(windows)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::{OsStr, OsString};

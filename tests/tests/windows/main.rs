@@ -1,0 +1,4 @@
+//! What is so on Windows only.
+
+#[cfg(windows)]
+mod windows;
