@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
-use crate::{Network, Running, eventually};
+use crate::{Network, Running, eventually, needs_tools};
 
 /// What is captured: UDP and TCP, but no part of it that an error message cites, and reports of memberships.
 const FILTER: &str = "igmp.type == 0x22 || icmpv6.type == 143 || (udp || tcp) && !(icmp || icmpv6)";
@@ -84,9 +84,10 @@ pub enum Record {
 }
 
 impl Capture {
-    /// Starts to capture on the host's interface. What happens after this has returned is captured. Needs
-    /// tshark. Coalesced datagrams are one packet, as the kernel hands them on.
+    /// Starts to capture on the host's interface. What happens after this has returned is captured.
+    /// Coalesced datagrams are one packet, as the kernel hands them on.
     pub fn new(network: &Network, host: usize, interface: &str) -> Self {
+        needs_tools(&["tshark"]);
         let directory = tempfile::tempdir().unwrap();
         let mut command = network.command(host, "tshark");
         command.env("TMPDIR", directory.path()).stdin(Stdio::null());

@@ -10,10 +10,13 @@ mod capture;
 mod certificates;
 #[cfg(windows)]
 mod console;
+mod harness;
+mod log;
 mod loopback;
 mod needs;
 mod network;
 mod pipes;
+mod socket;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -32,12 +35,17 @@ pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 #[cfg(windows)]
 pub use console::press_ctrl_c;
+pub use harness::run_tests;
+pub use log::GroupLine;
 pub use loopback::{loopback, member, sender_to};
-pub use needs::{can_make_networks, has, has_ipv6, has_sources, is_wine, skipped};
+pub use needs::{
+    is_wine, needs_ipv6, needs_loopback_network, needs_source_specific_multicast, needs_tools, skip,
+};
 pub use network::{MulticastRouter, Network, receives, send, server};
 #[cfg(windows)]
 pub use pipes::NamedPipe;
 pub use pipes::pending;
+pub use socket::{force_receive_buffer, segment, share_port};
 #[cfg(feature = "tls")]
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
 
@@ -283,20 +291,6 @@ impl Running {
         }
     }
 
-    /// The address that a listener got: the program must run with `-v`, and the endpoint be as given,
-    /// `127.0.0.1:0` for example.
-    pub fn udp_address(&self, endpoint: &str) -> SocketAddr {
-        let line = self.says(&format!(" {endpoint}: listening on "));
-        let text = line.split(": listening on ").nth(1).unwrap();
-        text.split(',').next().unwrap().parse().unwrap()
-    }
-
-    /// As [`udp_address`](Self::udp_address), of a TCP listener.
-    pub fn tcp_address(&self, endpoint: &str) -> SocketAddr {
-        let line = self.says(&format!(" {endpoint}: accepting TCP connections on "));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    }
-
     /// Waits until standard output holds as many bytes.
     pub fn writes(&self, bytes: usize) -> Vec<u8> {
         eventually(&format!("{bytes} bytes on standard output"), || {
@@ -422,58 +416,6 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(name: &str, arguments: &[I], input: &[u8])
     drop(stdin);
     let code = running.exit_code();
     Outcome { code, stdout: running.stdout(), stderr: running.messages() }
-}
-
-/// A host of its own that has no network but the loopback interface, as most containers do. It goes
-/// when this is dropped.
-pub struct LoopbackHost {
-    name: String,
-}
-
-impl LoopbackHost {
-    /// Makes the host. Needs what [`can_make_networks`] tells.
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mp{}-lo{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let done = output(Command::new("ip").args(["netns", "add", &name]));
-        assert!(done.status.success(), "no namespace {name}");
-        let host = Self { name };
-        host.sh("ip link set lo up");
-        host
-    }
-
-    /// Takes IPv6 away from it.
-    #[must_use]
-    pub fn without_ipv6(self) -> Self {
-        self.sh("! test -e /proc/sys/net/ipv6 || echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
-        self
-    }
-
-    /// Starts one of the programs on the host, with standard input closed.
-    pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
-        let mut command = self.command(program(name));
-        Running::new(command.args(arguments).stdin(Stdio::null()))
-    }
-
-    /// Runs a shell command on the host, which must succeed, and returns what it prints.
-    pub fn sh(&self, script: &str) -> String {
-        let out = output(self.command("sh").args(["-c", script]));
-        assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
-        command
-    }
-}
-
-impl Drop for LoopbackHost {
-    fn drop(&mut self) {
-        output(Command::new("ip").args(["netns", "delete", &self.name]));
-    }
 }
 
 /// The examples of the READMEs, compiled and run as documentation tests.

@@ -1,60 +1,92 @@
-//! What a test may need of the machine, and skips where it is not there.
+//! What a test needs of the machine, and the one way to skip a test where that is missing.
 
-use std::io::Write;
+use std::any::Any;
 use std::net::UdpSocket;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::{output, try_launch};
 
-/// Whether this process may make network namespaces. Where it may not, a test that needs them says so
-/// and passes; under CI on Linux it must not come to that, so
-/// there this panics instead.
-pub fn can_make_networks(test: &str) -> bool {
+/// What a skipped test unwinds with: the reason.
+struct Skipped(String);
+
+/// Skips the test: it is ignored, with this reason in the summary. For a test of [`main!`](crate::main), and on the
+/// thread of the test.
+pub fn skip(reason: impl Into<String>) -> ! {
+    // No panic hook runs: nothing is printed but the reason.
+    resume_unwind(Box::new(Skipped(reason.into())))
+}
+
+/// The reason, if the payload of an unwinding is that of a skipped test.
+pub(crate) fn skip_reason(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<Skipped>().map(|skipped| skipped.0.as_str())
+}
+
+/// Skips the test for want of what every machine for tests should have. Under CI on Linux it fails instead.
+fn lacks(reason: &str) -> ! {
+    assert!(!cfg!(target_os = "linux") || std::env::var_os("CI").is_none(), "needed under CI: {reason}");
+    skip(reason)
+}
+
+/// Skips the test where this process may not make network namespaces. Whoever makes a [`Network`](crate::Network)
+/// need not ask.
+pub(crate) fn needs_namespaces() {
+    static ABLE: OnceLock<bool> = OnceLock::new();
+    if !*ABLE.get_or_init(can_make_namespaces) {
+        lacks("making network namespaces needs root and iproute2 on Linux");
+    }
+}
+
+fn can_make_namespaces() -> bool {
     #[cfg(unix)]
     let root = rustix::process::geteuid().is_root();
     #[cfg(not(unix))]
     let root = false;
-    let able = cfg!(target_os = "linux")
+    let succeeds = |command: &mut Command| {
+        try_launch(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+            .and_then(|mut child| child.wait())
+            .is_ok_and(|status| status.success())
+    };
+    cfg!(target_os = "linux")
         && root
-        && try_launch(Command::new("ip").args(["netns", "list"]).stdout(Stdio::null()))
-            .and_then(|mut ip| ip.wait())
-            .is_ok_and(|status| status.success());
-    if !able {
-        assert!(!must_not_skip(), "{test}: network namespaces are needed under CI");
-        skipped(test, "making network namespaces needs root and iproute2 on Linux");
-    }
-    able
+        && succeeds(Command::new("ip").args(["netns", "list"]))
+        // Root in a container may lack CAP_SYS_ADMIN.
+        && succeeds(Command::new("unshare").args(["--net", "--mount", "true"]))
 }
 
-/// Whether this machine has these: a program by its name, a device by its path. Where one is missing, a test
-/// that needs it says so and passes; under CI on Linux this panics
-/// instead.
-pub fn has(test: &str, tools: &[&str]) -> bool {
+/// Skips the test where one of these is missing: a program by its name, a device by its path.
+pub fn needs_tools(tools: &[&str]) {
     for tool in tools {
         let found = Path::new(tool).exists()
             || cfg!(unix)
                 && output(Command::new("sh").args(["-c", &format!("command -v {tool}")])).status.success();
         if !found {
-            assert!(!must_not_skip(), "{test}: {tool} is needed under CI");
-            skipped(test, &format!("this machine has no {tool}"));
-            return false;
+            lacks(&format!("this machine has no {tool}"));
         }
     }
-    true
 }
 
-fn must_not_skip() -> bool {
-    cfg!(target_os = "linux") && std::env::var_os("CI").is_some()
-}
-
-/// Whether this machine has `::1`. Where it has not, a test that needs it says so and passes.
-pub fn has_ipv6(test: &str) -> bool {
-    let has = UdpSocket::bind("[::1]:0").is_ok();
-    if !has {
-        skipped(test, "this machine has no ::1");
+/// Skips the test where this machine has no `::1`.
+pub fn needs_ipv6() {
+    if UdpSocket::bind("[::1]:0").is_err() {
+        lacks("this machine has no ::1");
     }
-    has
+}
+
+/// Skips the test where the loopback interface has 127.0.0.1 only, and not all of 127.0.0.0/8 as on Linux and Windows.
+pub fn needs_loopback_network() {
+    if !cfg!(any(target_os = "linux", windows)) {
+        skip("the loopback interface has one IPv4 address here");
+    }
+}
+
+/// Skips the test where groups cannot be joined for one source alone.
+pub fn needs_source_specific_multicast() {
+    if is_wine() {
+        skip("Wine takes the source for the interface");
+    }
 }
 
 /// Whether this is Wine, whose sockets are those of the system below it: it binds any address, for one.
@@ -64,19 +96,4 @@ pub fn is_wine() -> bool {
     #[cfg(not(windows))]
     let is = false;
     is
-}
-
-/// Whether groups can be joined for one source alone. Where they cannot, a test that needs it says so and passes.
-pub fn has_sources(test: &str) -> bool {
-    let has = !is_wine();
-    if !has {
-        skipped(test, "Wine takes the source for the interface");
-    }
-    has
-}
-
-/// Says that a test, or a part of it, is skipped. Unlike what `eprintln!` says, it is seen though the
-/// test passes: what is written to standard error itself is not captured.
-pub fn skipped(test: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }

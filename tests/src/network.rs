@@ -1,5 +1,5 @@
 //! Hosts of their own: network namespaces on a bridge, so that multicast is real and never leaves the
-//! machine.
+//! machine. The only place where namespaces are made and entered.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::needs::{needs_namespaces, needs_tools, skip};
 use crate::{PATIENCE, Running, close, eventually, output, piped, program};
 
 /// Hosts `0..n`, joined by switches that are one segment each. A host `i` on segment `s` has there the interface
 /// `eth<s>` with the addresses `10.(77+s).0.(1+i)/24` and `fd(77+s)::(1+i)/64`. All of it goes when this is
-/// dropped.
+/// dropped. Where this process may not make them, the test is skipped.
 pub struct Network {
     name: String,
     hosts: usize,
@@ -24,6 +25,13 @@ impl Network {
     pub fn new(hosts: usize) -> Self {
         let all: Vec<_> = (0..hosts).collect();
         Self::segments(&[&all], false)
+    }
+
+    /// Makes host 0 alone, with no network but the loopback interface, as most containers have.
+    pub fn loopback() -> Self {
+        let mut network = Self::unlinked();
+        network.add();
+        network
     }
 
     /// Makes these hosts, those of each segment. The switches snoop: they pass a group on to those only who have
@@ -168,6 +176,7 @@ impl Network {
 
     fn unlinked() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        needs_namespaces();
         let name = format!("mp{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         Self { name, hosts: 0 }
     }
@@ -208,9 +217,28 @@ impl Network {
         }
     }
 
-    /// The file that stands for the host's namespace, for a thread of the test to enter.
-    pub fn namespace_file(&self, host: usize) -> PathBuf {
-        Path::new("/run/netns").join(self.namespace(Some(host)))
+    /// Does something on a host, in the test's own process. Sockets that are opened there, and threads that are
+    /// started there, stay there.
+    pub fn on<T: Send>(&self, host: usize, act: impl FnOnce() -> T + Send) -> T {
+        let namespace = Path::new("/run/netns").join(self.namespace(Some(host)));
+        let there = move || {
+            enter(&namespace);
+            act()
+        };
+        let done = std::thread::scope(|scope| scope.spawn(there).join());
+        done.unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    }
+
+    /// The index of a host's interface.
+    pub fn interface_index(&self, host: usize, interface: &str) -> u32 {
+        let index = self.run(host, "cat", &[&format!("/sys/class/net/{interface}/ifindex")]);
+        String::from_utf8(index.stdout).unwrap().trim().parse().unwrap()
+    }
+
+    /// Takes IPv6 away from the host.
+    pub fn without_ipv6(&self, host: usize) {
+        let disable = "! test -e /proc/sys/net/ipv6 || echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
+        self.succeeds(host, "sh", &["-c", disable]);
     }
 
     /// Has the switch pass nothing to or from the host any more, without a word to anyone.
@@ -248,8 +276,9 @@ impl Network {
     }
 
     /// Gives the host a tunnel as `OpenVPN` makes it, `tun0` or `tap0`, that works and leads nowhere. It goes with
-    /// what this returns. Needs `socat` and `/dev/net/tun`.
+    /// what this returns.
     pub fn tunnel(&self, host: usize, kind: &str) -> Running {
+        needs_tools(&["socat", "/dev/net/tun"]);
         let tunnel = format!("TUN:10.9.0.1/24,tun-type={kind},tun-name={kind}0,iff-up,iff-no-pi");
         let running = Running::new(
             self.command(host, "socat").args(["-u", &tunnel, "GOPEN:/dev/null"]).stdin(Stdio::null()),
@@ -261,8 +290,9 @@ impl Network {
         running
     }
 
-    /// Makes the host a multicast router with these rules, lines of an `smcroute.conf`. Needs smcroute.
+    /// Makes the host a multicast router with these rules, lines of an `smcroute.conf`.
     pub fn multicast_router(&self, host: usize, rules: &str) -> MulticastRouter {
+        needs_tools(&["smcrouted"]);
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("conf"), rules).unwrap();
@@ -298,6 +328,16 @@ impl Network {
         }
     }
 
+    /// Limits what leaves through the host's interface, with these parameters of a token bucket filter. Where the kernel
+    /// has none, the test is skipped.
+    pub fn limit_queue(&self, host: usize, interface: &str, parameters: &str) {
+        let queue = ["qdisc", "add", "dev", interface, "root", "tbf"];
+        let parameters: Vec<_> = parameters.split(' ').collect();
+        if !self.run(host, "tc", &[&queue[..], &parameters].concat()).status.success() {
+            skip("this system cannot limit a queue");
+        }
+    }
+
     /// Gives the host an `/etc/hosts` of its own.
     pub fn set_names(&self, host: usize, hosts: &str) {
         let directory = self.configuration(host);
@@ -322,11 +362,12 @@ impl Network {
         output(self.command(host, program).args(arguments))
     }
 
-    /// Runs a command on the host to its end, which must be a success.
-    pub fn succeeds(&self, host: usize, program: &str, arguments: &[&str]) {
+    /// Runs a command on the host to its end, which must be a success. Returns what it prints.
+    pub fn succeeds(&self, host: usize, program: &str, arguments: &[&str]) -> String {
         let out = self.run(host, program, arguments);
         let messages = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{program} {arguments:?}: {messages}");
+        String::from_utf8(out.stdout).unwrap()
     }
 
     /// Runs `ip` with these arguments on the host, which must be a success.
@@ -372,7 +413,7 @@ pub fn send(network: &Network, host: usize, arguments: &[&str], input: &str) {
 /// A server on a host that writes to its standard output, listening.
 pub fn server(network: &Network, host: usize, arguments: &[&str]) -> Running {
     let server = network.start(host, "mproxy-server", &[&["--path", "-", "-v"], arguments].concat());
-    server.says("listening");
+    server.is_ready(arguments);
     server
 }
 
@@ -383,6 +424,18 @@ pub fn receives(server: &Running, expected: &str) {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(String::from_utf8_lossy(&server.stdout()), expected);
+}
+
+/// Moves the calling thread to the namespace.
+#[cfg(target_os = "linux")]
+fn enter(namespace: &Path) {
+    use nix::sched::{CloneFlags, setns};
+    setns(std::fs::File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn enter(namespace: &Path) {
+    panic!("there can be no {}", namespace.display());
 }
 
 /// The name of each host's interface on the segment.

@@ -7,15 +7,17 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use mproxy_forward::{Forward, Options};
 use mproxy_reverse::Reverse;
 use mproxy_tests::{
-    Network, PATIENCE, can_make_networks, datagram, eventually, has_ipv6, is_wine, loopback_group, run, send,
-    server, start, udp, udp_on,
+    Network, PATIENCE, datagram, eventually, is_wine, loopback_group, needs_ipv6, needs_loopback_network,
+    run, send, server, skip, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 
-/// Linux and Windows have all of 127.0.0.0/8 on their loopback interface; others only the first of it. Under Wine
-/// datagrams do not leave from another than that either.
-fn has_several_addresses() -> bool {
-    cfg!(any(target_os = "linux", windows))
+/// For datagrams from addresses of the loopback network other than 127.0.0.1.
+fn needs_several_senders() {
+    needs_loopback_network();
+    if is_wine() {
+        skip("under Wine datagrams leave from 127.0.0.1 only");
+    }
 }
 
 fn sender(from: &str, to: SocketAddr) -> UdpSocket {
@@ -24,11 +26,8 @@ fn sender(from: &str, to: SocketAddr) -> UdpSocket {
     socket
 }
 
-#[test]
 fn datagrams_from_elsewhere_reach_no_file_and_no_target() {
-    if !has_several_addresses() || is_wine() {
-        return;
-    }
+    needs_several_senders();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
     let listen = ["--listen-addr", "127.0.0.1:0", "--tee", "-v", "--path", path.to_str().unwrap()];
@@ -59,11 +58,8 @@ fn datagrams_from_elsewhere_reach_no_file_and_no_target() {
     server.says("127.0.0.1:0: 60 not allowed");
 }
 
-#[test]
 fn without_a_word_they_are_counted() {
-    if !has_several_addresses() || is_wine() {
-        return;
-    }
+    needs_several_senders();
     let (target, address) = udp();
     let forward = Forward::new()
         .udp_listen("127.0.0.1:0")
@@ -82,11 +78,8 @@ fn without_a_word_they_are_counted() {
     assert_eq!((stats.received(), stats.sent(), stats.denied()), (1, 1, 2));
 }
 
-#[test]
 fn ipv6_has_its_own_networks() {
-    if !has_ipv6("ipv6_has_its_own_networks") {
-        return;
-    }
+    needs_ipv6();
     let (target, address) = udp();
     let target_address = address.to_string();
     for (network, allowed) in
@@ -113,11 +106,8 @@ fn connect(from: &str, to: SocketAddr) -> TcpStream {
     stream
 }
 
-#[test]
 fn connections_from_elsewhere_are_closed_at_once() {
-    if !has_several_addresses() {
-        return;
-    }
+    needs_loopback_network();
     let (target, address) = udp();
     let reverse = Reverse::new()
         .tcp_listen("127.0.0.1:0")
@@ -151,13 +141,10 @@ fn connections_from_elsewhere_are_closed_at_once() {
     assert_eq!(denied, [1, 1], "{stats:?}");
 }
 
-#[test]
 fn nobody_shakes_hands_with_those_from_elsewhere() {
     use mproxy_tests::{Authority, Valid};
 
-    if !has_several_addresses() {
-        return;
-    }
+    needs_loopback_network();
     let directory = tempfile::tempdir().unwrap();
     let certificate = Authority::new(directory.path(), "ca").certify("server", &["localhost"], Valid::Now);
     let mut reverse = start(
@@ -186,10 +173,9 @@ fn nobody_shakes_hands_with_those_from_elsewhere() {
 }
 
 /// What the proxy itself sends to its group is not from elsewhere, whatever the list says.
-#[test]
 fn a_shared_channel_takes_the_proxys_own_datagrams_and_no_others() {
     if cfg!(not(target_os = "linux")) {
-        return;
+        skip("only Linux delivers to a group of the loopback interface from all of its addresses");
     }
     let group = loopback_group();
     let (target, address) = udp();
@@ -218,19 +204,14 @@ fn a_shared_channel_takes_the_proxys_own_datagrams_and_no_others() {
     reverse.stop();
 }
 
-#[test]
 fn across_hosts_only_the_allowed_one_is_heard_by_unicast_and_multicast() {
-    if !can_make_networks("across_hosts_only_the_allowed_one_is_heard_by_unicast_and_multicast") {
-        return;
-    }
     let network = Network::new(3);
     let allowed = Network::ipv4(1);
     let group = "239.7.7.7%eth0:7778";
     let arguments =
         ["--path", "-", "--listen-addr", "0.0.0.0:7777", "--listen-addr", group, "-v", "--allow", &allowed];
     let mut server = network.start(0, "mproxy-server", &arguments);
-    server.udp_address("0.0.0.0:7777");
-    server.says(": listening to group ");
+    server.is_ready(&arguments);
     for host in [2, 1] {
         for to in [format!("{}:7777", Network::ipv4(0)), group.to_owned()] {
             let script = format!(
@@ -246,12 +227,7 @@ fn across_hosts_only_the_allowed_one_is_heard_by_unicast_and_multicast() {
 }
 
 /// They come from the address that the channel's interface has at the moment, and through whichever works.
-#[test]
 fn a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_changed() {
-    if !can_make_networks("a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_changed")
-    {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1], &[0, 1]]);
     network.ip(0, "link delete eth1");
     let output = server(&network, 0, &["--listen-addr", "127.0.0.1:9930"]);
@@ -260,7 +236,7 @@ fn a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_cha
     let options = ["127.0.0.1:9930", "-v", "--interface", "eth0", "--interface", "eth1"];
     let allow = ["--allow", "127.0.0.1"];
     let reverse = network.start(0, "mproxy-reverse", &[&endpoints[..], &options, &allow].concat());
-    reverse.says("127.0.0.1:9900: listening");
+    reverse.listens("127.0.0.1:9900");
     network.switched(0, 0, "239.7.7.7", true);
     let passes = |what: &str| {
         let text = format!("{what}\n");
@@ -285,7 +261,6 @@ fn a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_cha
     assert!(!String::from_utf8(output.stdout()).unwrap().contains("stranger"));
 }
 
-#[test]
 fn what_is_no_network_is_wrong_use() {
     for text in ["10.0.0.0/33", "localhost", "10.0.0.1:80", "10.0.0.0/8/8", "::/129", "10/8"] {
         let outcome = run("mproxy-server", &["--tee", "--listen-addr", "127.0.0.1:0", "--allow", text], b"");
@@ -296,3 +271,15 @@ fn what_is_no_network_is_wrong_use() {
         run("mproxy-client", &["--path", "-", "--server-addr", "127.0.0.1:1", "--allow", "::1"], b"");
     assert!(outcome.code == 2 && outcome.stderr.contains("unknown option '--allow'"), "{}", outcome.stderr);
 }
+
+mproxy_tests::main!(
+    datagrams_from_elsewhere_reach_no_file_and_no_target,
+    without_a_word_they_are_counted,
+    ipv6_has_its_own_networks,
+    connections_from_elsewhere_are_closed_at_once,
+    nobody_shakes_hands_with_those_from_elsewhere,
+    a_shared_channel_takes_the_proxys_own_datagrams_and_no_others,
+    across_hosts_only_the_allowed_one_is_heard_by_unicast_and_multicast,
+    a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_changed,
+    what_is_no_network_is_wrong_use,
+);

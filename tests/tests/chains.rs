@@ -4,7 +4,9 @@
 use std::net::UdpSocket;
 use std::path::PathBuf;
 
-use mproxy_tests::{Running, datagram, file_with, has_ipv6, loopback_group, member, run, start, udp, udp_on};
+use mproxy_tests::{
+    Running, datagram, file_with, loopback_group, member, needs_ipv6, run, start, udp, udp_on,
+};
 use tempfile::TempDir;
 
 /// Nothing, the least, around what IPv6 and IPv4 carry in one Ethernet frame, a jumbo frame, the largest.
@@ -122,7 +124,7 @@ impl Chain {
                     let arguments = ["--tcp-connect-addr", &server, "--udp-downstream-addr", &entry];
                     chain.start("mproxy-forward", &arguments, &server);
                     // From here on it gets everything.
-                    chain.running[reverse].says(" connected");
+                    chain.running[reverse].serves_a_client();
                     listens
                 }
                 Forward => {
@@ -237,30 +239,32 @@ fn all_get_through(joint: Joint, chosen: impl Fn(&[Program]) -> bool) {
     }
 }
 
-#[test]
 fn every_size_gets_through_every_chain_joined_by_unicast() {
     assert_eq!(chains().len(), 9 + 18);
     all_get_through(Joint::Unicast, |_| true);
 }
 
-#[test]
 fn every_size_gets_through_every_chain_joined_by_ipv6() {
-    if has_ipv6("every_size_gets_through_every_chain_joined_by_ipv6") {
-        all_get_through(Joint::Ipv6, |_| true);
-    }
+    needs_ipv6();
+    all_get_through(Joint::Ipv6, |_| true);
 }
 
-#[test]
 fn every_size_gets_through_every_chain_joined_by_groups() {
     all_get_through(Joint::Group, |_| true);
 }
 
-#[test]
 fn every_size_gets_through_every_chain_joined_by_the_channels_of_reverse_proxies() {
     all_get_through(Joint::Channel, |programs| programs.contains(&Reverse));
 }
 
-#[test]
 fn every_size_gets_through_every_chain_joined_by_tcp() {
     all_get_through(Joint::Tcp, |programs| programs.windows(2).any(|pair| pair == [Reverse, Forward]));
 }
+
+mproxy_tests::main!(
+    every_size_gets_through_every_chain_joined_by_unicast,
+    every_size_gets_through_every_chain_joined_by_ipv6,
+    every_size_gets_through_every_chain_joined_by_groups,
+    every_size_gets_through_every_chain_joined_by_the_channels_of_reverse_proxies,
+    every_size_gets_through_every_chain_joined_by_tcp,
+);

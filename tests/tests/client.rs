@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, can_make_networks, close, datagram, eventually, loopback_group, member, program, run,
-    skipped, start, start_piped, udp, udp_on,
+    Network, Running, close, datagram, eventually, loopback_group, member, needs_ipv6, program, run, start,
+    start_piped, udp, udp_on,
 };
 use tempfile::TempDir;
 
@@ -68,7 +68,6 @@ fn lines_with<'a>(messages: &'a str, text: &str) -> Vec<&'a str> {
     messages.lines().filter(|line| line.contains(text)).collect()
 }
 
-#[test]
 fn standard_input_goes_out_byte_for_byte() {
     let (socket, address) = udp();
     let outcome = run(CLIENT, &["--path", "-", "--server-addr", &address.to_string()], AWKWARD);
@@ -76,26 +75,28 @@ fn standard_input_goes_out_byte_for_byte() {
     assert_eq!(datagrams(&socket, AWKWARD.len()).concat(), AWKWARD);
 }
 
-#[test]
-fn a_file_goes_out_byte_for_byte_over_ipv4_and_ipv6() {
+fn a_file_goes_out_byte_for_byte() {
     let (_directory, path) = file(AWKWARD);
     let (socket, address) = udp();
-    let mut arguments =
-        vec!["--path".to_owned(), text(&path).into(), "--server-addr".into(), address.to_string()];
-    let ipv6 = UdpSocket::bind("[::1]:0").is_ok().then(|| udp_on("[::1]:0"));
-    match &ipv6 {
-        Some((_, address)) => arguments.push(format!("--server-addr={address}")),
-        None => skipped("a part of a_file_goes_out_byte_for_byte", "there is no ::1 here"),
-    }
+    let arguments = ["--path", text(&path), "--server-addr", &address.to_string()];
     let outcome = run(CLIENT, &arguments, b"not read");
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
-    for (socket, _) in [Some((socket, address)), ipv6].into_iter().flatten() {
+    assert_eq!(datagrams(&socket, AWKWARD.len()).concat(), AWKWARD);
+}
+
+fn a_file_goes_out_byte_for_byte_over_ipv4_and_ipv6() {
+    needs_ipv6();
+    let (_directory, path) = file(AWKWARD);
+    let ((ipv4, to_ipv4), (ipv6, to_ipv6)) = (udp(), udp_on("[::1]:0"));
+    let targets = [format!("--server-addr={to_ipv4}"), format!("--server-addr={to_ipv6}")];
+    let outcome = run(CLIENT, &["--path", text(&path), &targets[0], &targets[1]], b"not read");
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+    for socket in [ipv4, ipv6] {
         assert_eq!(datagrams(&socket, AWKWARD.len()).concat(), AWKWARD);
     }
 }
 
 #[cfg(unix)]
-#[test]
 fn a_fifo_goes_out_until_its_last_writer_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
@@ -114,7 +115,6 @@ fn a_fifo_goes_out_until_its_last_writer_is_gone() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
 fn a_signal_ends_a_client_whose_fifo_has_no_writer_yet() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
@@ -131,7 +131,6 @@ fn a_signal_ends_a_client_whose_fifo_has_no_writer_yet() {
 }
 
 #[cfg(unix)]
-#[test]
 fn a_descriptor_and_a_device_can_be_the_path() {
     let (_directory, path) = file(AWKWARD);
     let (socket, address) = udp();
@@ -157,7 +156,6 @@ fn a_descriptor_and_a_device_can_be_the_path() {
     zeros.stop();
 }
 
-#[test]
 fn auto_framing_ends_datagrams_at_newlines_and_lets_an_unfinished_line_go() {
     let (socket, address) = udp();
     let (mut client, mut stdin) = start_piped(CLIENT, &["--path=-", "--server-addr", &address.to_string()]);
@@ -173,7 +171,6 @@ fn auto_framing_ends_datagrams_at_newlines_and_lets_an_unfinished_line_go() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn auto_framing_fills_a_datagram_with_whole_lines_and_cuts_a_line_that_is_too_long() {
     let (socket, address) = udp();
     let address = address.to_string();
@@ -191,7 +188,6 @@ fn auto_framing_fills_a_datagram_with_whole_lines_and_cuts_a_line_that_is_too_lo
     }
 }
 
-#[test]
 fn a_dribbled_line_arrives_complete_and_in_order() {
     let (socket, address) = udp();
     let (mut client, mut stdin) =
@@ -209,7 +205,6 @@ fn a_dribbled_line_arrives_complete_and_in_order() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn lines_framing_waits_for_the_newline_or_the_end() {
     let (socket, address) = udp();
     let (mut client, mut stdin) =
@@ -226,7 +221,6 @@ fn lines_framing_waits_for_the_newline_or_the_end() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn blocks_framing_makes_exact_sizes_whatever_the_writes() {
     let (socket, address) = udp();
     let address = address.to_string();
@@ -249,7 +243,6 @@ fn blocks_framing_makes_exact_sizes_whatever_the_writes() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn raw_framing_makes_one_datagram_of_each_write() {
     let (socket, address) = udp();
     let address = address.to_string();
@@ -271,7 +264,6 @@ fn raw_framing_makes_one_datagram_of_each_write() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn raw_framing_of_a_file_cuts_at_the_size_alone() {
     let (socket, address) = udp();
     let content: Vec<u8> = (0..200_000).map(|i| u8::try_from(i % 251).unwrap()).collect();
@@ -297,7 +289,6 @@ fn raw_framing_of_a_file_cuts_at_the_size_alone() {
     }
 }
 
-#[test]
 fn the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192() {
     let (socket, address) = udp();
     let content: Vec<u8> = (0..=65_507 * 2).map(|i| u8::try_from(i % 251).unwrap() | 0x80).collect();
@@ -323,12 +314,7 @@ fn the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192() {
     }
 }
 
-#[test]
 fn the_default_datagram_size_fits_the_path() {
-    let test = "the_default_datagram_size_fits_the_path";
-    if !can_make_networks(test) {
-        return;
-    }
     let network = Network::new(2);
     // With this framing the server shows where a datagram without a newline ended.
     let listen = [format!("{}:0", Network::ipv4(1)), format!("[{}]:0", Network::ipv6(1))];
@@ -347,7 +333,6 @@ fn the_default_datagram_size_fits_the_path() {
     }
 }
 
-#[test]
 fn every_target_and_the_tee_get_everything() {
     let targets = [udp(), udp(), udp()];
     let mut arguments = vec!["--path".to_owned(), "-".into(), "--tee".into()];
@@ -362,7 +347,6 @@ fn every_target_and_the_tee_get_everything() {
     }
 }
 
-#[test]
 fn a_target_given_by_name_and_a_group_are_reached() {
     let (socket, address) = udp();
     let group = loopback_group();
@@ -389,7 +373,6 @@ fn a_target_given_by_name_and_a_group_are_reached() {
     }
 }
 
-#[test]
 fn a_tee_alone_copies_the_input_to_standard_output() {
     let content: Vec<u8> = (0..300_000_u32).flat_map(|i| (i * 7919).to_le_bytes()).collect();
     let (_directory, path) = file(&content);
@@ -398,7 +381,6 @@ fn a_tee_alone_copies_the_input_to_standard_output() {
     assert!(outcome.stdout == content, "the copy differs from the file");
 }
 
-#[test]
 fn the_job_goes_on_when_the_reader_of_the_tee_goes_away() {
     let (socket, address) = udp();
     let (mut client, mut input, mut output) =
@@ -419,7 +401,6 @@ fn the_job_goes_on_when_the_reader_of_the_tee_goes_away() {
     assert_eq!(client.messages().lines().count(), 1, "{}", client.messages());
 }
 
-#[test]
 fn a_tee_alone_ends_quietly_when_its_reader_goes_away() {
     let (mut client, mut input, mut output) = piped_both_ways(&["--path", "-", "--tee"]);
     input.write_all(b"one\n").unwrap();
@@ -432,7 +413,6 @@ fn a_tee_alone_ends_quietly_when_its_reader_goes_away() {
 }
 
 #[cfg(unix)]
-#[test]
 fn the_tee_goes_well_with_head() {
     let line = "a line of a file that does not fit into a pipe\n";
     let content = line.repeat(10_000);
@@ -453,7 +433,6 @@ fn the_tee_goes_well_with_head() {
     }
 }
 
-#[test]
 fn a_dead_target_costs_the_live_one_nothing_and_is_warned_about_once() {
     let dead = dead_address();
     let (socket, address) = udp();
@@ -475,7 +454,6 @@ fn a_dead_target_costs_the_live_one_nothing_and_is_warned_about_once() {
     assert!(cfg!(windows) || messages.contains("refused"), "{messages}");
 }
 
-#[test]
 fn a_target_that_comes_up_is_said_to_work_again_once() {
     let dead = dead_address();
     let (mut client, mut stdin) = start_piped(CLIENT, &["--path", "-", "--server-addr", &dead]);
@@ -506,11 +484,7 @@ fn a_target_that_comes_up_is_said_to_work_again_once() {
     assert_eq!(messages.lines().count(), 2, "{messages}");
 }
 
-#[test]
 fn targets_without_a_route_end_the_client_with_1_only_if_there_is_no_other() {
-    if !can_make_networks("targets_without_a_route") {
-        return;
-    }
     let network = Network::new(2);
     let (_directory, path) = file(b"one\ntwo\nthree\n");
     let nowhere =
@@ -540,11 +514,7 @@ fn targets_without_a_route_end_the_client_with_1_only_if_there_is_no_other() {
     assert_eq!(client.stdout(), b"one\ntwo\nthree\n");
 }
 
-#[test]
 fn a_filtered_target_costs_the_others_nothing() {
-    if !can_make_networks("a_filtered_target_costs_the_others_nothing") {
-        return;
-    }
     let network = Network::new(2);
     let (live, gone) = (Network::ipv4(1), "10.77.0.99:9");
     // A route that refuses is what a filter on the host looks like to a sender.
@@ -575,33 +545,16 @@ fn a_filtered_target_costs_the_others_nothing() {
     assert!(lines_with(&messages, gone).len() <= 1, "{messages}");
 }
 
-/// Runs the client with its own `/etc/hosts`.
-fn with_hosts(directory: &TempDir, hosts: &str, arguments: &[&str]) -> Running {
-    let path = directory.path().join("hosts");
-    std::fs::write(&path, hosts).unwrap();
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "bash", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#])
-        .arg(path)
-        .arg(program(CLIENT))
-        .args(arguments)
-        .stdin(Stdio::null());
-    Running::new(&mut command)
-}
-
-#[test]
 fn of_a_name_with_several_addresses_the_first_that_can_be_used_is_sent_to() {
-    if !can_make_networks("of_a_name_with_several_addresses") {
-        return;
-    }
-    let (directory, path) = file(b"one\ntwo\nthree\nfour\n");
-    let (socket, address) = udp_on("127.9.8.6:0");
-    let hosts = "127.0.0.1 localhost\n127.9.8.7 several.test\n127.9.8.6 several.test\n";
+    let network = Network::loopback();
+    network.set_names(0, "127.0.0.1 localhost\n127.9.8.7 several.test\n127.9.8.6 several.test\n");
+    let (_directory, path) = file(b"one\ntwo\nthree\nfour\n");
+    let (socket, address) = network.on(0, || udp_on("127.9.8.6:0"));
     let target = format!("several.test:{}", address.port());
     // Nobody listens on 127.9.8.7.
-    let mut client = with_hosts(
-        &directory,
-        hosts,
+    let mut client = network.start(
+        0,
+        CLIENT,
         &["--path", text(&path), "--server-addr", &target, "--datagram-size", "5", "--rate", "10k"],
     );
     assert_eq!(client.exit_code(), 0, "{}", client.messages());
@@ -609,7 +562,6 @@ fn of_a_name_with_several_addresses_the_first_that_can_be_used_is_sent_to() {
     assert_eq!(client.messages(), "");
 }
 
-#[test]
 fn a_rate_is_kept_and_spread_evenly() {
     let (socket, address) = udp();
     let content = b"sixty-four bytes, the last of which is the end of this line ...\n".repeat(1000);
@@ -637,7 +589,6 @@ fn a_rate_is_kept_and_spread_evenly() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn a_stop_signal_ends_the_wait_for_input_and_sends_what_was_read() {
     let stops: [fn(&Running); _] = [
         Running::interrupt,
@@ -660,7 +611,6 @@ fn a_stop_signal_ends_the_wait_for_input_and_sends_what_was_read() {
     }
 }
 
-#[test]
 fn a_stop_signal_ends_a_client_with_much_still_to_send() {
     let (socket, address) = udp();
     let content = b"a line\n".repeat(200_000);
@@ -673,3 +623,39 @@ fn a_stop_signal_ends_a_client_with_much_still_to_send() {
     client.stop();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
+
+mproxy_tests::main!(
+    standard_input_goes_out_byte_for_byte,
+    a_file_goes_out_byte_for_byte,
+    a_file_goes_out_byte_for_byte_over_ipv4_and_ipv6,
+    #[cfg(unix)]
+    a_fifo_goes_out_until_its_last_writer_is_gone,
+    #[cfg(target_os = "linux")]
+    a_signal_ends_a_client_whose_fifo_has_no_writer_yet,
+    #[cfg(unix)]
+    a_descriptor_and_a_device_can_be_the_path,
+    auto_framing_ends_datagrams_at_newlines_and_lets_an_unfinished_line_go,
+    auto_framing_fills_a_datagram_with_whole_lines_and_cuts_a_line_that_is_too_long,
+    a_dribbled_line_arrives_complete_and_in_order,
+    lines_framing_waits_for_the_newline_or_the_end,
+    blocks_framing_makes_exact_sizes_whatever_the_writes,
+    raw_framing_makes_one_datagram_of_each_write,
+    raw_framing_of_a_file_cuts_at_the_size_alone,
+    the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192,
+    the_default_datagram_size_fits_the_path,
+    every_target_and_the_tee_get_everything,
+    a_target_given_by_name_and_a_group_are_reached,
+    a_tee_alone_copies_the_input_to_standard_output,
+    the_job_goes_on_when_the_reader_of_the_tee_goes_away,
+    a_tee_alone_ends_quietly_when_its_reader_goes_away,
+    #[cfg(unix)]
+    the_tee_goes_well_with_head,
+    a_dead_target_costs_the_live_one_nothing_and_is_warned_about_once,
+    a_target_that_comes_up_is_said_to_work_again_once,
+    targets_without_a_route_end_the_client_with_1_only_if_there_is_no_other,
+    a_filtered_target_costs_the_others_nothing,
+    of_a_name_with_several_addresses_the_first_that_can_be_used_is_sent_to,
+    a_rate_is_kept_and_spread_evenly,
+    a_stop_signal_ends_the_wait_for_input_and_sends_what_was_read,
+    a_stop_signal_ends_a_client_with_much_still_to_send,
+);

@@ -3,14 +3,13 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    LoopbackHost, Running, can_make_networks, datagram, eventually, has_ipv6, loopback, loopback_group,
-    member, program, run, sender_to, start, udp, udp_on,
+    Network, Running, datagram, eventually, loopback, loopback_group, member, needs_ipv6, program, run,
+    sender_to, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -66,24 +65,12 @@ fn count(messages: &str, text: &str) -> usize {
     messages.lines().filter(|line| line.contains(text)).count()
 }
 
-/// Starts a forward that finds these names, which need the right to mount.
-fn with_hosts(hosts: &Path, arguments: &[&str]) -> Running {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
-    command.arg(hosts).arg(program("mproxy-forward")).args(arguments);
-    Running::new(command.stdin(Stdio::null()))
-}
-
-#[test]
-fn one_listener_feeds_unicast_targets_of_both_families_and_a_group() {
+/// A forward feeds new targets at these addresses, and a group.
+fn one_listener_feeds(addresses: &[&str]) {
     let group = loopback_group();
     let mut targets = vec![member(&group)];
     let mut options = vec!["--udp-downstream-addr".to_owned(), group];
-    let with_ipv6 = has_ipv6("the IPv6 target");
-    for address in ["127.0.0.1:0", "127.0.0.1:0", &loopback(2), "[::1]:0"] {
-        if address.starts_with('[') && !with_ipv6 {
-            continue;
-        }
+    for address in addresses {
         let (target, address) = udp_on(address);
         options.extend(["--udp-downstream-addr".to_owned(), address.to_string()]);
         targets.push(target);
@@ -100,11 +87,17 @@ fn one_listener_feeds_unicast_targets_of_both_families_and_a_group() {
     targets.iter().for_each(nothing_more);
 }
 
-#[test]
+fn one_listener_feeds_unicast_targets_and_a_group() {
+    one_listener_feeds(&["127.0.0.1:0", "127.0.0.1:0", &loopback(2)]);
+}
+
+fn one_listener_feeds_unicast_targets_of_both_families_and_a_group() {
+    needs_ipv6();
+    one_listener_feeds(&["127.0.0.1:0", "127.0.0.1:0", &loopback(2), "[::1]:0"]);
+}
+
 fn an_ipv6_listener_feeds_targets_of_both_families() {
-    if !has_ipv6("an_ipv6_listener_feeds_targets_of_both_families") {
-        return;
-    }
+    needs_ipv6();
     let ((ipv4, to_ipv4), (ipv6, to_ipv6)) = (udp(), udp_on("[::1]:0"));
     let (to_ipv4, to_ipv6) = (to_ipv4.to_string(), to_ipv6.to_string());
     let mut running = start(
@@ -132,7 +125,6 @@ fn an_ipv6_listener_feeds_targets_of_both_families() {
     running.stop();
 }
 
-#[test]
 fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());
     let (to_one, to_two) = (to_one.to_string(), to_two.to_string());
@@ -156,7 +148,7 @@ fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
     let senders = [udp().0, udp().0, sender_to(&group)];
     senders[0].connect(running.udp_address("127.0.0.1:0")).unwrap();
     senders[1].connect(running.udp_address(&other)).unwrap();
-    running.says("listening to group");
+    running.listens(&group);
     let mut next = [[0; 3]; 2];
     for number in 0..300 {
         for (i, sender) in senders.iter().enumerate() {
@@ -176,7 +168,6 @@ fn several_listeners_feed_the_same_targets_and_each_keeps_its_order() {
     running.stop();
 }
 
-#[test]
 fn datagrams_of_any_size_go_through_one_for_one_unaltered_and_in_order() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());
     let (mut running, sender) = forward(&[
@@ -200,7 +191,6 @@ fn datagrams_of_any_size_go_through_one_for_one_unaltered_and_in_order() {
 }
 
 /// A client that cuts a file into equal datagrams sends them coalesced where the system can do that.
-#[test]
 fn what_comes_coalesced_goes_on_datagram_by_datagram() {
     let (target, address) = udp();
     let (mut last, _) = forward(&["--udp-downstream-addr", &address.to_string()]);
@@ -243,7 +233,6 @@ fn what_comes_coalesced_goes_on_datagram_by_datagram() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
 fn threads_divide_the_senders_and_each_keeps_its_order() {
     let (target, address) = udp();
     let (mut running, probe) = forward(&["--threads", "4", "--udp-downstream-addr", &address.to_string()]);
@@ -277,7 +266,6 @@ fn threads_divide_the_senders_and_each_keeps_its_order() {
     assert_eq!(count(&running.messages(), "listening on"), 1);
 }
 
-#[test]
 fn ten_thousand_datagrams_arrive_in_order() {
     const DATAGRAMS: u32 = 10_000;
     const UNDER_WAY: u32 = 64;
@@ -296,7 +284,6 @@ fn ten_thousand_datagrams_arrive_in_order() {
     nothing_more(&target);
 }
 
-#[test]
 fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());
     // On an address of its own, so that nobody else is given the port meanwhile.
@@ -343,7 +330,6 @@ fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
     assert_eq!(count(&running.messages(), "warning: "), 2, "{}", running.messages());
 }
 
-#[test]
 fn a_target_that_nobody_hears_costs_the_others_nothing() {
     let ((one, to_one), (two, to_two)) = (udp(), udp());
     let (late, to_late) = udp_on(&loopback(45));
@@ -370,18 +356,15 @@ fn a_target_that_nobody_hears_costs_the_others_nothing() {
     nothing_more(&one);
 }
 
-#[test]
 fn a_target_without_route_costs_the_others_nothing() {
-    if !can_make_networks("a_target_without_route_costs_the_others_nothing") {
-        return;
-    }
-    let host = LoopbackHost::new();
+    let network = Network::loopback();
     let directory = tempfile::tempdir().unwrap();
     let input = directory.path().join("input");
     std::fs::write(&input, "hello\n").unwrap();
-    let server = host.start("mproxy-server", &["--path", "-", "--listen-addr", "127.0.0.1:0", "-v"]);
+    let server = network.start(0, "mproxy-server", &["--path", "-", "--listen-addr", "127.0.0.1:0", "-v"]);
     let server_address = server.udp_address("127.0.0.1:0").to_string();
-    let mut forward = host.start(
+    let mut forward = network.start(
+        0,
         "mproxy-forward",
         &[
             "--udp-listen-addr",
@@ -398,7 +381,7 @@ fn a_target_without_route_costs_the_others_nothing() {
     let address = forward.udp_address("127.0.0.1:0").to_string();
     for run in 1..4 {
         let path = input.to_str().unwrap();
-        let mut client = host.start("mproxy-client", &["--path", path, "--server-addr", &address]);
+        let mut client = network.start(0, "mproxy-client", &["--path", path, "--server-addr", &address]);
         assert_eq!(client.exit_code(), 0);
         server.writes(run * 6);
     }
@@ -410,23 +393,18 @@ fn a_target_without_route_costs_the_others_nothing() {
     assert_eq!(server.stdout(), b"hello\nhello\nhello\n");
 }
 
-#[test]
 fn a_name_sends_to_the_first_address_that_can_be_used() {
-    const TEST: &str = "a_name_sends_to_the_first_address_that_can_be_used";
-    if !can_make_networks(TEST) || !has_ipv6(TEST) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let hosts = directory.path().join("hosts");
-    std::fs::write(&hosts, "::1 both.test\n127.0.0.1 both.test\n").unwrap();
-    let (target, address) = udp();
+    let network = Network::loopback();
+    network.set_names(0, "::1 both.test\n127.0.0.1 both.test\n");
+    let (target, address) = network.on(0, udp);
     // ::1 comes first, and nobody is there.
     let target_address = format!("both.test:{}", address.port());
-    let running = with_hosts(
-        &hosts,
+    let running = network.start(
+        0,
+        "mproxy-forward",
         &["--udp-listen-addr", "127.0.0.1:0", "-v", "--udp-downstream-addr", &target_address],
     );
-    let (sender, _) = udp();
+    let (sender, _) = network.on(0, udp);
     sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
     running.says(&format!("{target_address}: sending to [::1]"));
     for number in 0..100u32 {
@@ -435,45 +413,35 @@ fn a_name_sends_to_the_first_address_that_can_be_used() {
     }
 }
 
-#[test]
 fn a_listener_on_a_name_hears_all_of_its_addresses() {
-    const TEST: &str = "a_listener_on_a_name_hears_all_of_its_addresses";
-    if !can_make_networks(TEST) || !has_ipv6(TEST) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let hosts = directory.path().join("hosts");
-    std::fs::write(&hosts, "::1 both.test\n127.0.0.1 both.test\n").unwrap();
-    let (target, address) = udp();
-    let mut running = with_hosts(
-        &hosts,
+    let network = Network::loopback();
+    network.set_names(0, "::1 both.test\n127.0.0.1 both.test\n");
+    let (target, address) = network.on(0, udp);
+    let mut running = network.start(
+        0,
+        "mproxy-forward",
         &["--udp-listen-addr", "both.test:0", "-v", "--udp-downstream-addr", &address.to_string()],
     );
-    let ((ipv4, _), (ipv6, _)) = (udp(), udp_on("[::1]:0"));
+    let ((ipv4, _), (ipv6, _)) = network.on(0, || (udp(), udp_on("[::1]:0")));
     for (from, on) in [(ipv4, "127.0.0.1:"), (ipv6, "[::1]:")] {
-        let line = running.says(&format!("both.test:0: listening on {on}"));
-        let to: SocketAddr =
-            line.split("listening on ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        let to = running.udp_address_on("both.test:0", on);
         from.send_to(on.as_bytes(), to).unwrap();
         assert_eq!(datagram(&target), on.as_bytes());
     }
     running.stop();
 }
 
-#[test]
 fn a_listener_on_localhost_hears_ipv4() {
     let (target, address) = udp();
     let to = address.to_string();
     let mut running =
         start("mproxy-forward", &["--udp-listen-addr", "localhost:0", "--udp-downstream-addr", &to, "-v"]);
-    let line = running.says("localhost:0: listening on 127.0.0.1:");
-    let listener = line.split("listening on ").nth(1).unwrap().split(',').next().unwrap();
+    let listener = running.udp_address_on("localhost:0", "127.0.0.1:");
     udp().0.send_to(b"hello", listener).unwrap();
     assert_eq!(datagram(&target), b"hello");
     running.stop();
 }
 
-#[test]
 fn what_was_received_is_on_standard_output_with_tee() {
     let (target, address) = udp();
     let (mut running, sender) = forward(&["--tee", "--udp-downstream-addr", &address.to_string()]);
@@ -488,7 +456,6 @@ fn what_was_received_is_on_standard_output_with_tee() {
     assert_eq!(running.stdout(), sent);
 }
 
-#[test]
 fn the_bytes_of_a_tcp_server_become_datagrams_at_every_target() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let ((one, to_one), (two, to_two)) = (udp(), udp());
@@ -524,11 +491,8 @@ fn the_bytes_of_a_tcp_server_become_datagrams_at_every_target() {
     assert!(running.writes(sent.len()) == sent);
 }
 
-#[test]
 fn a_tcp_server_on_ipv6_is_an_upstream_too() {
-    if !has_ipv6("a_tcp_server_on_ipv6_is_an_upstream_too") {
-        return;
-    }
+    needs_ipv6();
     let server = TcpListener::bind("[::1]:0").unwrap();
     let (target, address) = udp_on("[::1]:0");
     let (from, to) = (server.local_addr().unwrap().to_string(), address.to_string());
@@ -537,7 +501,6 @@ fn a_tcp_server_on_ipv6_is_an_upstream_too() {
     assert_eq!(datagram(&target), b"hello\n");
 }
 
-#[test]
 fn an_upstream_with_tee_only_needs_no_target() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let from = server.local_addr().unwrap().to_string();
@@ -547,7 +510,6 @@ fn an_upstream_with_tee_only_needs_no_target() {
     running.stop();
 }
 
-#[test]
 fn udp_and_tcp_inputs_reach_the_same_target() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let (target, address) = udp();
@@ -564,7 +526,6 @@ fn udp_and_tcp_inputs_reach_the_same_target() {
     running.stop();
 }
 
-#[test]
 fn auto_framing_ends_datagrams_at_newlines_and_holds_nothing_back() {
     let (_running, _server, mut connection, target) = from_tcp(&[]);
     connection.write_all(b"one\ntwo\nunfin").unwrap();
@@ -574,7 +535,6 @@ fn auto_framing_ends_datagrams_at_newlines_and_holds_nothing_back() {
     assert_eq!(datagram(&target), b"ished\n\n\n");
 }
 
-#[test]
 fn lines_framing_tears_no_line_of_two_upstreams_that_dribble() {
     let (servers, (target, address)) = (["127.0.0.1:0"; 2].map(|a| TcpListener::bind(a).unwrap()), udp());
     let [one, two] = servers.each_ref().map(|server| server.local_addr().unwrap().to_string());
@@ -608,7 +568,6 @@ fn lines_framing_tears_no_line_of_two_upstreams_that_dribble() {
     running.stop();
 }
 
-#[test]
 fn blocks_framing_gives_exact_blocks_and_a_short_last_one() {
     let (_running, _server, mut connection, target) =
         from_tcp(&["--framing", "blocks", "--datagram-size", "4"]);
@@ -622,7 +581,6 @@ fn blocks_framing_gives_exact_blocks_and_a_short_last_one() {
     }
 }
 
-#[test]
 fn raw_framing_sends_each_read_as_it_is_cut_only_at_the_size() {
     let (_running, _server, mut connection, target) = from_tcp(&["--framing", "raw", "--datagram-size", "4"]);
     connection.write_all(b"a\nb").unwrap();
@@ -633,7 +591,6 @@ fn raw_framing_sends_each_read_as_it_is_cut_only_at_the_size() {
     assert_eq!(bytes(&target, 7), b"defghij");
 }
 
-#[test]
 fn an_unfinished_line_at_the_end_of_a_connection_arrives_and_stays_apart_from_the_next() {
     let (_running, server, mut connection, target) = from_tcp(&["--framing", "lines"]);
     connection.write_all(b"whole\ntail").unwrap();
@@ -644,7 +601,6 @@ fn an_unfinished_line_at_the_end_of_a_connection_arrives_and_stays_apart_from_th
     assert_eq!(datagram(&target), b"next\n");
 }
 
-#[test]
 fn a_lost_server_is_connected_to_again_later_and_later_and_spoken_of_twice_each_time() {
     let (mut running, server, mut connection, target) = from_tcp(&[]);
     let address = server.local_addr().unwrap();
@@ -669,7 +625,6 @@ fn a_lost_server_is_connected_to_again_later_and_later_and_spoken_of_twice_each_
     assert_eq!(count(&messages, "warning: "), 6, "{messages}");
 }
 
-#[test]
 fn an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is() {
     // Bound but not listening: it refuses, and nobody else can have the port.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -696,7 +651,6 @@ fn an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is() {
     assert_eq!(count(&running.messages(), &refused), 1, "{}", running.messages());
 }
 
-#[test]
 fn a_reset_connection_is_made_again() {
     let (running, server, connection, target) = from_tcp(&[]);
     socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
@@ -706,7 +660,6 @@ fn a_reset_connection_is_made_again() {
     assert_eq!(datagram(&target), b"here\n");
 }
 
-#[test]
 fn one_upstream_that_is_down_does_not_hold_up_another() {
     let down = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     down.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -719,29 +672,27 @@ fn one_upstream_that_is_down_does_not_hold_up_another() {
     }
 }
 
-#[test]
 fn a_servers_name_is_looked_up_again_for_each_connection() {
-    if !can_make_networks("a_servers_name_is_looked_up_again_for_each_connection") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let hosts = directory.path().join("hosts");
-    std::fs::write(&hosts, "127.46.0.1 server.test\n").unwrap();
-    let first = TcpListener::bind("127.46.0.1:0").unwrap();
-    let port = first.local_addr().unwrap().port();
-    let second = TcpListener::bind(("127.46.0.2", port)).unwrap();
-    let (target, address) = udp();
-    let upstream = format!("server.test:{port}");
-    let _running =
-        with_hosts(&hosts, &["--tcp-connect-addr", &upstream, "--udp-downstream-addr", &address.to_string()]);
+    let network = Network::loopback();
+    network.set_names(0, "127.46.0.1 server.test\n");
+    let (first, second, (target, address)) = network.on(0, || {
+        let first = TcpListener::bind("127.46.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        (first, TcpListener::bind(("127.46.0.2", port)).unwrap(), udp())
+    });
+    let upstream = format!("server.test:{}", first.local_addr().unwrap().port());
+    let _running = network.start(
+        0,
+        "mproxy-forward",
+        &["--tcp-connect-addr", &upstream, "--udp-downstream-addr", &address.to_string()],
+    );
     let connection = accept(&first);
-    std::fs::write(&hosts, "127.46.0.2 server.test\n").unwrap();
+    network.set_names(0, "127.46.0.2 server.test\n");
     drop(connection);
     accept(&second).write_all(b"moved\n").unwrap();
     assert_eq!(datagram(&target), b"moved\n");
 }
 
-#[test]
 fn what_the_udp_socket_holds_at_a_stop_is_delivered() {
     let (target, address) = udp();
     let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
@@ -762,7 +713,6 @@ fn what_the_udp_socket_holds_at_a_stop_is_delivered() {
     nothing_more(&target);
 }
 
-#[test]
 fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
     for framing in ["auto", "lines", "blocks", "raw"] {
         let (mut running, _server, mut connection, target) =
@@ -786,7 +736,6 @@ fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
     }
 }
 
-#[test]
 fn a_stop_ends_a_forward_that_waits_for_anything() {
     let (mut idle, _server, _connection, _target) = from_tcp(&[]);
     idle.stop();
@@ -815,7 +764,6 @@ fn a_stop_ends_a_forward_that_waits_for_anything() {
     drop(first);
 }
 
-#[test]
 fn a_stop_ends_a_forward_whose_standard_output_nobody_takes() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new(program("mproxy-forward"));
@@ -829,7 +777,6 @@ fn a_stop_ends_a_forward_whose_standard_output_nobody_takes() {
     running.stop();
 }
 
-#[test]
 fn a_stop_ends_a_forward_under_fire() {
     let (_target, address) = udp();
     let (mut running, sender) = forward(&["--udp-downstream-addr", &address.to_string()]);
@@ -848,3 +795,41 @@ fn a_stop_ends_a_forward_under_fire() {
         assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     });
 }
+
+mproxy_tests::main!(
+    one_listener_feeds_unicast_targets_and_a_group,
+    one_listener_feeds_unicast_targets_of_both_families_and_a_group,
+    an_ipv6_listener_feeds_targets_of_both_families,
+    several_listeners_feed_the_same_targets_and_each_keeps_its_order,
+    datagrams_of_any_size_go_through_one_for_one_unaltered_and_in_order,
+    what_comes_coalesced_goes_on_datagram_by_datagram,
+    #[cfg(target_os = "linux")]
+    threads_divide_the_senders_and_each_keeps_its_order,
+    ten_thousand_datagrams_arrive_in_order,
+    a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice,
+    a_target_that_nobody_hears_costs_the_others_nothing,
+    a_target_without_route_costs_the_others_nothing,
+    a_name_sends_to_the_first_address_that_can_be_used,
+    a_listener_on_a_name_hears_all_of_its_addresses,
+    a_listener_on_localhost_hears_ipv4,
+    what_was_received_is_on_standard_output_with_tee,
+    the_bytes_of_a_tcp_server_become_datagrams_at_every_target,
+    a_tcp_server_on_ipv6_is_an_upstream_too,
+    an_upstream_with_tee_only_needs_no_target,
+    udp_and_tcp_inputs_reach_the_same_target,
+    auto_framing_ends_datagrams_at_newlines_and_holds_nothing_back,
+    lines_framing_tears_no_line_of_two_upstreams_that_dribble,
+    blocks_framing_gives_exact_blocks_and_a_short_last_one,
+    raw_framing_sends_each_read_as_it_is_cut_only_at_the_size,
+    an_unfinished_line_at_the_end_of_a_connection_arrives_and_stays_apart_from_the_next,
+    a_lost_server_is_connected_to_again_later_and_later_and_spoken_of_twice_each_time,
+    an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is,
+    a_reset_connection_is_made_again,
+    one_upstream_that_is_down_does_not_hold_up_another,
+    a_servers_name_is_looked_up_again_for_each_connection,
+    what_the_udp_socket_holds_at_a_stop_is_delivered,
+    what_the_tcp_socket_holds_at_a_stop_is_delivered,
+    a_stop_ends_a_forward_that_waits_for_anything,
+    a_stop_ends_a_forward_whose_standard_output_nobody_takes,
+    a_stop_ends_a_forward_under_fire,
+);

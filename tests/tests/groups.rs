@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use mproxy_core::Interface;
 use mproxy_tests::{
-    Running, eventually, free_port, has_sources, loopback_group, receives, run, sender_to, skipped, start,
-    udp, udp_on,
+    Running, eventually, free_port, loopback_group, needs_source_specific_multicast, receives, run,
+    sender_to, skip, start, udp, udp_on,
 };
 
 /// A server that writes what it hears to standard output, listening.
@@ -18,7 +18,7 @@ fn server(listen: &[&str], options: &[&str]) -> Running {
     let arguments: Vec<_> = ["--path", "-", "-v"].into_iter().chain(endpoints).collect();
     let server = start("mproxy-server", &[&arguments[..], options].concat());
     for endpoint in listen {
-        server.says(&format!("{endpoint}: listening"));
+        server.listens(endpoint);
     }
     server
 }
@@ -43,17 +43,17 @@ fn names(interface: &Interface, address: &str) -> [String; 4] {
     [interface.name.clone(), interface.to_string(), interface.index.to_string(), address.to_owned()]
 }
 
-/// An interface that carries IPv6 groups and is no way out of this host, and the address by which it was found.
-fn ipv6_interface(test: &str) -> Option<(Interface, String)> {
+/// An interface that carries IPv6 groups and is no way out of this host, and the address by which it was found. Where
+/// there is none, the test is skipped.
+fn ipv6_interface() -> (Interface, String) {
     if let Ok(address) = std::env::var("MPROXY_TEST_INTERFACE") {
-        return Some((Interface::find(&address).unwrap(), address));
+        return (Interface::find(&address).unwrap(), address);
     }
     let found = Interface::find("127.0.0.1").unwrap();
-    if carries_ipv6_groups(&found) {
-        return Some((found, "127.0.0.1".to_owned()));
+    if !carries_ipv6_groups(&found) {
+        skip("the loopback interface carries no IPv6 groups here");
     }
-    skipped(test, "the loopback interface carries no IPv6 groups here");
-    None
+    (found, "127.0.0.1".to_owned())
 }
 
 /// Whether a datagram to a group that is good for one interface only comes back.
@@ -70,7 +70,6 @@ fn carries_ipv6_groups(interface: &Interface) -> bool {
     try_it().is_ok()
 }
 
-#[test]
 fn several_listeners_share_a_group() {
     let group = loopback_group();
     let servers = [0, 1, 2].map(|_| server(&[&group], &[]));
@@ -86,7 +85,6 @@ fn several_listeners_share_a_group() {
 }
 
 /// Nor is what was sent to the port alone.
-#[test]
 fn other_groups_on_the_port_are_not_heard() {
     let group = loopback_group();
     let other = neighbour(&group);
@@ -112,7 +110,6 @@ fn port(group: &str) -> u16 {
     group.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-#[test]
 fn one_program_hears_several_groups_on_one_port_each_once() {
     let group = loopback_group();
     let other = neighbour(&group);
@@ -126,11 +123,8 @@ fn one_program_hears_several_groups_on_one_port_each_once() {
     }
 }
 
-#[test]
 fn a_group_is_heard_from_the_chosen_source_only() {
-    if !has_sources("a_group_is_heard_from_the_chosen_source_only") {
-        return;
-    }
+    needs_source_specific_multicast();
     let (group, mark) = (loopback_group(), loopback_group());
     let (chosen, other) = (format!("127.0.0.1@{group}"), format!("127.0.0.9@{group}"));
     let hears = server(&[&chosen], &[]);
@@ -142,7 +136,6 @@ fn a_group_is_heard_from_the_chosen_source_only() {
     receives(&hears_not, "end\n");
 }
 
-#[test]
 fn an_interface_is_named_by_name_index_or_address() {
     let group = loopback_group();
     let loopback = Interface::find("127.0.0.1").unwrap();
@@ -161,7 +154,6 @@ fn an_interface_is_named_by_name_index_or_address() {
     assert!(outcome.code == 2 && outcome.stderr.contains("no-such"), "{}", outcome.stderr);
 }
 
-#[test]
 fn what_was_sent_to_a_group_before_a_stop_is_written() {
     let group = loopback_group();
     let mut hears = server(&[&group], &[]);
@@ -177,13 +169,12 @@ fn what_was_sent_to_a_group_before_a_stop_is_written() {
     assert_eq!(String::from_utf8(hears.stdout()).unwrap(), lines.concat());
 }
 
-#[test]
 fn forward_takes_one_group_to_another() {
     let (from, to) = (loopback_group(), loopback_group());
     let hears = server(&[&to], &[]);
     let mut forward =
         start("mproxy-forward", &["-v", "--udp-listen-addr", &from, "--udp-downstream-addr", &to]);
-    forward.says("listening to group");
+    forward.listens(&from);
     send(&from, &[], "through\n");
     receives(&hears, "through\n");
     forward.stop();
@@ -191,9 +182,8 @@ fn forward_takes_one_group_to_another() {
     assert!(outcome.code == 2 && outcome.stderr.contains("endless loop"), "{}", outcome.stderr);
 }
 
-#[test]
 fn ipv6_groups_are_shared_and_stay_apart() {
-    let Some((interface, address)) = ipv6_interface("ipv6_groups_are_shared_and_stay_apart") else { return };
+    let (interface, address) = ipv6_interface();
     let port = free_port();
     for zone in names(&interface, &address) {
         let group = |last: u16| format!("[ff15::{port:x}:{last}%{zone}]:{port}");
@@ -215,10 +205,9 @@ fn ipv6_groups_are_shared_and_stay_apart() {
     }
 }
 
-#[test]
 fn an_ipv6_group_is_heard_from_the_chosen_source_only() {
-    let test = "an_ipv6_group_is_heard_from_the_chosen_source_only";
-    let Some((interface, _)) = ipv6_interface(test).filter(|_| has_sources(test)) else { return };
+    let (interface, _) = ipv6_interface();
+    needs_source_specific_multicast();
     let (port, zone) = (free_port(), interface.index);
     let group = format!("[ff3e::{port:x}%{zone}]:{port}");
     let mark = format!("[ff15::{port:x}:9%{zone}]:{port}");
@@ -233,16 +222,14 @@ fn an_ipv6_group_is_heard_from_the_chosen_source_only() {
     receives(&hears_not, "end\n");
 }
 
-#[test]
 fn a_link_local_address_is_listened_on_and_sent_to_in_its_zone() {
-    let test = "a_link_local_address_is_listened_on_and_sent_to_in_its_zone";
-    let Some((interface, address)) = ipv6_interface(test) else { return };
+    let (interface, address) = ipv6_interface();
     let link_local = |ip: &IpAddr| match ip {
         IpAddr::V6(ip) => Some(*ip).filter(Ipv6Addr::is_unicast_link_local),
         IpAddr::V4(_) => None,
     };
     let Some(own) = interface.addresses.iter().find_map(link_local) else {
-        return skipped(test, "the interface has no link-local address");
+        skip("the interface has no link-local address");
     };
     eventually("an address that nobody else has", || {
         UdpSocket::bind(SocketAddrV6::new(own, 0, 0, interface.index)).ok()
@@ -256,3 +243,16 @@ fn a_link_local_address_is_listened_on_and_sent_to_in_its_zone() {
     let bare = run("mproxy-client", &["--path", "-", "--server-addr", &format!("[{own}]:9")], b"");
     assert!(bare.code == 2 && bare.stderr.contains("needs a zone"), "{}", bare.stderr);
 }
+
+mproxy_tests::main!(
+    several_listeners_share_a_group,
+    other_groups_on_the_port_are_not_heard,
+    one_program_hears_several_groups_on_one_port_each_once,
+    a_group_is_heard_from_the_chosen_source_only,
+    an_interface_is_named_by_name_index_or_address,
+    what_was_sent_to_a_group_before_a_stop_is_written,
+    forward_takes_one_group_to_another,
+    ipv6_groups_are_shared_and_stay_apart,
+    an_ipv6_group_is_heard_from_the_chosen_source_only,
+    a_link_local_address_is_listened_on_and_sent_to_in_its_zone,
+);

@@ -1,5 +1,5 @@
 //! Which interfaces a group is joined and sent on: those that were named, as they come and go, and the one that
-//! is taken where none was. Hosts are on two segments. Needs root on Linux; said and passed over elsewhere.
+//! is taken where none was. Hosts are on two segments. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
@@ -10,8 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Capture, LoopbackHost, Network, Running, can_make_networks, close, eventually, has, piped, program,
-    receives, send, server,
+    Capture, Network, Running, close, eventually, needs_tools, piped, program, receives, send, server,
 };
 
 /// Within this an interface that has come up is used. As long again is for a slow machine.
@@ -42,8 +41,7 @@ fn member(
 ) -> Running {
     let listen = groups.map(|(_, endpoint)| ["--listen-addr", endpoint]).concat();
     let server = server(network, host, &[&listen[..], options].concat());
-    for (group, endpoint) in groups {
-        server.says(&format!("{endpoint}: listening"));
+    for (group, _) in groups {
         for segment in segments {
             network.switched(*segment, host, group, true);
         }
@@ -51,11 +49,7 @@ fn member(
     server
 }
 
-#[test]
 fn every_interface_that_is_named_is_joined_and_sent_on() {
-    if !can_make_networks("every_interface_that_is_named_is_joined_and_sent_on") {
-        return;
-    }
     let network = multihomed();
     let hears = member(&network, 0, &[0, 1], HEARD, &BOTH);
     let away = [1, 2].map(|host| member(&network, host, &[host - 1], SENT, &[]));
@@ -71,7 +65,7 @@ fn every_interface_that_is_named_is_joined_and_sent_on() {
     let targets = SENT.map(|(_, target)| ["--udp-downstream-addr", target]).concat();
     let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900"];
     let forward = network.start(0, "mproxy-forward", &[&listen[..], &targets, &BOTH].concat());
-    forward.says("127.0.0.1:9900: listening");
+    forward.listens("127.0.0.1:9900");
     let mut expected = String::new();
     for (_, target) in SENT {
         send(&network, 0, &[&["--server-addr", target], &BOTH[..]].concat(), target);
@@ -88,11 +82,7 @@ fn every_interface_that_is_named_is_joined_and_sent_on() {
     }
 }
 
-#[test]
 fn all_interfaces_are_all_but_loopback() {
-    if !can_make_networks("all_interfaces_are_all_but_loopback") {
-        return;
-    }
     let network = multihomed();
     let all = ["--interface", "all"];
     let hears = member(&network, 0, &[0, 1], HEARD, &all);
@@ -115,18 +105,14 @@ fn all_interfaces_are_all_but_loopback() {
 }
 
 /// What the program sends through its channel it hears itself, but not on each interface.
-#[test]
 fn a_channel_on_two_interfaces_brings_each_datagram_once() {
-    if !can_make_networks("a_channel_on_two_interfaces_brings_each_datagram_once") {
-        return;
-    }
     let network = multihomed();
     let away = [1, 2].map(|host| member(&network, host, &[host - 1], SENT, &[]));
     let mut sent = String::new();
     for (group, channel) in SENT {
         let options = ["-v", "--tee", "--udp-listen-addr", "127.0.0.1:9900", "--multicast-addr", channel];
         let mut reverse = network.start(0, "mproxy-reverse", &[&options[..], &BOTH].concat());
-        reverse.says("127.0.0.1:9900: listening");
+        reverse.listens("127.0.0.1:9900");
         network.switched(0, 0, group, true);
         network.switched(1, 0, group, true);
         let mut expected = String::new();
@@ -144,12 +130,8 @@ fn a_channel_on_two_interfaces_brings_each_datagram_once() {
     }
 }
 
-#[test]
 fn interfaces_none_of_which_exists_are_wrong_use() {
-    if !can_make_networks("interfaces_none_of_which_exists_are_wrong_use") {
-        return;
-    }
-    let host = LoopbackHost::new();
+    let network = Network::loopback();
     let neither = ["--interface", "eth7", "--interface", "eth8"];
     for (name, endpoints) in [
         ("mproxy-client", &["--path", "/dev/null", "--server-addr", "239.1.2.3:9920"][..]),
@@ -157,7 +139,7 @@ fn interfaces_none_of_which_exists_are_wrong_use() {
         ("mproxy-forward", &["--udp-listen-addr", "127.0.0.1:0", "--udp-downstream-addr", "239.1.2.3:9920"]),
         ("mproxy-reverse", &["--udp-listen-addr", "127.0.0.1:0", "--multicast-addr", "239.1.2.3:9920"]),
     ] {
-        let mut program = host.start(name, &[endpoints, &neither].concat());
+        let mut program = network.start(0, name, &[endpoints, &neither].concat());
         assert_eq!(program.exit_code(), 2, "{}", program.messages());
         let messages = program.messages();
         assert!(messages.contains("eth7"), "{messages}");
@@ -243,7 +225,7 @@ impl<'a> Middle<'a> {
             [("127.0.0.1:9900", SENT[0].1), ("127.0.0.1:9901", SENT[1].1)].map(|(listen, target)| {
                 let endpoints = ["-v", "--udp-listen-addr", listen, "--udp-downstream-addr", target];
                 let forward = network.start(0, "mproxy-forward", &[&endpoints[..], &BOTH].concat());
-                forward.says(&format!("{listen}: listening"));
+                forward.listens(listen);
                 (listen, forward)
             });
         Self { network, hears, forwards, away, stage: 0 }
@@ -281,9 +263,6 @@ impl<'a> Middle<'a> {
 
 /// The programs start while the second interface is as `disable` leaves it, and use it after `enable`.
 fn a_dead_interface(what: &str, disable: impl FnOnce(&Network), enable: impl FnOnce(&Network)) {
-    if !can_make_networks(what) {
-        return;
-    }
     let network = multihomed();
     disable(&network);
     let mut middle = Middle::new(&network, &[0]);
@@ -308,7 +287,6 @@ fn warns(program: &Running, endpoint: &str) {
     });
 }
 
-#[test]
 fn an_interface_that_is_down_is_used_when_it_comes_up() {
     a_dead_interface(
         "an_interface_that_is_down_is_used_when_it_comes_up",
@@ -317,7 +295,6 @@ fn an_interface_that_is_down_is_used_when_it_comes_up() {
     );
 }
 
-#[test]
 fn an_interface_without_carrier_is_used_when_it_has_one() {
     a_dead_interface(
         "an_interface_without_carrier_is_used_when_it_has_one",
@@ -326,7 +303,6 @@ fn an_interface_without_carrier_is_used_when_it_has_one() {
     );
 }
 
-#[test]
 fn an_interface_without_addresses_is_used_when_it_has_some() {
     a_dead_interface(
         "an_interface_without_addresses_is_used_when_it_has_some",
@@ -335,7 +311,6 @@ fn an_interface_without_addresses_is_used_when_it_has_some() {
     );
 }
 
-#[test]
 fn an_interface_that_does_not_exist_is_used_when_it_does() {
     a_dead_interface(
         "an_interface_that_does_not_exist_is_used_when_it_does",
@@ -345,12 +320,7 @@ fn an_interface_that_does_not_exist_is_used_when_it_does() {
 }
 
 /// On the other interface nothing is lost meanwhile.
-#[test]
 fn an_interface_is_used_again_after_all_that_may_become_of_it() {
-    let test = "an_interface_is_used_again_after_all_that_may_become_of_it";
-    if !can_make_networks(test) || !has(test, &["tshark"]) {
-        return;
-    }
     let network = multihomed();
     let mut middle = Middle::new(&network, &[0, 1]);
     let streams = [
@@ -385,21 +355,17 @@ fn an_interface_is_used_again_after_all_that_may_become_of_it() {
 
 /// A client hears the channel through one of the interfaces. When that fails, what is lost before the proxy has
 /// noticed is in one piece, and when it is back nothing is.
-#[test]
 fn a_channel_stays_heard_while_its_interfaces_come_and_go() {
-    let test = "a_channel_stays_heard_while_its_interfaces_come_and_go";
-    if !can_make_networks(test) || !has(test, &["socat"]) {
-        return;
-    }
+    needs_tools(&["socat"]);
     let network = multihomed();
     let (group, channel) = SENT[0];
     let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900", "--tcp-output-addr", "127.0.0.1:9902"];
     let options = [&listen[..], &["--multicast-addr", channel], &BOTH].concat();
     let reverse = network.start(0, "mproxy-reverse", &options);
-    reverse.says("accepting TCP connections");
+    reverse.accepts("127.0.0.1:9902");
     let mut socat = network.command(0, "socat");
     let client = Running::new(socat.args(["-u", "TCP4:127.0.0.1:9902", "-"]).stdin(Stdio::null()));
-    reverse.says("connected");
+    reverse.serves_a_client();
     for segment in [0, 1] {
         network.switched(segment, 0, group, true);
     }
@@ -479,15 +445,10 @@ fn listening() -> Vec<&'static str> {
 
 /// Waits until the listener tells that it joined its group on this interface.
 fn joins(listener: &Running, endpoint: &str, interface: &str) {
-    let line = listener.says(&format!("{endpoint}: listening to group"));
-    assert!(line.contains(&format!("on interface {interface}")), "not on {interface}: {line}");
+    assert_eq!(listener.joined_group(endpoint).interface, interface);
 }
 
-#[test]
 fn of_equal_interfaces_the_one_of_the_default_route_is_chosen_and_a_route_for_the_group_comes_first() {
-    if !can_make_networks("of_equal_interfaces_the_one_of_the_default_route_is_chosen") {
-        return;
-    }
     let network = multihomed();
     let ip = |arguments: &str| network.ip(0, arguments);
     let mut chooser = Chooser::new(&network, 2);
@@ -504,11 +465,7 @@ fn of_equal_interfaces_the_one_of_the_default_route_is_chosen_and_a_route_for_th
     chooser.nothing_else();
 }
 
-#[test]
 fn an_interface_that_cannot_carry_the_group_is_not_chosen() {
-    if !can_make_networks("an_interface_that_cannot_carry_the_group_is_not_chosen") {
-        return;
-    }
     let network = multihomed();
     let ip = |arguments: &str| network.ip(0, arguments);
     let mut chooser = Chooser::new(&network, 2);
@@ -534,12 +491,7 @@ fn an_interface_that_cannot_carry_the_group_is_not_chosen() {
 }
 
 /// Though they have the default route, and came first.
-#[test]
 fn tunnels_and_bridges_of_containers_come_after_all_others() {
-    let test = "tunnels_and_bridges_of_containers_come_after_all_others";
-    if !can_make_networks(test) || !has(test, &["socat", "/dev/net/tun"]) {
-        return;
-    }
     let mut network = Network::snooping(&[&[0, 1]]);
     network.ip(0, "link delete eth0");
     let _tunnels = ["tun", "tap"].map(|kind| network.tunnel(0, kind));
@@ -571,11 +523,7 @@ fn tunnels_and_bridges_of_containers_come_after_all_others() {
 
 /// A bridge's ports have IPv6 addresses, too, but what arrives there goes to the bridge, and what is sent there
 /// goes out beside it.
-#[test]
 fn the_port_of_a_bridge_is_neither_chosen_nor_one_of_all() {
-    if !can_make_networks("the_port_of_a_bridge_is_neither_chosen_nor_one_of_all") {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let ip = |arguments: &str| network.ip(0, arguments);
     ip("link add lan0 type bridge");
@@ -610,11 +558,7 @@ fn the_port_of_a_bridge_is_neither_chosen_nor_one_of_all() {
 }
 
 /// Linux hands an IPv6 group to every socket that has joined it, whatever the interface.
-#[test]
 fn listeners_on_two_interfaces_of_a_host_hear_each_their_own() {
-    if !can_make_networks("listeners_on_two_interfaces_of_a_host_hear_each_their_own") {
-        return;
-    }
     let network = multihomed();
     for (group, [eth0, eth1], target) in [
         ("239.1.2.3", ["239.1.2.3%eth0:9920", "239.1.2.3%eth1:9920"], "239.1.2.3:9920"),
@@ -637,11 +581,7 @@ fn listeners_on_two_interfaces_of_a_host_hear_each_their_own() {
 }
 
 /// Of a single one: its one interface has gone, and loopback is no substitute.
-#[test]
 fn the_interface_that_was_picked_is_used_again_when_it_is_back() {
-    if !can_make_networks("the_interface_that_was_picked_is_used_again_when_it_is_back") {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let hears = member(&network, 0, &[0], HEARD, &[]);
     let away = member(&network, 1, &[0], SENT, &[]);
@@ -669,11 +609,7 @@ fn the_interface_that_was_picked_is_used_again_when_it_is_back() {
 }
 
 /// At boot there is often loopback only, which carries IPv4 groups.
-#[test]
 fn what_began_on_loopback_moves_to_the_first_interface_that_comes() {
-    if !can_make_networks("what_began_on_loopback_moves_to_the_first_interface_that_comes") {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let away = member(&network, 1, &[0], SENT, &[]);
     network.ip(0, "addr flush dev eth0");
@@ -682,7 +618,7 @@ fn what_began_on_loopback_moves_to_the_first_interface_that_comes() {
     joins(&hears, listen, "lo");
     let options = ["-v", "--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", target];
     let forward = network.start(0, "mproxy-forward", &options);
-    forward.says("127.0.0.1:9900: listening");
+    forward.listens("127.0.0.1:9900");
     send(&network, 0, &["--server-addr", listen], "on loopback\n");
     receives(&hears, "on loopback\n");
 
@@ -703,7 +639,7 @@ fn picking_forward(network: &Network) -> Running {
     let targets = SENT.map(|(_, target)| ["--udp-downstream-addr", target]).concat();
     let listen = ["-v", "--udp-listen-addr", "127.0.0.1:9900"];
     let forward = network.start(0, "mproxy-forward", &[&listen[..], &targets].concat());
-    forward.says("127.0.0.1:9900: listening");
+    forward.listens("127.0.0.1:9900");
     forward
 }
 
@@ -737,11 +673,7 @@ fn tells(program: &Running, times: usize, endpoint: &str, what: &str) {
 }
 
 /// An interface that is not named is missed all the same.
-#[test]
 fn of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back() {
-    if !can_make_networks("of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back") {
-        return;
-    }
     let network = multihomed();
     let hears = member(&network, 0, &[0, 1], HEARD, &["--interface", "all"]);
     network.ip(0, "link delete eth1");
@@ -757,11 +689,7 @@ fn of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back(
 }
 
 /// Both times as it was named.
-#[test]
 fn an_interface_that_was_named_by_its_address_is_told_once_and_told_again_when_it_is_back() {
-    if !can_make_networks("an_interface_that_was_named_by_its_address_is_told_once") {
-        return;
-    }
     let network = multihomed();
     let endpoint = HEARD[0].1;
     let options = ["--listen-addr", endpoint, "--interface", "10.77.0.1", "--interface", "10.78.0.1"];
@@ -776,11 +704,7 @@ fn an_interface_that_was_named_by_its_address_is_told_once_and_told_again_when_i
 }
 
 /// One that cannot be joined costs the others nothing, and is tried until it works.
-#[test]
 fn a_group_that_the_system_lets_nobody_join_is_joined_when_it_does() {
-    if !can_make_networks("a_group_that_the_system_lets_nobody_join_is_joined_when_it_does") {
-        return;
-    }
     let network = multihomed();
     let (group, endpoint) = HEARD[0];
     let options = [&["--listen-addr", endpoint], &BOTH[..]].concat();
@@ -808,12 +732,7 @@ fn a_group_that_the_system_lets_nobody_join_is_joined_when_it_does() {
 }
 
 /// As a service that blocks strange networks has them: they say nothing of where the rest goes.
-#[test]
 fn a_route_that_leads_nowhere_does_not_hide_the_default_route() {
-    let test = "a_route_that_leads_nowhere_does_not_hide_the_default_route";
-    if !can_make_networks(test) || !has(test, &["socat", "/dev/net/tun"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let _tunnel = network.tunnel(0, "tun");
     network.ip(0, "-6 addr add fd09::1/64 dev tun0 nodad");
@@ -827,12 +746,7 @@ fn a_route_that_leads_nowhere_does_not_hide_the_default_route() {
 }
 
 /// The address is one of a family that chooses by index: what is sent must have the new one all the same.
-#[test]
 fn what_is_sent_to_an_ipv6_group_leaves_from_the_address_that_the_interface_has_now() {
-    let test = "what_is_sent_to_an_ipv6_group_leaves_from_the_address_that_the_interface_has_now";
-    if !can_make_networks(test) || !has(test, &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let _away = member(&network, 1, &[0], SENT, &[]);
     let wire = Capture::new(&network, 0, "eth0");
@@ -854,3 +768,28 @@ fn what_is_sent_to_an_ipv6_group_leaves_from_the_address_that_the_interface_has_
     network.ip(0, "addr del fd77::1/64 dev eth0");
     leaves_from("fd77::9");
 }
+
+mproxy_tests::main!(
+    every_interface_that_is_named_is_joined_and_sent_on,
+    all_interfaces_are_all_but_loopback,
+    a_channel_on_two_interfaces_brings_each_datagram_once,
+    interfaces_none_of_which_exists_are_wrong_use,
+    an_interface_that_is_down_is_used_when_it_comes_up,
+    an_interface_without_carrier_is_used_when_it_has_one,
+    an_interface_without_addresses_is_used_when_it_has_some,
+    an_interface_that_does_not_exist_is_used_when_it_does,
+    an_interface_is_used_again_after_all_that_may_become_of_it,
+    a_channel_stays_heard_while_its_interfaces_come_and_go,
+    of_equal_interfaces_the_one_of_the_default_route_is_chosen_and_a_route_for_the_group_comes_first,
+    an_interface_that_cannot_carry_the_group_is_not_chosen,
+    tunnels_and_bridges_of_containers_come_after_all_others,
+    the_port_of_a_bridge_is_neither_chosen_nor_one_of_all,
+    listeners_on_two_interfaces_of_a_host_hear_each_their_own,
+    the_interface_that_was_picked_is_used_again_when_it_is_back,
+    what_began_on_loopback_moves_to_the_first_interface_that_comes,
+    of_all_interfaces_one_that_is_deleted_is_told_and_told_again_when_it_is_back,
+    an_interface_that_was_named_by_its_address_is_told_once_and_told_again_when_it_is_back,
+    a_group_that_the_system_lets_nobody_join_is_joined_when_it_does,
+    a_route_that_leads_nowhere_does_not_hide_the_default_route,
+    what_is_sent_to_an_ipv6_group_leaves_from_the_address_that_the_interface_has_now,
+);

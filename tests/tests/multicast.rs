@@ -1,19 +1,13 @@
 //! Multicast and broadcast on the wire: hosts on switches that snoop, packets as tshark sees them, routers, and
-//! other programs at the other end. Needs root on Linux; said and passed over elsewhere.
+//! other programs at the other end. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::IpAddr;
 use std::process::Stdio;
 
 use mproxy_tests::{
-    Capture, Network, Packet, Record, Report, Running, can_make_networks, eventually, has, piped, receives,
-    send, server,
+    Capture, Network, Packet, Record, Report, Running, eventually, needs_tools, piped, receives, send, server,
 };
-
-/// Whether hosts can be made, and these tools are there.
-fn able(test: &str, tools: &[&str]) -> bool {
-    can_make_networks(test) && has(test, tools)
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -43,11 +37,7 @@ fn before(mark: &str, capture: &Capture, group: &str) -> Vec<Packet> {
     packets.filter(|packet| packet.destination == ip(group) && !packet.payload.is_empty()).collect()
 }
 
-#[test]
 fn a_datagram_leaves_with_the_address_of_its_interface_and_the_ttl_that_was_asked_for() {
-    if !able("a_datagram_leaves_with_the_address_of_its_interface", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let capture = Capture::new(&network, 0, "eth0");
     for (target, group, source) in [
@@ -66,19 +56,15 @@ fn a_datagram_leaves_with_the_address_of_its_interface_and_the_ttl_that_was_aske
     }
 }
 
-#[test]
 fn all_that_is_sent_has_the_dscp_that_was_asked_for() {
-    if !able("all_that_is_sent_has_the_dscp_that_was_asked_for", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let capture = Capture::new(&network, 1, "eth0");
     let there = Network::ipv4(1);
     let sink = server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "[::]:9920"]);
-    sink.says("[::]:9920: listening");
+    sink.listens("[::]:9920");
     let groups = ["--listen-addr", "239.1.2.3:9921", "--listen-addr", "[ff15::1%eth0]:9921"];
     let group_sink = server(&network, 1, &groups);
-    group_sink.says("[ff15::1%eth0]:9921: listening");
+    group_sink.listens("[ff15::1%eth0]:9921");
     network.switched(0, 1, "239.1.2.3", true);
     network.switched(0, 1, "ff15::1", true);
     let targets = [
@@ -101,14 +87,14 @@ fn all_that_is_sent_has_the_dscp_that_was_asked_for() {
     let udp = targets.map(|target| ["--udp-downstream-addr", target]).concat();
     let options = ["-v", "--udp-listen-addr", "127.0.0.1:9900", "--dscp", "46"];
     let forward = network.start(0, "mproxy-forward", &[&options[..], &udp].concat());
-    forward.says("127.0.0.1:9900: listening");
+    forward.listens("127.0.0.1:9900");
     let udp = targets.map(|target| ["--udp-output-addr", target]).concat();
     let options = ["-v", "--udp-listen-addr", "127.0.0.1:9901", "--tcp-output-addr", "0.0.0.0:9902"];
     let channel = ["--multicast-addr", "239.1.2.9%eth0:9918", "--dscp", "34"];
     let reverse = network.start(0, "mproxy-reverse", &[&options[..], &channel, &udp].concat());
-    reverse.says("accepting TCP connections");
+    reverse.accepts("0.0.0.0:9902");
     let client = peer(&network, 1, &format!("socat -u TCP4:{}:9902 -", Network::ipv4(0)));
-    reverse.says("connected");
+    reverse.serves_a_client();
     for (to, dscp, copies) in [("127.0.0.1:9900", 46, 5), ("127.0.0.1:9901", 34, 7)] {
         let text = format!("through {to}\n");
         send(&network, 0, &["--server-addr", to], &text);
@@ -129,11 +115,7 @@ fn all_that_is_sent_has_the_dscp_that_was_asked_for() {
 }
 
 /// Of a connection that it makes, too: that is, of its acknowledgments.
-#[test]
 fn what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for() {
-    if !able("what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let capture = Capture::new(&network, 1, "eth0");
     let sink = server(&network, 0, &["--listen-addr", "127.0.0.1:9920"]);
@@ -142,12 +124,12 @@ fn what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for() {
         let upstream = format!("{address}:9902");
         let options = [&listen[..], &["--tcp-output-addr", &upstream]].concat();
         let mut reverse = network.start(1, "mproxy-reverse", &options);
-        reverse.says("accepting TCP connections");
+        reverse.accepts(&upstream);
         let target = ["--udp-downstream-addr", "127.0.0.1:9920", "--dscp", "46"];
         let options = [&["-v", "--tcp-connect-addr", &upstream][..], &target].concat();
         let mut forward = network.start(0, "mproxy-forward", &options);
-        forward.says("connected");
-        reverse.says("connected");
+        forward.is_connected(&upstream);
+        reverse.serves_a_client();
         send(&network, 1, &["--server-addr", "127.0.0.1:9900"], "line\n");
         receives(&sink, &"line\n".repeat(n + 1));
         let from = [ip(&Network::ipv4(0)), ip(&Network::ipv6(0))][n];
@@ -159,11 +141,7 @@ fn what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for() {
     }
 }
 
-#[test]
 fn a_listener_reports_its_membership_and_leaves_its_group_when_it_stops() {
-    if !able("a_listener_reports_its_membership_and_leaves_its_group", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     let capture = Capture::new(&network, 1, "eth0");
     for (group, text, routers) in
@@ -181,11 +159,7 @@ fn a_listener_reports_its_membership_and_leaves_its_group_when_it_stops() {
 }
 
 /// The switch, too, lets through what was asked for only.
-#[test]
 fn sources_of_a_group_are_reported_heard_and_left_each_by_itself() {
-    if !able("sources_of_a_group_are_reported_heard_and_left", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1, 2, 3]]);
     let capture = Capture::new(&network, 3, "eth0");
     for (group, target, sources) in [
@@ -195,7 +169,7 @@ fn sources_of_a_group_are_reported_heard_and_left_each_by_itself() {
         let listen = sources.clone().map(|source| format!("{source}@{target}"));
         let options = ["--listen-addr", &listen[0], "--listen-addr", &listen[1]];
         let mut listener = server(&network, 3, &options);
-        listener.says(&format!("{}: listening", listen[1]));
+        listener.listens(&listen[1]);
         let sources = sources.map(|source| ip(source.trim_matches(['[', ']'])));
         for source in sources {
             network.switched(0, 3, &format!("{group} src {source}"), true);
@@ -237,11 +211,7 @@ fn sources_of_a_group_are_reported_heard_and_left_each_by_itself() {
     }
 }
 
-#[test]
 fn forward_and_reverse_take_a_group_from_one_source_too() {
-    if !able("forward_and_reverse_take_a_group_from_one_source_too", &[]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1, 2]]);
     let sources = [
         ("232.1.1.2:5000", "10.77.0.1@232.1.1.2%eth0:5000", "232.1.1.2 src 10.77.0.1"),
@@ -253,7 +223,7 @@ fn forward_and_reverse_take_a_group_from_one_source_too() {
             if name == "mproxy-forward" { &["--udp-downstream-addr", "127.0.0.1:9"] } else { &[] };
         let proxy = network.start(2, name, &[&["-v", "--tee"], &listen[..], target].concat());
         for (_, listen, group) in sources {
-            proxy.says(&format!("{listen}: listening"));
+            proxy.listens(listen);
             network.switched(0, 2, group, true);
         }
         for (target, ..) in sources {
@@ -264,11 +234,7 @@ fn forward_and_reverse_take_a_group_from_one_source_too() {
     }
 }
 
-#[test]
 fn a_host_that_has_not_joined_a_group_sees_nothing_of_it_on_its_wire() {
-    if !able("a_host_that_has_not_joined_a_group_sees_nothing_of_it", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1, 2]]);
     let wire = Capture::new(&network, 2, "eth0");
     for (group, endpoint) in [("239.1.2.3", "239.1.2.3%eth0:9920"), ("ff15::3", "[ff15::3%eth0]:9920")] {
@@ -297,19 +263,15 @@ fn a_host_that_has_not_joined_a_group_sees_nothing_of_it_on_its_wire() {
     }
 }
 
-#[test]
 fn no_loop_keeps_multicast_from_the_senders_own_host() {
-    if !able("no_loop_keeps_multicast_from_the_senders_own_host", &[]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1]]);
     for (ip, group) in [("239.1.2.3", "239.1.2.3%eth0:9920"), ("ff15::3", "[ff15::3%eth0]:9920")] {
         let [here, there] = [0, 1].map(|host| server(&network, host, &["--listen-addr", group]));
         network.switched(0, 1, ip, true);
         let start = |listen: &str, options: &[&str]| {
-            let listen = ["-v", "--udp-listen-addr", listen, "--udp-downstream-addr", group];
-            let forward = network.start(0, "mproxy-forward", &[&listen, options].concat());
-            forward.says("listening");
+            let endpoints = ["-v", "--udp-listen-addr", listen, "--udp-downstream-addr", group];
+            let forward = network.start(0, "mproxy-forward", &[&endpoints, options].concat());
+            forward.listens(listen);
             forward
         };
         let _silent = start("127.0.0.1:9900", &["--no-loop"]);
@@ -326,18 +288,14 @@ fn no_loop_keeps_multicast_from_the_senders_own_host() {
     }
 }
 
-#[test]
 fn a_broadcast_needs_neither_an_option_nor_a_route() {
-    if !able("a_broadcast_needs_neither_an_option_nor_a_route", &["tshark"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1], &[0, 2]]);
     let wire = Capture::new(&network, 0, "eth0");
     let [near, far] = [1, 2].map(|host| server(&network, host, &["--listen-addr", "0.0.0.0:9920"]));
     let forward =
         ["-v", "--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", "255.255.255.255:9920"];
     let forward = network.start(0, "mproxy-forward", &forward);
-    forward.says("listening");
+    forward.listens("127.0.0.1:9900");
     let mut expected = String::new();
     for (to, destination) in [
         ("255.255.255.255:9920", "255.255.255.255"),
@@ -358,11 +316,7 @@ fn a_broadcast_needs_neither_an_option_nor_a_route() {
     assert_eq!(output(&near), expected);
 }
 
-#[test]
 fn a_multicast_router_passes_on_what_has_ttl_to_spare() {
-    if !able("a_multicast_router_passes_on_what_has_ttl_to_spare", &["tshark", "smcrouted"]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1], &[1, 2]]);
     network.ip(2, "route add default via 10.78.0.2");
     network.ip(2, "-6 route add default via fd78::2");
@@ -398,11 +352,7 @@ fn a_multicast_router_passes_on_what_has_ttl_to_spare() {
     }
 }
 
-#[test]
 fn forward_carries_a_group_from_one_interface_to_another() {
-    if !able("forward_carries_a_group_from_one_interface_to_another", &[]) {
-        return;
-    }
     let network = Network::snooping(&[&[0, 1], &[1, 2]]);
     for (group, near, far) in [
         ("239.1.2.3", "239.1.2.3%eth0:9920", "239.1.2.3%eth1:9920"),
@@ -412,7 +362,7 @@ fn forward_carries_a_group_from_one_interface_to_another() {
         network.switched(1, 2, group, true);
         let options = ["-v", "--udp-listen-addr", near, "--udp-downstream-addr", far, "--tee"];
         let forward = network.start(1, "mproxy-forward", &options);
-        forward.says("listening");
+        forward.listens(near);
         network.switched(0, 1, group, true);
         // If what it sends came back to it, it would be sent again: a member on its host makes it come back there.
         let here = server(&network, 1, &["--listen-addr", far]);
@@ -427,11 +377,7 @@ fn forward_carries_a_group_from_one_interface_to_another() {
     }
 }
 
-#[test]
 fn what_would_go_round_for_ever_is_refused() {
-    if !able("what_would_go_round_for_ever_is_refused", &[]) {
-        return;
-    }
     let network = Network::snooping(&[&[0], &[0]]);
     let forward = |listen: &'static str, target: &'static str, options: &[&'static str]| {
         let endpoints = ["--udp-listen-addr", listen, "--udp-downstream-addr", target];
@@ -487,7 +433,7 @@ fn what_would_go_round_for_ever_is_refused() {
     ] {
         let endpoints = ["-v", "--udp-listen-addr", listen, "--udp-downstream-addr", target];
         let mut program = network.start(0, "mproxy-forward", &[&endpoints[..], options].concat());
-        program.says("listening");
+        program.listens(listen);
         program.stop();
     }
 
@@ -499,11 +445,8 @@ fn what_would_go_round_for_ever_is_refused() {
     assert_eq!(code, 2, "{messages}");
 }
 
-#[test]
 fn socat_sends_and_receives_groups_with_us() {
-    if !able("socat_sends_and_receives_groups_with_us", &["socat"]) {
-        return;
-    }
+    needs_tools(&["socat"]);
     let network = Network::snooping(&[&[0, 1]]);
     for (group, ours, receive, to) in [
         (
@@ -537,11 +480,8 @@ fn socat_sends_and_receives_groups_with_us() {
 }
 
 /// It knows transport streams only.
-#[test]
 fn multicat_sends_and_receives_groups_with_us() {
-    if !able("multicat_sends_and_receives_groups_with_us", &["multicat"]) {
-        return;
-    }
+    needs_tools(&["multicat"]);
     let network = Network::snooping(&[&[0, 1]]);
     let directory = tempfile::tempdir().unwrap();
     let (packets, datagrams) = (70, 10);
@@ -586,3 +526,20 @@ fn multicat_sends_and_receives_groups_with_us() {
         assert_eq!(record, [&1316_u16.to_be_bytes(), datagram].concat());
     }
 }
+
+mproxy_tests::main!(
+    a_datagram_leaves_with_the_address_of_its_interface_and_the_ttl_that_was_asked_for,
+    all_that_is_sent_has_the_dscp_that_was_asked_for,
+    what_forward_sends_to_a_server_has_the_dscp_that_was_asked_for,
+    a_listener_reports_its_membership_and_leaves_its_group_when_it_stops,
+    sources_of_a_group_are_reported_heard_and_left_each_by_itself,
+    forward_and_reverse_take_a_group_from_one_source_too,
+    a_host_that_has_not_joined_a_group_sees_nothing_of_it_on_its_wire,
+    no_loop_keeps_multicast_from_the_senders_own_host,
+    a_broadcast_needs_neither_an_option_nor_a_route,
+    a_multicast_router_passes_on_what_has_ttl_to_spare,
+    forward_carries_a_group_from_one_interface_to_another,
+    what_would_go_round_for_ever_is_refused,
+    socat_sends_and_receives_groups_with_us,
+    multicat_sends_and_receives_groups_with_us,
+);

@@ -1,8 +1,7 @@
-//! Targets that are given by name, while what the name stands for changes. Needs root on Linux; said and passed
-//! over elsewhere.
+//! Targets that are given by name, while what the name stands for changes. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mproxy_tests::{Network, Running, can_make_networks, eventually, receives, send, server};
+use mproxy_tests::{Network, Running, eventually, receives, send, server};
 
 fn output(server: &Running) -> String {
     String::from_utf8(server.stdout()).unwrap()
@@ -19,15 +18,11 @@ fn forward(network: &Network, listen: &str, targets: &[&str], options: &[&str]) 
         arguments.extend(["--udp-downstream-addr", target]);
     }
     let forward = network.start(0, "mproxy-forward", &[&arguments, options].concat());
-    forward.says(&format!("{listen}: listening"));
+    forward.listens(listen);
     forward
 }
 
-#[test]
 fn a_target_that_moves_is_followed_without_loss() {
-    if !can_make_networks("a_target_that_moves_is_followed_without_loss") {
-        return;
-    }
     let network = Network::new(3);
     network.set_names(0, &name(1));
     let ports = ["0.0.0.0:9920", "0.0.0.0:9921"];
@@ -68,11 +63,7 @@ fn a_target_that_moves_is_followed_without_loss() {
     assert_eq!(output(&new[1]), "");
 }
 
-#[test]
 fn a_name_that_has_gone_keeps_its_address() {
-    if !can_make_networks("a_name_that_has_gone_keeps_its_address") {
-        return;
-    }
     let network = Network::new(2);
     network.set_names(0, &(name(1) + "127.0.0.1 probe\n"));
     let there = server(&network, 1, &["--listen-addr", "0.0.0.0:9920"]);
@@ -90,11 +81,7 @@ fn a_name_that_has_gone_keeps_its_address() {
     receives(&there, &expected);
 }
 
-#[test]
 fn a_name_without_address_is_tried_until_it_has_one_but_not_if_it_is_all_there_is() {
-    if !can_make_networks("a_name_without_address_is_tried_until_it_has_one") {
-        return;
-    }
     let network = Network::new(3);
     network.set_names(0, "127.0.0.1 localhost\n");
     for (name, arguments) in [
@@ -129,3 +116,9 @@ fn a_name_without_address_is_tried_until_it_has_one_but_not_if_it_is_all_there_i
     let messages = forward.messages();
     assert_eq!(messages.matches("cannot resolve feed:9920").count(), 1, "{messages}");
 }
+
+mproxy_tests::main!(
+    a_target_that_moves_is_followed_without_loss,
+    a_name_that_has_gone_keeps_its_address,
+    a_name_without_address_is_tried_until_it_has_one_but_not_if_it_is_all_there_is,
+);

@@ -1,19 +1,13 @@
-//! Multicast between hosts: network namespaces on a bridge. Needs root on Linux; said and passed over
-//! elsewhere.
+//! Multicast between hosts: network namespaces on a bridge. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::process::Stdio;
 
 use mproxy_tests::{
-    Authority, Network, Running, Valid, can_make_networks, close, eventually, piped, program, receives, send,
-    server, skipped,
+    Authority, Network, Running, Valid, close, eventually, piped, program, receives, send, server,
 };
 
-#[test]
 fn a_group_reaches_every_host_that_has_joined_it() {
-    if !can_make_networks("a_group_reaches_every_host_that_has_joined_it") {
-        return;
-    }
     let network = Network::new(3);
     for group in ["239.1.2.3%eth0:9920", "239.1.2.3:9920", "[ff15::1234%eth0]:9920", "[ff02::1234]:9920"] {
         let here = server(&network, 0, &["--listen-addr", group]);
@@ -25,11 +19,7 @@ fn a_group_reaches_every_host_that_has_joined_it() {
     }
 }
 
-#[test]
 fn the_interface_option_chooses_by_name_index_and_address_and_a_zone_comes_before_it() {
-    if !can_make_networks("the_interface_option_chooses_by_name_index_and_address") {
-        return;
-    }
     let network = Network::new(2);
     let index = String::from_utf8(network.run(0, "cat", &["/sys/class/net/eth0/ifindex"]).stdout).unwrap();
     let group = "239.1.2.4:9920";
@@ -47,11 +37,7 @@ fn the_interface_option_chooses_by_name_index_and_address_and_a_zone_comes_befor
     receives(&there, &(expected + "goes\n"));
 }
 
-#[test]
 fn ttl_0_keeps_multicast_on_the_host() {
-    if !can_make_networks("ttl_0_keeps_multicast_on_the_host") {
-        return;
-    }
     let network = Network::new(2);
     for group in ["239.1.2.5%eth0:9920", "[ff15::5%eth0]:9920"] {
         let here = server(&network, 0, &["--listen-addr", group]);
@@ -64,11 +50,7 @@ fn ttl_0_keeps_multicast_on_the_host() {
     }
 }
 
-#[test]
 fn a_source_specific_listener_hears_that_source_alone() {
-    if !can_make_networks("a_source_specific_listener_hears_that_source_alone") {
-        return;
-    }
     let network = Network::new(3);
     let listen = format!("{}@232.1.1.1%eth0:5000", Network::ipv4(0));
     let listener = server(&network, 2, &["--listen-addr", &listen]);
@@ -77,14 +59,10 @@ fn a_source_specific_listener_hears_that_source_alone() {
     receives(&listener, "chosen\n");
 }
 
-#[test]
 fn unicast_and_broadcast_reach_another_host() {
-    if !can_make_networks("unicast_and_broadcast_reach_another_host") {
-        return;
-    }
     let network = Network::new(2);
     let listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "[::]:9920"]);
-    listener.says("[::]:9920: listening");
+    listener.listens("[::]:9920");
     let mut expected = String::new();
     let unicast = format!("{}:9920", Network::ipv4(1));
     let unicast6 = format!("[{}]:9920", Network::ipv6(1));
@@ -96,11 +74,7 @@ fn unicast_and_broadcast_reach_another_host() {
     }
 }
 
-#[test]
 fn a_reverse_proxy_shares_its_channel_with_the_network() {
-    if !can_make_networks("a_reverse_proxy_shares_its_channel_with_the_network") {
-        return;
-    }
     let network = Network::new(3);
     let channel = "239.1.2.6:9918";
     let receiver = server(&network, 2, &["--listen-addr", channel]);
@@ -109,8 +83,8 @@ fn a_reverse_proxy_shares_its_channel_with_the_network() {
         "mproxy-reverse",
         &["--udp-listen-addr", "0.0.0.0:9920", "--multicast-addr", channel, "--tee", "-v"],
     );
-    reverse.says("listening to group");
-    reverse.says("0.0.0.0:9920: listening");
+    reverse.listens(channel);
+    reverse.listens("0.0.0.0:9920");
     send(&network, 0, &["--server-addr", &format!("{}:9920", Network::ipv4(1))], "through\n");
     receives(&receiver, "through\n");
     receives(&reverse, "through\n");
@@ -118,15 +92,11 @@ fn a_reverse_proxy_shares_its_channel_with_the_network() {
     receives(&reverse, "through\ninto the channel\n");
 }
 
-#[test]
 fn a_private_channel_never_leaves_the_host() {
-    if !can_make_networks("a_private_channel_never_leaves_the_host") {
-        return;
-    }
     let network = Network::new(2);
     let mut reverse =
         network.start(0, "mproxy-reverse", &["--udp-listen-addr", "127.0.0.1:9920", "--tee", "-v"]);
-    reverse.says("127.0.0.1:9920: listening");
+    reverse.listens("127.0.0.1:9920");
     let sent = |network: &Network| {
         let out = network.run(0, "cat", &["/sys/class/net/eth0/statistics/tx_bytes"]);
         String::from_utf8(out.stdout).unwrap().trim().parse::<u64>().unwrap()
@@ -140,15 +110,11 @@ fn a_private_channel_never_leaves_the_host() {
     reverse.stop();
 }
 
-#[test]
 fn a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route() {
-    if !can_make_networks("a_target_without_a_route_costs_the_others_nothing") {
-        return;
-    }
     let network = Network::new(2);
     let (good, bad) = (format!("{}:9920", Network::ipv4(1)), "10.78.0.2:9921");
     let listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920", "--listen-addr", "0.0.0.0:9921"]);
-    listener.says("0.0.0.0:9921: listening");
+    listener.listens("0.0.0.0:9921");
     let forward = network.start(
         0,
         "mproxy-forward",
@@ -162,7 +128,7 @@ fn a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route
             "-v",
         ],
     );
-    forward.says("127.0.0.1:9900: listening");
+    forward.listens("127.0.0.1:9900");
     let line = |n: usize| format!("{n}\n");
     let mut expected = String::new();
     for n in 0..20 {
@@ -182,11 +148,7 @@ fn a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route
     assert!(out.matches("more\n").count() > 1, "{out}");
 }
 
-#[test]
 fn a_host_with_nothing_but_loopback_still_has_multicast() {
-    if !can_make_networks("a_host_with_nothing_but_loopback_still_has_multicast") {
-        return;
-    }
     let network = Network::new(1);
     network.run(0, "ip", &["link", "delete", "eth0"]);
     let listener = server(&network, 0, &["--listen-addr", "239.1.2.7:9920"]);
@@ -196,16 +158,13 @@ fn a_host_with_nothing_but_loopback_still_has_multicast() {
     none.says("cannot listen on [ff15::7]:9920");
 }
 
-#[test]
 fn a_listener_on_a_name_binds_all_its_addresses_and_a_sender_takes_the_first_that_works() {
-    if !can_make_networks("a_listener_on_a_name_binds_all_its_addresses") {
-        return;
-    }
     let network = Network::new(1);
     network.set_names(0, "::1 both\n127.0.0.1 both\n10.99.99.99 far\n127.0.0.1 far\n");
     let both = server(&network, 0, &["--listen-addr", "both:9920"]);
-    both.says("listening on 127.0.0.1:9920");
-    both.says("listening on [::1]:9920");
+    for address in ["127.0.0.1:9920", "[::1]:9920"] {
+        both.udp_address_on("both:9920", address);
+    }
     send(&network, 0, &["--server-addr", "127.0.0.1:9920"], "4\n");
     receives(&both, "4\n");
     send(&network, 0, &["--server-addr", "[::1]:9920"], "6\n");
@@ -219,11 +178,7 @@ fn a_listener_on_a_name_binds_all_its_addresses_and_a_sender_takes_the_first_tha
     receives(&only, "refused\nunreachable\n");
 }
 
-#[test]
 fn a_tcp_server_is_resolved_anew_for_each_connection() {
-    if !can_make_networks("a_tcp_server_is_resolved_anew_for_each_connection") {
-        return;
-    }
     let network = Network::new(3);
     let name = |host| format!("{} feed\n", Network::ipv4(host));
     let feed = |host| {
@@ -232,30 +187,26 @@ fn a_tcp_server_is_resolved_anew_for_each_connection() {
             "mproxy-reverse",
             &["--udp-listen-addr", "127.0.0.1:9920", "--tcp-output-addr", "0.0.0.0:9921", "-v"],
         );
-        feed.says("accepting");
+        feed.accepts("0.0.0.0:9921");
         feed
     };
     network.set_names(0, &name(1));
     let mut old = feed(1);
     let forward = network.start(0, "mproxy-forward", &["--tcp-connect-addr", "feed:9921", "--tee", "-v"]);
-    old.says("connected");
+    old.serves_a_client();
     send(&network, 1, &["--server-addr", "127.0.0.1:9920"], "old\n");
     receives(&forward, "old\n");
     let new = feed(2);
     network.set_names(0, &name(2));
     old.stop();
-    new.says("connected");
+    new.serves_a_client();
     send(&network, 2, &["--server-addr", "127.0.0.1:9920"], "new\n");
     receives(&forward, "old\nnew\n");
     let messages = forward.messages();
     assert_eq!(messages.matches("warning: ").count(), 2, "{messages}");
 }
 
-#[test]
 fn a_wildcard_listener_does_not_hear_the_groups_that_its_host_has_joined() {
-    if !can_make_networks("a_wildcard_listener_does_not_hear_the_groups") {
-        return;
-    }
     let network = Network::new(1);
     // With TTL 0 the sender has joined its group too; the other member is on another port.
     let _member = server(&network, 0, &["--listen-addr", "239.1.2.8%lo:9921"]);
@@ -273,7 +224,7 @@ fn a_wildcard_listener_does_not_hear_the_groups_that_its_host_has_joined() {
             "-v",
         ],
     );
-    forward.says("0.0.0.0:9920: listening");
+    forward.listens("0.0.0.0:9920");
     // Each comes in once: if the listener heard what goes out, it would go round for ever.
     for (n, expected) in ["1\n", "1\n2\n", "1\n2\n3\n"].into_iter().enumerate() {
         send(&network, 0, &["--server-addr", "127.0.0.1:9920"], &format!("{}\n", n + 1));
@@ -281,18 +232,14 @@ fn a_wildcard_listener_does_not_hear_the_groups_that_its_host_has_joined() {
     }
 }
 
-#[test]
-fn a_silent_host_and_a_full_queue_are_noticed_and_said_once() {
-    if !can_make_networks("a_silent_host_and_a_full_queue_are_noticed") {
-        return;
-    }
+fn a_silent_host_is_noticed_and_said_once() {
     let network = Network::new(2);
     let mut forward = network.start(
         0,
         "mproxy-forward",
         &["--udp-listen-addr", "127.0.0.1:9900", "--udp-downstream-addr", "10.77.0.200:9920", "-v"],
     );
-    forward.says("127.0.0.1:9900: listening");
+    forward.listens("127.0.0.1:9900");
     eventually("a warning", || {
         send(&network, 0, &["--server-addr", "127.0.0.1:9900"], "anyone there?\n");
         forward.messages().contains("cannot send to 10.77.0.200:9920").then_some(())
@@ -300,13 +247,11 @@ fn a_silent_host_and_a_full_queue_are_noticed_and_said_once() {
     forward.stop();
     let messages = forward.messages();
     assert_eq!(messages.matches("warning: ").count(), 1, "{messages}");
+}
 
-    let limit =
-        ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "1600", "limit", "3000"];
-    if !network.run(0, "tc", &limit).status.success() {
-        skipped("a_full_queue_is_noticed", "this system cannot limit a queue");
-        return;
-    }
+fn a_full_queue_is_noticed_and_said_once() {
+    let network = Network::new(2);
+    network.limit_queue(0, "eth0", "rate 1mbit burst 1600 limit 3000");
     let _listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920"]);
     let mut command = network.command(0, program("mproxy-client"));
     let target = format!("{}:9920", Network::ipv4(1));
@@ -324,11 +269,7 @@ fn a_silent_host_and_a_full_queue_are_noticed_and_said_once() {
 }
 
 /// Segmentation offload cannot send what is larger than the path takes: it must go all the same.
-#[test]
 fn datagrams_above_the_path_mtu_arrive_whole() {
-    if !can_make_networks("datagrams_above_the_path_mtu_arrive_whole") {
-        return;
-    }
     let network = Network::new(2);
     let target = format!("{}:9920", Network::ipv4(1));
     // A newline behind each datagram shows where it ends.
@@ -338,7 +279,7 @@ fn datagrams_above_the_path_mtu_arrive_whole() {
         "mproxy-forward",
         &["-v", "--udp-listen-addr", "127.0.0.1:9921", "--udp-downstream-addr", &target],
     );
-    forward.says("127.0.0.1:9921: listening");
+    forward.listens("127.0.0.1:9921");
     let mut expected = String::new();
     for (to, size) in
         [(target.as_str(), 4000), ("127.0.0.1:9921", 4000), ("127.0.0.1:9921", 1400), (&target, 1400)]
@@ -361,11 +302,7 @@ fn datagrams_above_the_path_mtu_arrive_whole() {
 }
 
 /// What ICMP says of one datagram is no reason to leave out the next: the kernel tells it with them.
-#[test]
 fn one_datagram_that_is_refused_on_its_way_costs_no_other() {
-    if !can_make_networks("one_datagram_that_is_refused_on_its_way_costs_no_other") {
-        return;
-    }
     let network = Network::new(3);
     // Host 1 routes from host 0 to an address of host 2.
     let ip = |host: usize, arguments: &str| {
@@ -385,7 +322,7 @@ fn one_datagram_that_is_refused_on_its_way_costs_no_other() {
         "mproxy-forward",
         &["-v", "--udp-listen-addr", "127.0.0.1:9921", "--udp-downstream-addr", "10.78.0.1:9920"],
     );
-    forward.says("127.0.0.1:9921: listening");
+    forward.listens("127.0.0.1:9921");
     let to_forward = |text: &str| {
         send(&network, 0, &["--server-addr", "127.0.0.1:9921", "--framing", "raw"], text);
     };
@@ -415,11 +352,7 @@ fn one_datagram_that_is_refused_on_its_way_costs_no_other() {
 }
 
 /// A call that sends many datagrams tells no error but that of its first; the others must be asked for.
-#[test]
 fn a_closed_port_is_spoken_of_whatever_is_sent_to_it() {
-    if !can_make_networks("a_closed_port_is_spoken_of_whatever_is_sent_to_it") {
-        return;
-    }
     let network = Network::new(2);
     let target = format!("{}:9920", Network::ipv4(1));
     let mut command = network.command(0, program("mproxy-client"));
@@ -439,11 +372,7 @@ fn a_closed_port_is_spoken_of_whatever_is_sent_to_it() {
 }
 
 /// With and without data under way: nothing here waits for longer than half a minute.
-#[test]
 fn a_peer_that_has_vanished_is_given_up_within_half_a_minute() {
-    if !can_make_networks("a_peer_that_has_vanished_is_given_up_within_half_a_minute") {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new(directory.path(), "ca");
     let certificate = authority.certify("server", &[&Network::ipv4(0)], Valid::Now);
@@ -482,3 +411,24 @@ fn a_peer_that_has_vanished_is_given_up_within_half_a_minute() {
     forward.stop();
     reverses.iter_mut().for_each(Running::stop);
 }
+
+mproxy_tests::main!(
+    a_group_reaches_every_host_that_has_joined_it,
+    the_interface_option_chooses_by_name_index_and_address_and_a_zone_comes_before_it,
+    ttl_0_keeps_multicast_on_the_host,
+    a_source_specific_listener_hears_that_source_alone,
+    unicast_and_broadcast_reach_another_host,
+    a_reverse_proxy_shares_its_channel_with_the_network,
+    a_private_channel_never_leaves_the_host,
+    a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route,
+    a_host_with_nothing_but_loopback_still_has_multicast,
+    a_listener_on_a_name_binds_all_its_addresses_and_a_sender_takes_the_first_that_works,
+    a_tcp_server_is_resolved_anew_for_each_connection,
+    a_wildcard_listener_does_not_hear_the_groups_that_its_host_has_joined,
+    a_silent_host_is_noticed_and_said_once,
+    a_full_queue_is_noticed_and_said_once,
+    datagrams_above_the_path_mtu_arrive_whole,
+    one_datagram_that_is_refused_on_its_way_costs_no_other,
+    a_closed_port_is_spoken_of_whatever_is_sent_to_it,
+    a_peer_that_has_vanished_is_given_up_within_half_a_minute,
+);

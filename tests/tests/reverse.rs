@@ -8,8 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    LoopbackHost, PATIENCE, Running, can_make_networks, datagram, eventually, has_ipv6, loopback,
-    loopback_group, member, sender_to, start, udp, udp_on,
+    Network, PATIENCE, Running, datagram, eventually, loopback, loopback_group, member, needs_ipv6,
+    sender_to, start, udp, udp_on,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -71,7 +71,7 @@ fn client(running: &Running, output: SocketAddr) -> TcpStream {
 }
 
 fn served(running: &Running, stream: TcpStream) -> TcpStream {
-    running.says(&format!("TCP client {} connected", stream.local_addr().unwrap()));
+    running.serves(stream.local_addr().unwrap());
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
@@ -149,7 +149,6 @@ fn assert_idle(running: &Running) {
     assert!(used <= 5, "{used} ticks in a second");
 }
 
-#[test]
 fn udp_reaches_every_tcp_client_byte_for_byte_and_in_order() {
     let mut proxy = Proxy::new(&[]);
     let clients: [TcpStream; 4] = proxy.clients();
@@ -174,7 +173,6 @@ fn udp_reaches_every_tcp_client_byte_for_byte_and_in_order() {
     }
 }
 
-#[test]
 fn the_largest_datagram_reaches_tcp_and_udp_outputs() {
     let (output, address) = udp();
     let proxy = Proxy::new(&["--udp-output-addr", &address.to_string()]);
@@ -187,7 +185,6 @@ fn the_largest_datagram_reaches_tcp_and_udp_outputs() {
     }
 }
 
-#[test]
 fn tcp_inputs_reach_tcp_clients_without_a_torn_line() {
     let output = loopback(2);
     let running = start(
@@ -212,7 +209,6 @@ fn tcp_inputs_reach_tcp_clients_without_a_torn_line() {
     }
 }
 
-#[test]
 fn lines_framing_ends_each_datagram_of_a_tcp_client_with_a_newline() {
     let (output, address) = udp();
     let proxy = Proxy::new(&["--framing=lines", "--udp-output-addr", &address.to_string()]);
@@ -225,7 +221,6 @@ fn lines_framing_ends_each_datagram_of_a_tcp_client_with_a_newline() {
     }
 }
 
-#[test]
 fn blocks_framing_cuts_tcp_inputs_into_exact_datagrams() {
     let (output, address) = udp();
     let running = start(
@@ -254,7 +249,6 @@ fn blocks_framing_cuts_tcp_inputs_into_exact_datagrams() {
     }
 }
 
-#[test]
 fn every_address_option_can_be_repeated() {
     let ((udp_one, to_one), (udp_two, to_two)) = (udp(), udp());
     let groups = [loopback_group(), loopback_group()];
@@ -295,11 +289,8 @@ fn every_address_option_can_be_repeated() {
     running.stop();
 }
 
-#[test]
 fn ipv6_inputs_and_outputs() {
-    if !has_ipv6("ipv6_inputs_and_outputs") {
-        return;
-    }
+    needs_ipv6();
     let (output, address) = udp_on("[::1]:0");
     let mut running = start(
         "mproxy-reverse",
@@ -324,7 +315,6 @@ fn ipv6_inputs_and_outputs() {
     running.stop();
 }
 
-#[test]
 fn standard_output_gets_everything_with_tee() {
     let mut proxy = Proxy::new(&["--tee"]);
     let client = proxy.client();
@@ -333,7 +323,6 @@ fn standard_output_gets_everything_with_tee() {
     assert!(proxy.running.stdout() == (0..500).map(line).collect::<String>().into_bytes());
 }
 
-#[test]
 fn an_input_with_tee_only_needs_no_other_output() {
     let mut running = start("mproxy-reverse", &["-v", "-t", "--udp-listen-addr", "127.0.0.1:0"]);
     udp().0.send_to(b"hello", running.udp_address("127.0.0.1:0")).unwrap();
@@ -341,7 +330,6 @@ fn an_input_with_tee_only_needs_no_other_output() {
     running.stop();
 }
 
-#[test]
 fn what_others_send_to_a_chosen_group_is_handed_out() {
     let group = loopback_group();
     let (output, address) = udp();
@@ -371,7 +359,6 @@ fn what_others_send_to_a_chosen_group_is_handed_out() {
     running.stop();
 }
 
-#[test]
 fn inputs_alone_feed_a_chosen_group() {
     let group = loopback_group();
     let member = member(&group);
@@ -391,11 +378,10 @@ fn inputs_alone_feed_a_chosen_group() {
     assert_eq!(datagram(&member), b"udp");
     input(running.tcp_address("127.0.0.1:0")).write_all(b"tcp\n").unwrap();
     assert_eq!(datagram(&member), b"tcp\n");
-    assert!(running.says("sending to group").ends_with("TTL 1"));
+    assert_eq!(running.channel().ttl, Some(1));
     running.stop();
 }
 
-#[test]
 fn a_chosen_group_joins_inputs_outputs_and_strangers() {
     let group = loopback_group();
     let member = member(&group);
@@ -422,7 +408,6 @@ fn a_chosen_group_joins_inputs_outputs_and_strangers() {
     everywhere(b"from a stranger");
 }
 
-#[test]
 fn private_channels_side_by_side_never_mix() {
     let proxies: Vec<_> = (0..4).map(|_| Proxy::new(&[])).collect();
     let clients: Vec<_> = proxies.iter().map(Proxy::client).collect();
@@ -435,38 +420,40 @@ fn private_channels_side_by_side_never_mix() {
         }
     }
     for (mut proxy, client) in proxies.into_iter().zip(&clients) {
-        let line = proxy.running.says("sending to group 239.255.");
-        assert!(line.ends_with("TTL 0") && line.contains("%127.0.0.1:"), "{line}");
+        let channel = proxy.running.channel();
+        let is_private = channel.group.to_string().starts_with("239.255.");
+        assert!(
+            is_private && channel.ttl == Some(0) && channel.endpoint.contains("%127.0.0.1:"),
+            "{channel:?}"
+        );
         proxy.running.stop();
         assert_eq!(rest(client), b"");
     }
 }
 
-#[test]
 fn it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6() {
-    if !can_make_networks("it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6") {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("input");
     let text: String = (0..100).map(line).collect();
     std::fs::write(&path, &text).unwrap();
     let path = path.to_str().unwrap();
     for without_ipv6 in [false, true] {
-        let mut host = LoopbackHost::new();
+        let network = Network::loopback();
         if without_ipv6 {
-            host = host.without_ipv6();
-            assert_eq!(host.sh("ip -6 addr"), "");
+            network.without_ipv6(0);
+            assert_eq!(network.succeeds(0, "ip", &["-6", "addr"]), "");
         }
-        let mut proxy = host.start(
+        let mut proxy = network.start(
+            0,
             "mproxy-reverse",
             &["-v", "--udp-listen-addr", "localhost:0", "--tcp-output-addr", "localhost:0"],
         );
         let output = proxy.tcp_address("localhost:0").to_string();
-        let clients = [0, 1].map(|_| host.start("mproxy-forward", &["--tcp-connect-addr", &output, "-t"]));
+        let clients =
+            [0, 1].map(|_| network.start(0, "mproxy-forward", &["--tcp-connect-addr", &output, "-t"]));
         eventually("two clients", || (count(&proxy.messages(), " connected") == 2).then_some(()));
         let address = proxy.udp_address("localhost:0").to_string();
-        let mut sender = host.start("mproxy-client", &["--path", path, "--server-addr", &address]);
+        let mut sender = network.start(0, "mproxy-client", &["--path", path, "--server-addr", &address]);
         assert_eq!(sender.exit_code(), 0, "{}", sender.messages());
         for client in &clients {
             assert!(client.writes(text.len()) == text.as_bytes());
@@ -475,7 +462,6 @@ fn it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6() {
     }
 }
 
-#[test]
 fn many_clients_each_get_every_byte_of_a_paced_stream() {
     // Where system calls are slow, as under an emulator, these are minutes for as many; and macOS lets this process
     // open 256 descriptors.
@@ -517,7 +503,6 @@ fn many_clients_each_get_every_byte_of_a_paced_stream() {
     });
 }
 
-#[test]
 fn a_slow_client_holds_up_nobody_and_loses_whole_lines_only() {
     const LINES: usize = 9000;
     let proxy = Proxy::new(&["--recv-buffer", "256k"]);
@@ -550,7 +535,6 @@ fn a_slow_client_holds_up_nobody_and_loses_whole_lines_only() {
     assert_eq!(numbers[..100], (0..100).collect::<Vec<_>>());
 }
 
-#[test]
 fn a_client_that_reads_slowly_but_steadily_is_kept() {
     let proxy = Proxy::new(&[]);
     let mut client = proxy.client();
@@ -568,7 +552,6 @@ fn a_client_that_reads_slowly_but_steadily_is_kept() {
     assert!(read > 0 && !messages.contains("dropped"), "{messages}");
 }
 
-#[test]
 fn a_client_that_accepts_nothing_for_ten_seconds_is_dropped() {
     let mut proxy = Proxy::new(&["--max-clients", "2", "--recv-buffer", "256k"]);
     let (stalled, other) = (proxy.narrow_client(), proxy.client());
@@ -594,7 +577,6 @@ fn a_client_that_accepts_nothing_for_ten_seconds_is_dropped() {
     assert_eq!(count(&messages, "warning: "), 1, "{messages}");
 }
 
-#[test]
 fn what_a_client_sends_is_ignored() {
     let (output, address) = udp();
     let mut proxy = Proxy::new(&["--tee", "--udp-output-addr", &address.to_string()]);
@@ -615,7 +597,6 @@ fn what_a_client_sends_is_ignored() {
     assert_eq!(proxy.running.stdout().len(), 20 * 901);
 }
 
-#[test]
 fn a_client_that_only_shuts_down_its_sending_side_still_gets_everything() {
     let mut proxy = Proxy::new(&[]);
     let (half_closed, other) = (proxy.client(), proxy.client());
@@ -629,7 +610,6 @@ fn a_client_that_only_shuts_down_its_sending_side_still_gets_everything() {
     assert_eq!(rest(&half_closed), b"");
 }
 
-#[test]
 fn a_client_that_is_gone_is_freed_at_the_next_datagrams() {
     let proxy = Proxy::new(&["--max-clients", "1"]);
     for _ in 0..3 {
@@ -640,7 +620,6 @@ fn a_client_that_is_gone_is_freed_at_the_next_datagrams() {
     }
 }
 
-#[test]
 fn a_client_that_resets_is_freed_at_once_on_an_idle_channel() {
     let proxy = Proxy::new(&[]);
     for half_closed in [false, true] {
@@ -655,7 +634,6 @@ fn a_client_that_resets_is_freed_at_once_on_an_idle_channel() {
     }
 }
 
-#[test]
 fn a_tcp_input_at_its_end_is_done_and_does_not_spin() {
     let output = loopback(2);
     let mut running =
@@ -677,7 +655,6 @@ fn a_tcp_input_at_its_end_is_done_and_does_not_spin() {
     running.stop();
 }
 
-#[test]
 fn an_idle_proxy_uses_no_processor_time() {
     let output = loopback(2);
     let mut running = start(
@@ -704,7 +681,6 @@ fn an_idle_proxy_uses_no_processor_time() {
     running.stop();
 }
 
-#[test]
 fn one_client_more_than_allowed_is_closed_at_once_with_one_warning() {
     let mut proxy = Proxy::new(&["--max-clients", "2"]);
     let [one, two] = proxy.clients();
@@ -729,7 +705,6 @@ fn one_client_more_than_allowed_is_closed_at_once_with_one_warning() {
 }
 
 #[cfg(unix)]
-#[test]
 fn a_lack_of_descriptors_neither_ends_nor_spins_it() {
     // A client takes two of them: with one limit the last connection cannot even be accepted, with the
     // other it cannot be served.
@@ -786,7 +761,6 @@ fn lacks_descriptors(limit: u32) {
     proxy.running.stop();
 }
 
-#[test]
 fn what_the_udp_input_holds_at_a_stop_reaches_every_client_before_the_end() {
     const LINES: usize = 120;
     // All of them within the second that a stop may take.
@@ -813,7 +787,6 @@ fn what_the_udp_input_holds_at_a_stop_reaches_every_client_before_the_end() {
     }
 }
 
-#[test]
 fn what_tcp_inputs_hold_at_a_stop_reaches_every_client_before_the_end() {
     let output = loopback(2);
     let mut running =
@@ -832,7 +805,6 @@ fn what_tcp_inputs_hold_at_a_stop_reaches_every_client_before_the_end() {
     }
 }
 
-#[test]
 fn what_a_chosen_group_holds_at_a_stop_reaches_every_client_before_the_end() {
     const LINES: usize = 60;
     let group = loopback_group();
@@ -852,7 +824,6 @@ fn what_a_chosen_group_holds_at_a_stop_reaches_every_client_before_the_end() {
     }
 }
 
-#[test]
 fn a_stalled_client_does_not_hold_up_the_end() {
     let mut proxy = Proxy::new(&["--recv-buffer", "256k"]);
     let (stalled, other) = (proxy.narrow_client(), proxy.client());
@@ -870,7 +841,6 @@ fn a_stalled_client_does_not_hold_up_the_end() {
     drop(stalled);
 }
 
-#[test]
 fn a_stop_ends_a_proxy_under_fire() {
     let mut proxy = Proxy::new(&[]);
     let clients: [TcpStream; 4] = proxy.clients();
@@ -897,3 +867,38 @@ fn a_stop_ends_a_proxy_under_fire() {
         assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     });
 }
+
+mproxy_tests::main!(
+    udp_reaches_every_tcp_client_byte_for_byte_and_in_order,
+    the_largest_datagram_reaches_tcp_and_udp_outputs,
+    tcp_inputs_reach_tcp_clients_without_a_torn_line,
+    lines_framing_ends_each_datagram_of_a_tcp_client_with_a_newline,
+    blocks_framing_cuts_tcp_inputs_into_exact_datagrams,
+    every_address_option_can_be_repeated,
+    ipv6_inputs_and_outputs,
+    standard_output_gets_everything_with_tee,
+    an_input_with_tee_only_needs_no_other_output,
+    what_others_send_to_a_chosen_group_is_handed_out,
+    inputs_alone_feed_a_chosen_group,
+    a_chosen_group_joins_inputs_outputs_and_strangers,
+    private_channels_side_by_side_never_mix,
+    it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6,
+    many_clients_each_get_every_byte_of_a_paced_stream,
+    a_slow_client_holds_up_nobody_and_loses_whole_lines_only,
+    a_client_that_reads_slowly_but_steadily_is_kept,
+    a_client_that_accepts_nothing_for_ten_seconds_is_dropped,
+    what_a_client_sends_is_ignored,
+    a_client_that_only_shuts_down_its_sending_side_still_gets_everything,
+    a_client_that_is_gone_is_freed_at_the_next_datagrams,
+    a_client_that_resets_is_freed_at_once_on_an_idle_channel,
+    a_tcp_input_at_its_end_is_done_and_does_not_spin,
+    an_idle_proxy_uses_no_processor_time,
+    one_client_more_than_allowed_is_closed_at_once_with_one_warning,
+    #[cfg(unix)]
+    a_lack_of_descriptors_neither_ends_nor_spins_it,
+    what_the_udp_input_holds_at_a_stop_reaches_every_client_before_the_end,
+    what_tcp_inputs_hold_at_a_stop_reaches_every_client_before_the_end,
+    what_a_chosen_group_holds_at_a_stop_reaches_every_client_before_the_end,
+    a_stalled_client_does_not_hold_up_the_end,
+    a_stop_ends_a_proxy_under_fire,
+);

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use mproxy_core::Interface;
 use mproxy_tests::{
-    PATIENCE, Running, can_make_networks, close, eventually, file_with, free_port, loopback, loopback_group,
-    pending, program, run, sender_to, skipped, start, start_piped, udp_on,
+    Network, PATIENCE, Running, close, eventually, file_with, free_port, loopback, loopback_group,
+    needs_ipv6, needs_tools, pending, program, run, sender_to, start, start_piped, udp_on,
 };
 use tempfile::TempDir;
 
@@ -131,7 +131,6 @@ fn stalled(reader: &PipeReader) {
     eventually("a full pipe", || (pending(reader).unwrap() >= full).then_some(()));
 }
 
-#[test]
 fn an_existing_file_is_appended_to() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
@@ -145,7 +144,6 @@ fn an_existing_file_is_appended_to() {
     }
 }
 
-#[test]
 fn a_dash_as_path_is_standard_output() {
     let directory = tempfile::tempdir().unwrap();
     for options in [&["--path", "-"][..], &["--tee"], &["--path", "-", "--tee"]] {
@@ -163,7 +161,6 @@ fn a_dash_as_path_is_standard_output() {
     }
 }
 
-#[test]
 fn a_tee_copies_what_the_file_gets() {
     let mut to_file = ToFile::start(&["-t"]);
     sender(to_file.address).send(b"for both\0\xff\n").unwrap();
@@ -172,7 +169,6 @@ fn a_tee_copies_what_the_file_gets() {
     to_file.server.stop();
 }
 
-#[test]
 fn many_senders_and_listeners_share_a_file_and_every_line_is_whole() {
     const SENDERS: usize = 2;
     // What the smallest usual receive buffer holds of a listener's senders all at once.
@@ -220,7 +216,6 @@ fn many_senders_and_listeners_share_a_file_and_every_line_is_whole() {
     server.stop();
 }
 
-#[test]
 fn an_addr_in_the_path_gives_each_listener_its_own_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("{addr}.log");
@@ -240,7 +235,7 @@ fn an_addr_in_the_path_gives_each_listener_its_own_file() {
         ],
     );
     let (by_address, by_name) = (server.udp_address(LISTEN), server.udp_address("localhost:0"));
-    server.says(&format!("{group}: listening"));
+    server.listens(&group);
     sender(by_address).send(b"by address\n").unwrap();
     sender(by_name).send(b"by name\n").unwrap();
     sender_to(&group).send(b"by group\n").unwrap();
@@ -274,22 +269,15 @@ fn sizes(listen: &str, sizes: &[usize]) {
     assert!(std::fs::read(to_file.path()).unwrap() == expected);
 }
 
-#[test]
 fn datagrams_of_any_size_are_written_unaltered() {
     sizes(LISTEN, &[0, 1, 0, 0, 2, 1472, 1473, 8192, 65_506, 65_507, 0]);
 }
 
-#[test]
 fn datagrams_of_any_size_are_written_unaltered_over_ipv6() {
-    if UdpSocket::bind("[::1]:0").is_err() {
-        assert!(std::env::var_os("CI").is_none(), "::1 is needed under CI");
-        skipped("datagrams_of_any_size_are_written_unaltered_over_ipv6", "there is no ::1 here");
-        return;
-    }
+    needs_ipv6();
     sizes("[::1]:0", &[0, 1, 1452, 1453, 65_507, 65_527, 0]);
 }
 
-#[test]
 fn without_framing_the_payloads_are_back_to_back() {
     for framing in ["auto", "blocks", "raw"] {
         let mut to_file = ToFile::start(&["--framing", framing]);
@@ -303,17 +291,15 @@ fn without_framing_the_payloads_are_back_to_back() {
     }
 }
 
-#[test]
 fn two_servers_of_one_group_both_get_everything() {
     let group = loopback_group();
     let servers = [
         start(SERVER, &["--tee", "--listen-addr", &group, "-v"]),
         start(SERVER, &["--tee", "--listen-addr", &group, "-v"]),
     ];
-    let interface = format!(" on interface {}", Interface::find("127.0.0.1").unwrap());
+    let interface = Interface::find("127.0.0.1").unwrap().to_string();
     for server in &servers {
-        let line = server.says("listening to group");
-        assert!(line.contains(&group) && line.contains(&interface), "{line}");
+        assert_eq!(server.joined_group(&group).interface, interface);
     }
     let input = b"one\ntwo\n\0\xff\nthree";
     let client = run("mproxy-client", &["--path", "-", "--server-addr", &group], input);
@@ -325,7 +311,6 @@ fn two_servers_of_one_group_both_get_everything() {
     }
 }
 
-#[test]
 fn a_group_listener_gets_nothing_but_its_group() {
     let group = loopback_group();
     let port = group.rsplit(':').next().unwrap();
@@ -333,7 +318,7 @@ fn a_group_listener_gets_nothing_but_its_group() {
     let unicast = format!("127.0.0.1:{port}");
     let listen = |endpoint: &str| {
         let server = start(SERVER, &["--tee", "--listen-addr", endpoint, "-v"]);
-        server.says(&format!("{endpoint}: listening"));
+        server.listens(endpoint);
         server
     };
     // The host has joined the other group, and has a listener for the unicast address. Windows may give what is sent
@@ -357,7 +342,6 @@ fn a_group_listener_gets_nothing_but_its_group() {
     assert!(to_unicast.is_none_or(|server| server.stdout() == b"unicast\n"));
 }
 
-#[test]
 fn one_server_listens_to_several_groups_on_one_port_each_by_itself() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("{addr}");
@@ -366,7 +350,7 @@ fn one_server_listens_to_several_groups_on_one_port_each_by_itself() {
     let mut server =
         start(SERVER, &["--path", text(&path), "--listen-addr", &group, "--listen-addr", &other, "-v"]);
     for endpoint in [&group, &other] {
-        server.says(&format!("{endpoint}: listening"));
+        server.listens(endpoint);
     }
     for text in ["one\n", "two\n"] {
         sender_to(&group).send(format!("group {text}").as_bytes()).unwrap();
@@ -378,14 +362,12 @@ fn one_server_listens_to_several_groups_on_one_port_each_by_itself() {
     server.stop();
 }
 
-#[test]
 fn source_specific_multicast_takes_one_source_only() {
     let port = free_port();
     let group = format!("232.1.1.1%127.0.0.1:{port}");
     let listen = format!("127.0.0.1@{group}");
     let mut server = start(SERVER, &["--tee", "--listen-addr", &listen, "-v"]);
-    let line = server.says("listening to group");
-    assert!(line.contains("from source 127.0.0.1"), "{line}");
+    assert_eq!(server.joined_group(&listen).source, Some(Ipv4Addr::LOCALHOST.into()));
     if cfg!(target_os = "linux") {
         let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
         socket2::SockRef::from(&stranger).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
@@ -397,7 +379,6 @@ fn source_specific_multicast_takes_one_source_only() {
     assert_eq!(server.stdout(), b"marker\n");
 }
 
-#[test]
 fn a_unicast_address_cannot_be_listened_on_twice() {
     let to_file = ToFile::start(&[]);
     let address = to_file.address.to_string();
@@ -413,57 +394,38 @@ fn a_unicast_address_cannot_be_listened_on_twice() {
     assert!(socket.bind(&to_file.address.into()).is_err(), "the stream could be stolen");
 }
 
-#[test]
 fn a_name_is_listened_to_on_all_of_its_addresses() {
-    if !can_make_networks("a_name_is_listened_to_on_all_of_its_addresses") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let hosts = directory.path().join("hosts");
-    let text = "127.0.0.1 localhost\n127.9.8.6 several.test\n127.9.8.5 several.test\n::1 several.test\n";
-    std::fs::write(&hosts, text).unwrap();
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "bash", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#])
-        .arg(&hosts)
-        .arg(program(SERVER))
-        .args(["--tee", "--listen-addr", "several.test:0", "-v"])
-        .stdin(Stdio::null());
-    let mut server = Running::new(&mut command);
+    let network = Network::loopback();
+    network.set_names(
+        0,
+        "127.0.0.1 localhost\n127.9.8.6 several.test\n127.9.8.5 several.test\n::1 several.test\n",
+    );
+    let mut server = network.start(0, SERVER, &["--tee", "--listen-addr", "several.test:0", "-v"]);
     let mut len = 0;
-    for ip in ["127.9.8.6", "127.9.8.5", "[::1]"] {
-        if ip == "[::1]" && UdpSocket::bind("[::1]:0").is_err() {
-            skipped("a part of a_name_is_listened_to_on_all_of_its_addresses", "there is no ::1 here");
-            continue;
-        }
-        let line = server.says(&format!("several.test:0: listening on {ip}:"));
-        let address = line.split("listening on ").nth(1).unwrap().split(',').next().unwrap();
-        sender(address.parse().unwrap()).send(b"one\n").unwrap();
+    for ip in ["127.9.8.6:", "127.9.8.5:", "[::1]:"] {
+        let address = server.udp_address_on("several.test:0", ip);
+        network.on(0, || sender(address)).send(b"one\n").unwrap();
         len += 4;
         assert_eq!(server.writes(len), b"one\n".repeat(len / 4));
     }
     server.stop();
 }
 
-#[test]
 fn a_receive_buffer_is_made_as_large_as_was_asked_for() {
     for (text, bytes) in [("128k", 131_072), ("65536", 65_536)] {
         let to_file = ToFile::start(&["--recv-buffer", text]);
-        let line = to_file.server.says("listening on");
-        assert!(line.contains(&format!("receive buffer {bytes} bytes")), "{line}");
+        assert_eq!(to_file.server.receive_buffer(LISTEN), bytes);
     }
 }
 
 /// The receive buffer is large, and nothing more comes in while it is emptied.
 #[cfg(target_os = "linux")]
-#[test]
 fn all_that_the_socket_holds_at_sigterm_is_in_the_file() {
     /// What the system counts for a datagram of this size, and more.
     const ROOM: usize = 4096;
     const SIZE: usize = 1316;
     let mut to_file = ToFile::start(&[]);
-    let line = to_file.server.says("receive buffer");
-    let buffer: usize = line.rsplit(' ').nth(1).unwrap().parse().unwrap();
+    let buffer = to_file.server.receive_buffer(LISTEN);
     let sender = sender(to_file.address);
     sender.send(b"first").unwrap();
     to_file.has(5);
@@ -483,7 +445,6 @@ fn all_that_the_socket_holds_at_sigterm_is_in_the_file() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
 fn a_listener_of_several_threads_has_its_port_for_itself() {
     let to_file = ToFile::start(&["--threads", "2"]);
     let taken = to_file.address.to_string();
@@ -496,7 +457,6 @@ fn a_listener_of_several_threads_has_its_port_for_itself() {
 }
 
 #[cfg(all(target_os = "linux", not(mproxy_portable)))]
-#[test]
 fn what_the_system_drops_is_spoken_of_once() {
     let mut to_file = ToFile::start(&["--recv-buffer", "1"]);
     let sender = sender(to_file.address);
@@ -516,12 +476,8 @@ fn what_the_system_drops_is_spoken_of_once() {
 }
 
 #[cfg(unix)]
-#[test]
 fn a_full_device_ends_the_program_and_is_named() {
-    if !Path::new("/dev/full").exists() {
-        skipped("a_full_device_ends_the_program_and_is_named", "there is no /dev/full");
-        return;
-    }
+    needs_tools(&["/dev/full"]);
     let mut server = start(
         SERVER,
         &["--path", "/dev/full", "--listen-addr", "localhost:0", "--listen-addr", LISTEN, "-v"],
@@ -534,7 +490,6 @@ fn a_full_device_ends_the_program_and_is_named() {
 }
 
 #[cfg(unix)]
-#[test]
 fn a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start() {
     for (framing, record) in [("auto", &b"0123456789".repeat(10)[..]), ("lines", &b"012345678".repeat(11))] {
         let directory = tempfile::tempdir().unwrap();
@@ -564,7 +519,6 @@ fn a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start() {
     }
 }
 
-#[test]
 fn a_file_that_was_truncated_is_appended_to_from_its_new_end() {
     let mut to_file = ToFile::start(&[]);
     let socket = sender(to_file.address);
@@ -579,7 +533,6 @@ fn a_file_that_was_truncated_is_appended_to_from_its_new_end() {
     assert_eq!(std::fs::read(to_file.path()).unwrap(), b"after\nthat\n");
 }
 
-#[test]
 fn a_kill_in_mid_stream_leaves_an_exact_beginning_of_what_was_sent() {
     let mut to_file = ToFile::start(&[]);
     let socket = sender(to_file.address);
@@ -599,7 +552,6 @@ fn a_kill_in_mid_stream_leaves_an_exact_beginning_of_what_was_sent() {
     assert!(numbers.iter().copied().eq(0..numbers.len()), "not the beginning of what was sent");
 }
 
-#[test]
 fn what_was_received_is_in_the_file_at_once() {
     let mut to_file = ToFile::start(&[]);
     sender(to_file.address).send(b"a single datagram").unwrap();
@@ -609,7 +561,6 @@ fn what_was_received_is_in_the_file_at_once() {
     assert_eq!(std::fs::read(to_file.path()).unwrap(), b"a single datagram");
 }
 
-#[test]
 fn a_stop_signal_under_fire_ends_the_program_with_whole_datagrams() {
     let stops: [fn(&Running); _] = [
         Running::interrupt,
@@ -630,7 +581,6 @@ fn a_stop_signal_under_fire_ends_the_program_with_whole_datagrams() {
 }
 
 #[cfg(unix)]
-#[test]
 fn a_stop_signal_lets_the_server_deliver_what_its_socket_holds() {
     let mut to_file = ToFile::start(&["--tee"]);
     let socket = sender(to_file.address);
@@ -649,7 +599,6 @@ fn a_stop_signal_lets_the_server_deliver_what_its_socket_holds() {
 }
 
 #[cfg(unix)]
-#[test]
 fn a_second_stop_signal_ends_the_program_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
@@ -679,7 +628,6 @@ fn a_second_stop_signal_ends_the_program_at_once() {
     close(reader);
 }
 
-#[test]
 fn the_file_goes_on_when_the_reader_of_the_tee_goes_away() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
@@ -705,7 +653,6 @@ fn the_file_goes_on_when_the_reader_of_the_tee_goes_away() {
     assert_eq!(server.messages().lines().count(), started + 1, "{}", server.messages());
 }
 
-#[test]
 fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
     for option in [&["--path", "-"][..], &["--tee"]] {
         let (mut server, mut reader) = start_with_pipe(
@@ -728,7 +675,6 @@ fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
     }
 }
 
-#[test]
 fn a_stop_signal_ends_a_server_whose_tee_is_not_read_and_its_file_has_everything() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
@@ -750,7 +696,6 @@ fn a_stop_signal_ends_a_server_whose_tee_is_not_read_and_its_file_has_everything
     close(reader);
 }
 
-#[test]
 fn a_stop_signal_ends_a_server_whose_standard_output_alone_is_not_read() {
     let (mut server, reader) = start_with_pipe(&["--path", "-", "--listen-addr", LISTEN, "-v"]);
     let socket = sender(server.udp_address(LISTEN));
@@ -761,7 +706,6 @@ fn a_stop_signal_ends_a_server_whose_standard_output_alone_is_not_read() {
     server.stop();
 }
 
-#[test]
 fn a_hundred_megabytes_of_lines_arrive_byte_for_byte() {
     /// How much may be on the way: what the smallest usual receive buffer holds. The rate spreads it, and
     /// this keeps a busy machine from losing any, since UDP has no other way to wait for a receiver.
@@ -808,3 +752,44 @@ fn a_hundred_megabytes_of_lines_arrive_byte_for_byte() {
     to_file.server.stop();
     assert!(content == input, "the bytes differ");
 }
+
+mproxy_tests::main!(
+    an_existing_file_is_appended_to,
+    a_dash_as_path_is_standard_output,
+    a_tee_copies_what_the_file_gets,
+    many_senders_and_listeners_share_a_file_and_every_line_is_whole,
+    an_addr_in_the_path_gives_each_listener_its_own_file,
+    datagrams_of_any_size_are_written_unaltered,
+    datagrams_of_any_size_are_written_unaltered_over_ipv6,
+    without_framing_the_payloads_are_back_to_back,
+    two_servers_of_one_group_both_get_everything,
+    a_group_listener_gets_nothing_but_its_group,
+    one_server_listens_to_several_groups_on_one_port_each_by_itself,
+    source_specific_multicast_takes_one_source_only,
+    a_unicast_address_cannot_be_listened_on_twice,
+    a_name_is_listened_to_on_all_of_its_addresses,
+    a_receive_buffer_is_made_as_large_as_was_asked_for,
+    #[cfg(target_os = "linux")]
+    all_that_the_socket_holds_at_sigterm_is_in_the_file,
+    #[cfg(target_os = "linux")]
+    a_listener_of_several_threads_has_its_port_for_itself,
+    #[cfg(all(target_os = "linux", not(mproxy_portable)))]
+    what_the_system_drops_is_spoken_of_once,
+    #[cfg(unix)]
+    a_full_device_ends_the_program_and_is_named,
+    #[cfg(unix)]
+    a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start,
+    a_file_that_was_truncated_is_appended_to_from_its_new_end,
+    a_kill_in_mid_stream_leaves_an_exact_beginning_of_what_was_sent,
+    what_was_received_is_in_the_file_at_once,
+    a_stop_signal_under_fire_ends_the_program_with_whole_datagrams,
+    #[cfg(unix)]
+    a_stop_signal_lets_the_server_deliver_what_its_socket_holds,
+    #[cfg(unix)]
+    a_second_stop_signal_ends_the_program_at_once,
+    the_file_goes_on_when_the_reader_of_the_tee_goes_away,
+    a_server_to_standard_output_alone_ends_quietly_with_its_reader,
+    a_stop_signal_ends_a_server_whose_tee_is_not_read_and_its_file_has_everything,
+    a_stop_signal_ends_a_server_whose_standard_output_alone_is_not_read,
+    a_hundred_megabytes_of_lines_arrive_byte_for_byte,
+);

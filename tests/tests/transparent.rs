@@ -1,23 +1,18 @@
 //! `--transparent`: each datagram leaves with the address and the port of its original sender. Needs root
-//! on Linux; said and passed over elsewhere.
-#![cfg(all(target_os = "linux", not(mproxy_portable)))]
+//! on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use mproxy_forward::{Forward, Options};
-use mproxy_tests::{Network, PATIENCE, Running, can_make_networks, eventually, has, output, program};
-use nix::net::if_::if_nametoindex;
-use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
-use rustix::process::Signal;
+use mproxy_tests::{
+    Network, PATIENCE, Running, eventually, force_receive_buffer, needs_tools, output, program, segment,
+    share_port, skip,
+};
 use socket2::{Domain, SockRef, Socket, Type};
 
 const SENDER: usize = 0;
@@ -32,14 +27,17 @@ type Proxy = (&'static str, &'static str);
 const FORWARD: Proxy = ("mproxy-forward", "--udp-downstream-addr");
 const REVERSE: Proxy = ("mproxy-reverse", "--udp-output-addr");
 
-/// Does something on a host. What is opened there stays there, whoever uses it.
-fn on<T: Send>(network: &Network, host: usize, what: impl FnOnce() -> T + Send) -> T {
-    let namespace = File::open(network.namespace_file(host)).unwrap();
-    let there = move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        what()
-    };
-    thread::scope(|scope| scope.spawn(there).join().unwrap())
+/// Skips the test of a build that has no transparent sockets.
+fn needs_transparent() {
+    if cfg!(mproxy_portable) {
+        skip("the portable build sends nothing transparently");
+    }
+}
+
+/// A sender, a proxy and a receiver on one segment.
+fn three_hosts() -> Network {
+    needs_transparent();
+    Network::new(3)
 }
 
 /// A socket on the host on which this runs.
@@ -57,23 +55,21 @@ fn bound(address: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::from(socket);
     socket.set_broadcast(true).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    set_socket_recv_buffer_size_force(&socket, 64 << 20).unwrap();
+    force_receive_buffer(&socket, 64 << 20);
     socket
 }
 
 /// A socket of this test on a host of a [`Network`], which sends to groups through that host's `eth0`.
 fn socket(network: &Network, host: usize, address: &str) -> UdpSocket {
     let address: SocketAddr = address.parse().unwrap();
-    on(network, host, || {
-        let socket = bound(address);
-        let options = SockRef::from(&socket);
-        if address.is_ipv4() {
-            options.set_multicast_if_v4(&Network::ipv4(host).parse().unwrap()).unwrap();
-        } else {
-            options.set_multicast_if_v6(eth0()).unwrap();
-        }
-        socket
-    })
+    let socket = network.on(host, || bound(address));
+    let options = SockRef::from(&socket);
+    if address.is_ipv4() {
+        options.set_multicast_if_v4(&Network::ipv4(host).parse().unwrap()).unwrap();
+    } else {
+        options.set_multicast_if_v6(network.interface_index(host, "eth0")).unwrap();
+    }
+    socket
 }
 
 /// A socket of this test that has joined a group on a host.
@@ -84,34 +80,18 @@ fn member(network: &Network, host: usize, group: &str) -> UdpSocket {
             let interface: Ipv4Addr = Network::ipv4(host).parse().unwrap();
             socket.join_multicast_v4(&group, &interface).unwrap();
         }
-        IpAddr::V6(group) => socket.join_multicast_v6(&group, on(network, host, eth0)).unwrap(),
+        IpAddr::V6(group) => {
+            socket.join_multicast_v6(&group, network.interface_index(host, "eth0")).unwrap();
+        }
     }
     socket
-}
-
-fn eth0() -> u32 {
-    if_nametoindex("eth0").unwrap()
 }
 
 /// Starts a transparent proxy, and waits until it hears all that it listens to.
 fn transparent(network: &Network, host: usize, program: &str, arguments: &[&str]) -> Running {
     let running = network.start(host, program, &[&["--transparent", "-v"], arguments].concat());
-    listens(&running, arguments);
+    running.is_ready(arguments);
     running
-}
-
-fn listens(running: &Running, arguments: &[&str]) {
-    for pair in arguments.windows(2) {
-        match pair[0] {
-            "--udp-listen-addr" => running.says(&format!(" {}: listening ", pair[1])),
-            "--tcp-listen-addr" => running.says(&format!(" {}: accepting ", pair[1])),
-            // Without an output nobody listens to it.
-            "--multicast-addr" if arguments.contains(&"--udp-output-addr") => {
-                running.says(&format!(" {}: listening to group ", pair[1]))
-            }
-            _ => continue,
-        };
-    }
 }
 
 /// The next datagram, and where it seems to come from.
@@ -190,7 +170,7 @@ const IPV6: Endpoints = Endpoints {
 /// From each kind of listener to each kind of target, with whatever the proxy's host thinks of addresses
 /// that come and go on interfaces where it would not look for them.
 fn every_target_sees_every_sender((program, option): Proxy, endpoints: &Endpoints, settings: &[&str]) {
-    let network = Network::new(3);
+    let network = three_hosts();
     second_address(&network, SENDER);
     for setting in settings {
         network.succeeds(PROXY, "sh", &["-c", setting]);
@@ -218,59 +198,41 @@ fn every_target_sees_every_sender((program, option): Proxy, endpoints: &Endpoint
     ends_without_a_word(proxy);
 }
 
-#[test]
 fn forward_over_ipv4() {
-    if can_make_networks("forward_over_ipv4") {
-        every_target_sees_every_sender(FORWARD, &IPV4, &[]);
-    }
+    every_target_sees_every_sender(FORWARD, &IPV4, &[]);
 }
 
-#[test]
 fn forward_over_ipv6() {
-    if can_make_networks("forward_over_ipv6") {
-        every_target_sees_every_sender(FORWARD, &IPV6, &[]);
-    }
+    every_target_sees_every_sender(FORWARD, &IPV6, &[]);
 }
 
-#[test]
 fn reverse_with_a_private_channel_over_ipv4() {
-    if can_make_networks("reverse_with_a_private_channel_over_ipv4") {
-        every_target_sees_every_sender(REVERSE, &IPV4, &[]);
-    }
+    every_target_sees_every_sender(REVERSE, &IPV4, &[]);
 }
 
-#[test]
 fn reverse_with_a_private_channel_over_ipv6() {
-    if can_make_networks("reverse_with_a_private_channel_over_ipv6") {
-        every_target_sees_every_sender(REVERSE, &IPV6, &[]);
-    }
+    every_target_sees_every_sender(REVERSE, &IPV6, &[]);
 }
 
 /// Many systems drop what comes in where its sender would not be looked for.
-#[test]
 fn strict_reverse_path_filters_on_the_proxys_host() {
-    if can_make_networks("strict_reverse_path_filters_on_the_proxys_host") {
-        let strict = "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done";
-        for proxy in [FORWARD, REVERSE] {
-            every_target_sees_every_sender(proxy, &IPV4, &[strict]);
-        }
+    let strict = "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done";
+    for proxy in [FORWARD, REVERSE] {
+        every_target_sees_every_sender(proxy, &IPV4, &[strict]);
     }
 }
 
 /// Such an address means nothing without its interface.
-#[test]
 fn a_sender_with_a_link_local_address() {
-    if !can_make_networks("a_sender_with_a_link_local_address") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     for host in [SENDER, RECEIVER] {
         let address = format!("fe80::77:{host}/64");
         network.succeeds(host, "ip", &["addr", "add", &address, "dev", "eth0", "nodad"]);
     }
     let local = |host: usize, port| {
         let address = format!("fe80::77:{host}").parse().unwrap();
-        on(&network, host, || bound(SocketAddrV6::new(address, port, 0, eth0()).into()))
+        let eth0 = network.interface_index(host, "eth0");
+        network.on(host, || bound(SocketAddrV6::new(address, port, 0, eth0).into()))
     };
     let (sender, local_receiver) = (local(SENDER, 5000), local(RECEIVER, 9931));
     let receiver = socket(&network, RECEIVER, "[fd77::3]:9930");
@@ -293,22 +255,20 @@ fn a_sender_with_a_link_local_address() {
 }
 
 /// Beyond the link such an address leads nowhere: a failure of this sender, not of the target.
-#[test]
 fn a_sender_that_cannot_be_sent_on_costs_the_others_nothing() {
-    if !can_make_networks("a_sender_that_cannot_be_sent_on_costs_the_others_nothing") {
-        return;
-    }
+    needs_transparent();
     let network = Network::snooping(&[&[SENDER, PROXY], &[PROXY, RECEIVER]]);
     network.ip(SENDER, "addr add fe80::77:0/64 dev eth0 nodad");
-    let receiver = on(&network, RECEIVER, || bound("[fd78::3]:9930".parse().unwrap()));
+    let receiver = network.on(RECEIVER, || bound("[fd78::3]:9930".parse().unwrap()));
     let address = "fe80::77:0".parse().unwrap();
-    let local = on(&network, SENDER, || bound(SocketAddrV6::new(address, 5001, 0, eth0()).into()));
+    let eth0 = network.interface_index(SENDER, "eth0");
+    let local = network.on(SENDER, || bound(SocketAddrV6::new(address, 5001, 0, eth0).into()));
     let sender = socket(&network, SENDER, "[fd77::1]:5000");
     for (program, option) in [FORWARD, REVERSE] {
         let arguments = ["--udp-listen-addr", "[::]:9920", option, "[fd78::3]:9930"];
         let mut proxy = transparent(&network, PROXY, program, &arguments);
         // Several of each are received together.
-        proxy.signal(Signal::STOP);
+        proxy.hold();
         for number in 0..100 {
             sender.send_to(number.to_string().as_bytes(), "[fd77::2]:9920").unwrap();
             if number % 10 == 0 {
@@ -316,7 +276,7 @@ fn a_sender_that_cannot_be_sent_on_costs_the_others_nothing() {
                 local.send_to(b"local", "[fd77::2]:9920").unwrap();
             }
         }
-        proxy.signal(Signal::CONT);
+        proxy.release();
         for number in 0..100 {
             receives(&receiver, &number.to_string(), &sender);
         }
@@ -329,11 +289,8 @@ fn a_sender_that_cannot_be_sent_on_costs_the_others_nothing() {
 }
 
 /// The proxy hears its own channel through one of them only.
-#[test]
 fn a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once() {
-    if !can_make_networks("a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once") {
-        return;
-    }
+    needs_transparent();
     let network = Network::snooping(&[&[SENDER, PROXY], &[PROXY, RECEIVER]]);
     let sender = socket(&network, SENDER, "10.77.0.1:5000");
     let both = ["--interface", "eth0", "--interface", "eth1"];
@@ -346,8 +303,8 @@ fn a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once() {
             }
             let arguments = [options, &endpoints, &["--multicast-addr", channel], &both].concat();
             let mut reverse = network.start(PROXY, "mproxy-reverse", &arguments);
-            reverse.says("accepting TCP connections");
-            let mut client = on(&network, RECEIVER, || TcpStream::connect("10.78.0.2:9921")).unwrap();
+            reverse.accepts("0.0.0.0:9921");
+            let mut client = network.on(RECEIVER, || TcpStream::connect("10.78.0.2:9921")).unwrap();
             client.set_read_timeout(Some(PATIENCE)).unwrap();
             for segment in [0, 1] {
                 network.switched(segment, PROXY, group, true);
@@ -370,12 +327,8 @@ fn a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once() {
 }
 
 /// Though they have closed their sockets by then: this host must neither take the port nor keep it.
-#[test]
 fn a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port() {
-    if !can_make_networks("a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     second_address(&network, PROXY);
     let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
     let receiver_v6 = socket(&network, RECEIVER, "[fd77::3]:9930");
@@ -394,17 +347,17 @@ fn a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port() {
             let listen = if other.local_addr().unwrap().is_ipv6() { "[::]:9920" } else { "0.0.0.0:9920" };
             let arguments = ["--udp-listen-addr", listen, option, &target];
             let mut proxy = transparent(&network, PROXY, program, &arguments);
-            proxy.signal(Signal::STOP);
-            let once = on(&network, PROXY, || bound(own.parse().unwrap()));
+            proxy.hold();
+            let once = network.on(PROXY, || bound(own.parse().unwrap()));
             once.send_to(b"own", input).unwrap();
             drop(once);
-            proxy.signal(Signal::CONT);
+            proxy.release();
             let there = if listen == "[::]:9920" { "[fd77::2]:9920" } else { "10.77.0.2:9920" };
             other.send_to(b"other", there).unwrap();
             receives(receiver, "other", other);
             let warning = proxy.says(own);
             assert!(warning.contains("warning") && warning.contains(&target), "{warning}");
-            drop(on(&network, PROXY, || bound(own.parse().unwrap())));
+            drop(network.on(PROXY, || bound(own.parse().unwrap())));
             proxy.stop();
             has_nothing(receiver);
         }
@@ -425,17 +378,15 @@ fn succeeds(command: &mut Command) {
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-#[test]
 fn without_the_capability_it_says_how_to_get_it_and_ends() {
-    if !can_make_networks("without_the_capability_it_says_how_to_get_it_and_ends") {
-        return;
-    }
+    needs_transparent();
+    let network = Network::loopback();
     let directory = tempfile::tempdir().unwrap();
     for (program, option) in [FORWARD, REVERSE] {
         let path = copy(directory.path(), program);
         let arguments = ["--transparent", "--udp-listen-addr", "127.0.0.1:0", option, "127.0.0.1:9"];
         for bounding in [&[][..], &["--bounding-set=-all"]] {
-            let mut command = Command::new("setpriv");
+            let mut command = network.command(0, "setpriv");
             let out = output(command.args(UNPRIVILEGED).args(bounding).arg(&path).args(arguments));
             let messages = String::from_utf8(out.stderr).unwrap();
             assert_eq!(out.status.code(), Some(1), "{messages}");
@@ -447,13 +398,9 @@ fn without_the_capability_it_says_how_to_get_it_and_ends() {
     }
 }
 
-#[test]
 fn with_the_capability_an_ordinary_user_may_run_it() {
-    if !can_make_networks("with_the_capability_an_ordinary_user_may_run_it") {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
-    let network = Network::new(3);
+    let network = three_hosts();
     let sender = socket(&network, SENDER, "10.77.0.1:5000");
     let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
     for (program, option) in [FORWARD, REVERSE] {
@@ -463,7 +410,7 @@ fn with_the_capability_an_ordinary_user_may_run_it() {
         let mut command = network.command(PROXY, "setpriv");
         command.args(UNPRIVILEGED).args([&path, "--transparent", "-v"]).args(arguments);
         let proxy = Running::new(command.stdin(Stdio::null()));
-        listens(&proxy, &arguments);
+        proxy.is_ready(&arguments);
         for text in ["one", "two"] {
             sender.send_to(text.as_bytes(), "10.77.0.2:9920").unwrap();
             receives(&receiver, text, &sender);
@@ -502,46 +449,33 @@ fn a_sender_whose_port_is_taken((program, option): Proxy, taken: &UdpSocket, net
     assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
 }
 
-#[test]
 fn a_sender_whose_port_is_taken_is_left_out_and_told_once_by_forward() {
-    if can_make_networks("a_sender_whose_port_is_taken_is_left_out_and_told_once_by_forward") {
-        let network = Network::new(3);
-        let taken = socket(&network, PROXY, "10.77.0.2:5000");
-        a_sender_whose_port_is_taken(FORWARD, &taken, &network);
-    }
+    let network = three_hosts();
+    let taken = socket(&network, PROXY, "10.77.0.2:5000");
+    a_sender_whose_port_is_taken(FORWARD, &taken, &network);
 }
 
-#[test]
 fn a_sender_whose_port_is_taken_is_left_out_and_told_once_by_reverse() {
-    if can_make_networks("a_sender_whose_port_is_taken_is_left_out_and_told_once_by_reverse") {
-        let network = Network::new(3);
-        let taken = socket(&network, PROXY, "10.77.0.2:5000");
-        a_sender_whose_port_is_taken(REVERSE, &taken, &network);
-    }
+    let network = three_hosts();
+    let taken = socket(&network, PROXY, "10.77.0.2:5000");
+    a_sender_whose_port_is_taken(REVERSE, &taken, &network);
 }
 
 /// The port that a sender elsewhere uses can be another process's on the proxy's host too.
-#[test]
 fn a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once() {
-    if can_make_networks("a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once") {
-        let network = Network::new(3);
-        let _taken = on(&network, PROXY, || bound(([0, 0, 0, 0], 5002).into()));
-        a_sender_whose_port_is_taken(FORWARD, &socket(&network, SENDER, "10.77.0.1:5002"), &network);
-    }
+    let network = three_hosts();
+    let _taken = network.on(PROXY, || bound(([0, 0, 0, 0], 5002).into()));
+    a_sender_whose_port_is_taken(FORWARD, &socket(&network, SENDER, "10.77.0.1:5002"), &network);
 }
 
 /// With the library, which tells what was counted.
-#[test]
 fn what_a_sender_whose_port_is_taken_has_sent_counts_as_errors() {
-    if !can_make_networks("what_a_sender_whose_port_is_taken_has_sent_counts_as_errors") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     let taken = socket(&network, PROXY, "10.77.0.2:5000");
     let other = socket(&network, SENDER, "10.77.0.1:5000");
     let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
     // Its threads are on the host of the one that starts them.
-    let proxy = on(&network, PROXY, || {
+    let proxy = network.on(PROXY, || {
         let options = Options::new().transparent();
         let proxy = Forward::new().udp_listen("0.0.0.0:9920").target("10.77.0.3:9930").options(options);
         proxy.spawn().unwrap()
@@ -566,16 +500,11 @@ fn replies_still_find(network: &Network, sender: &UdpSocket) {
 }
 
 /// One on the proxy's own host that would share its port must not lose what is sent to it to the proxy.
-#[test]
 fn a_sender_that_would_share_its_port_keeps_its_replies() {
-    if !can_make_networks("a_sender_that_would_share_its_port_keeps_its_replies") {
-        return;
-    }
-    let network = Network::new(3);
-    let shared = on(&network, PROXY, || {
+    let network = three_hosts();
+    let shared = network.on(PROXY, || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.set_reuse_port(true).unwrap();
+        share_port(&socket);
         socket.bind(&"10.77.0.2:5000".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         UdpSocket::from(socket)
@@ -597,12 +526,8 @@ fn a_sender_that_would_share_its_port_keeps_its_replies() {
 }
 
 /// No datagram of one IP version has a sender of the other: rather nothing than a wrong sender.
-#[test]
 fn a_target_of_the_other_ip_version_gets_nothing() {
-    if !can_make_networks("a_target_of_the_other_ip_version_gets_nothing") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     for (this, that) in [(&IPV4, &IPV6), (&IPV6, &IPV4)] {
         let (listen, input) = (this.listeners[0], this.inputs[0]);
         let sender = socket(&network, SENDER, this.senders[0]);
@@ -646,7 +571,7 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str)
     const SENDERS: usize = 6000;
     /// As many as all queues on the way hold.
     const AT_ONCE: usize = 250;
-    let network = Network::new(3);
+    let network = three_hosts();
     many_addresses(&network);
     let (listen, input, target) = if ipv6 {
         ("[::]:9920", "[fd77::2]:9920", "[fd77::3]:9930")
@@ -662,7 +587,7 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str)
     let mut command = network.command(PROXY, "sh");
     command.args(["-c", &format!("ulimit {limit} && exec \"$@\""), "sh"]).arg(self::program(program));
     let proxy = Running::new(command.args(["--transparent", "-v"]).args(&arguments).stdin(Stdio::null()));
-    listens(&proxy, &arguments);
+    proxy.is_ready(&arguments);
     // Until the hosts know each other's hardware address few datagrams wait.
     let first = socket(&network, SENDER, if ipv6 { "[fd77::1]:5000" } else { "10.77.0.1:5000" });
     first.send_to(b"first", input).unwrap();
@@ -671,7 +596,7 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str)
     // The second time in another order, so that it matters who was forgotten.
     let order: Vec<_> = (0..SENDERS).chain((0..SENDERS).map(|i| i * 7 % SENDERS)).collect();
     for some in order.chunks(AT_ONCE) {
-        let mut expected = on(&network, SENDER, || {
+        let mut expected = network.on(SENDER, || {
             let send = |i: &usize| {
                 let sender = bound(many(*i, ipv6));
                 sender.send_to(i.to_string().as_bytes(), input).unwrap();
@@ -690,63 +615,38 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str)
     ends_without_a_word(proxy);
 }
 
-#[test]
 fn a_flood_of_senders_through_forward_with_room_for_100() {
-    if can_make_networks("a_flood_of_senders_through_forward_with_room_for_100") {
-        flood(FORWARD, Some(100), false, USUAL);
-    }
+    flood(FORWARD, Some(100), false, USUAL);
 }
 
-#[test]
 fn a_flood_of_senders_through_forward_with_room_for_1() {
-    if can_make_networks("a_flood_of_senders_through_forward_with_room_for_1") {
-        flood(FORWARD, Some(1), false, USUAL);
-    }
+    flood(FORWARD, Some(1), false, USUAL);
 }
 
-#[test]
 fn a_flood_of_senders_through_forward_with_the_usual_room() {
-    if can_make_networks("a_flood_of_senders_through_forward_with_the_usual_room") {
-        flood(FORWARD, None, false, USUAL);
-    }
+    flood(FORWARD, None, false, USUAL);
 }
 
 /// Less than the usual room needs: what there is must do.
-#[test]
 fn a_flood_of_senders_through_forward_with_few_descriptors() {
-    if can_make_networks("a_flood_of_senders_through_forward_with_few_descriptors") {
-        flood(FORWARD, None, false, "-n 256");
-    }
+    flood(FORWARD, None, false, "-n 256");
 }
 
-#[test]
 fn a_flood_of_senders_through_forward_over_ipv6() {
-    if can_make_networks("a_flood_of_senders_through_forward_over_ipv6") {
-        flood(FORWARD, Some(100), true, USUAL);
-    }
+    flood(FORWARD, Some(100), true, USUAL);
 }
 
-#[test]
 fn a_flood_of_senders_through_reverse_with_room_for_100() {
-    if can_make_networks("a_flood_of_senders_through_reverse_with_room_for_100") {
-        flood(REVERSE, Some(100), false, USUAL);
-    }
+    flood(REVERSE, Some(100), false, USUAL);
 }
 
-#[test]
 fn a_flood_of_senders_through_reverse_with_the_usual_room() {
-    if can_make_networks("a_flood_of_senders_through_reverse_with_the_usual_room") {
-        flood(REVERSE, None, false, USUAL);
-    }
+    flood(REVERSE, None, false, USUAL);
 }
 
 /// The proxy's listener is on that port of all addresses itself.
-#[test]
 fn a_sender_may_send_from_the_port_on_which_the_proxy_listens() {
-    if !can_make_networks("a_sender_may_send_from_the_port_on_which_the_proxy_listens") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     second_address(&network, SENDER);
     for (listen, senders, input, target) in [
         ("0.0.0.0:9920", IPV4.senders, "10.77.0.2:9920", "10.77.0.3:9920"),
@@ -778,12 +678,8 @@ fn a_sender_may_send_from_the_port_on_which_the_proxy_listens() {
 }
 
 /// Each listener has a thread of its own, but the sender's address and port can be had only once.
-#[test]
 fn a_sender_may_send_to_several_listeners() {
-    if !can_make_networks("a_sender_may_send_to_several_listeners") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     let sender = socket(&network, SENDER, "10.77.0.1:5000");
     let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
     for (program, option) in [FORWARD, REVERSE] {
@@ -829,12 +725,12 @@ impl Sent {
 
 /// Bursts of many senders, of which most are forgotten in between, or in the middle of a batch.
 fn order_holds_within_each_source((program, option): Proxy, options: &[&str]) {
-    let network = Network::new(3);
+    let network = three_hosts();
     many_addresses(&network);
     let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
     let arguments = ["--udp-listen-addr", "0.0.0.0:9920", option, "10.77.0.3:9930"];
     let proxy = transparent(&network, PROXY, program, &[&arguments, options].concat());
-    let senders = on(&network, SENDER, || (0..50).map(|i| bound(many(i, false))).collect::<Vec<_>>());
+    let senders = network.on(SENDER, || (0..50).map(|i| bound(many(i, false))).collect::<Vec<_>>());
     senders[0].send_to(b"first", "10.77.0.2:9920").unwrap();
     receives(&receiver, "first", &senders[0]);
     for burst in 0..20 {
@@ -851,35 +747,29 @@ fn order_holds_within_each_source((program, option): Proxy, options: &[&str]) {
     ends_without_a_word(proxy);
 }
 
-#[test]
 fn order_holds_within_each_source_through_forward() {
-    if can_make_networks("order_holds_within_each_source_through_forward") {
-        for options in [&[][..], &["--max-sources", "7"], &["--threads", "4", "--max-sources", "7"]] {
-            order_holds_within_each_source(FORWARD, options);
-        }
+    for options in [&[][..], &["--max-sources", "7"], &["--threads", "4", "--max-sources", "7"]] {
+        order_holds_within_each_source(FORWARD, options);
     }
 }
 
-#[test]
 fn order_holds_within_each_source_through_reverse() {
-    if can_make_networks("order_holds_within_each_source_through_reverse") {
-        for options in [&[][..], &["--max-sources", "7"]] {
-            order_holds_within_each_source(REVERSE, options);
-        }
+    for options in [&[][..], &["--max-sources", "7"]] {
+        order_holds_within_each_source(REVERSE, options);
     }
 }
 
 /// Buffers that the kernel has coalesced of one sender's datagrams stand between those of another one's, all
 /// of the same size, so that nothing but the sender tells where one that goes on must end.
 fn coalesced_bursts((program, option): Proxy, endpoints: &Endpoints) {
-    const SIZE: usize = 1000;
-    let network = Network::new(3);
+    const SIZE: u16 = 1000;
+    let network = three_hosts();
     let (listen, input, target) = (endpoints.listeners[0], endpoints.inputs[0], endpoints.targets[0]);
     let receiver = socket(&network, RECEIVER, target);
     let proxy = transparent(&network, PROXY, program, &["--udp-listen-addr", listen, option, target]);
     let senders = [0, 1].map(|i| socket(&network, SENDER, endpoints.senders[i]));
     for sender in &senders {
-        setsockopt(sender, UdpGsoSegment, &i32::try_from(SIZE).unwrap()).unwrap();
+        segment(sender, SIZE);
     }
     senders[0].send_to(b"first", input).unwrap();
     receives(&receiver, "first", &senders[0]);
@@ -903,7 +793,7 @@ fn coalesced_bursts((program, option): Proxy, endpoints: &Endpoints) {
             for i in 1..=count {
                 number += 1;
                 let len = if i == count { last } else { SIZE };
-                let text: String = format!("{round}.{number} ").chars().cycle().take(len).collect();
+                let text: String = format!("{round}.{number} ").chars().cycle().take(len.into()).collect();
                 all += &text;
                 sent.note(senders[sender].local_addr().unwrap(), text);
             }
@@ -915,29 +805,19 @@ fn coalesced_bursts((program, option): Proxy, endpoints: &Endpoints) {
     ends_without_a_word(proxy);
 }
 
-#[test]
 fn coalesced_bursts_of_two_senders_through_forward() {
-    if can_make_networks("coalesced_bursts_of_two_senders_through_forward") {
-        coalesced_bursts(FORWARD, &IPV4);
-        coalesced_bursts(FORWARD, &IPV6);
-    }
+    coalesced_bursts(FORWARD, &IPV4);
+    coalesced_bursts(FORWARD, &IPV6);
 }
 
-#[test]
 fn coalesced_bursts_of_two_senders_through_reverse() {
-    if can_make_networks("coalesced_bursts_of_two_senders_through_reverse") {
-        coalesced_bursts(REVERSE, &IPV4);
-        coalesced_bursts(REVERSE, &IPV6);
-    }
+    coalesced_bursts(REVERSE, &IPV4);
+    coalesced_bursts(REVERSE, &IPV6);
 }
 
 /// Also those that are cut up on their way.
-#[test]
 fn datagrams_of_every_size() {
-    if !can_make_networks("datagrams_of_every_size") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     for endpoints in [&IPV4, &IPV6] {
         let (listen, input, target) = (endpoints.listeners[0], endpoints.inputs[0], endpoints.targets[0]);
         let receiver = socket(&network, RECEIVER, target);
@@ -955,12 +835,8 @@ fn datagrams_of_every_size() {
     }
 }
 
-#[test]
 fn a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders() {
-    if !can_make_networks("a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     for (group, member_of, listen, input, target, senders) in [
         (
             "239.1.2.3%eth0:9918",
@@ -999,7 +875,7 @@ fn a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders() {
             ],
         );
         let inputs: SocketAddr = input.parse().unwrap();
-        let mut stream = on(&network, SENDER, || TcpStream::connect((inputs.ip(), 9921)).unwrap());
+        let mut stream = network.on(SENDER, || TcpStream::connect((inputs.ip(), 9921)).unwrap());
         for number in 0..3 {
             let text = format!("{number} to the proxy");
             one.send_to(text.as_bytes(), input).unwrap();
@@ -1025,11 +901,8 @@ fn a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders() {
     }
 }
 
-#[test]
 fn two_reverse_proxies_with_a_group_in_between_pass_the_sender_on() {
-    if !can_make_networks("two_reverse_proxies_with_a_group_in_between_pass_the_sender_on") {
-        return;
-    }
+    needs_transparent();
     let network = Network::new(4);
     for (group, listen, input, target, senders) in [
         ("239.1.2.3%eth0:9918", "0.0.0.0:9920", "10.77.0.2:9920", "10.77.0.4:9930", IPV4.senders),
@@ -1050,12 +923,8 @@ fn two_reverse_proxies_with_a_group_in_between_pass_the_sender_on() {
     }
 }
 
-#[test]
 fn what_comes_over_tcp_leaves_with_the_proxys_own_address() {
-    if !can_make_networks("what_comes_over_tcp_leaves_with_the_proxys_own_address") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     let receiver = socket(&network, RECEIVER, "10.77.0.3:9930");
     let sender = socket(&network, SENDER, "10.77.0.1:5000");
     let through = |mut stream: TcpStream, proxy: Running| {
@@ -1074,10 +943,10 @@ fn what_comes_over_tcp_leaves_with_the_proxys_own_address() {
 
     let arguments = [&common(REVERSE.1)[..], &["--tcp-listen-addr", "0.0.0.0:9921"]].concat();
     let proxy = transparent(&network, PROXY, REVERSE.0, &arguments);
-    let stream = on(&network, SENDER, || TcpStream::connect("10.77.0.2:9921").unwrap());
+    let stream = network.on(SENDER, || TcpStream::connect("10.77.0.2:9921").unwrap());
     through(stream, proxy);
 
-    let listener = on(&network, SENDER, || TcpListener::bind("10.77.0.1:9921").unwrap());
+    let listener = network.on(SENDER, || TcpListener::bind("10.77.0.1:9921").unwrap());
     let arguments = [&common(FORWARD.1)[..], &["--tcp-connect-addr", "10.77.0.1:9921"]].concat();
     let proxy = transparent(&network, PROXY, FORWARD.0, &arguments);
     let stream = listener.accept().unwrap().0;
@@ -1099,12 +968,8 @@ fn replies_arrive(sender: &UdpSocket, input: &str, receiver: &UdpSocket) {
     }
 }
 
-#[test]
 fn replies_reach_the_sender_on_the_same_network() {
-    if !can_make_networks("replies_reach_the_sender_on_the_same_network") {
-        return;
-    }
-    let network = Network::new(3);
+    let network = three_hosts();
     for endpoints in [&IPV4, &IPV6] {
         let (listen, input, target) = (endpoints.listeners[0], endpoints.inputs[0], endpoints.targets[0]);
         let sender = socket(&network, SENDER, endpoints.senders[0]);
@@ -1119,14 +984,11 @@ fn replies_reach_the_sender_on_the_same_network() {
 
 /// A reply comes by the proxy's host then, which has a socket with just that address and port: it must pass
 /// the reply on all the same.
-#[test]
 fn replies_reach_the_sender_through_the_proxys_host_as_their_router() {
     const ROUTER: usize = 4;
-    if !can_make_networks("replies_reach_the_sender_through_the_proxys_host_as_their_router") {
-        return;
-    }
     // The gateways of the sites are the hosts here, next to the router.
     let [from, to] = [1, 3];
+    needs_transparent();
     let network = Network::two_sites();
     network.succeeds(ROUTER, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"]);
     for (site, host) in [from, to].into_iter().enumerate() {
@@ -1147,7 +1009,7 @@ fn replies_reach_the_sender_through_the_proxys_host_as_their_router() {
         ("[::]:9920", "[fd80::2]:5000".into(), "[fd80::1]:9920".into(), "[fd81::2]:9930".into()),
     ] {
         let [sender, receiver] = [(from, sender), (to, target.clone())]
-            .map(|(host, address)| on(&network, host, || bound(address.parse().unwrap())));
+            .map(|(host, address)| network.on(host, || bound(address.parse().unwrap())));
         // Without the proxy, to know that the hosts reach each other at all.
         eventually("a way between the hosts", || {
             sender.set_nonblocking(true).unwrap();
@@ -1174,13 +1036,9 @@ fn replies_reach_the_sender_through_the_proxys_host_as_their_router() {
 
 /// It measures only where the first datagram is answered, from where it was sent to: the receiver's host has
 /// to pretend that.
-#[test]
 fn iperf3_measures_through_a_transparent_forward() {
-    let test = "iperf3_measures_through_a_transparent_forward";
-    if !can_make_networks(test) || !has(test, &["iperf3", "nft", "socat"]) {
-        return;
-    }
-    let network = Network::new(3);
+    needs_tools(&["iperf3", "nft", "socat"]);
+    let network = three_hosts();
     let addresses = [PROXY, RECEIVER].map(Network::ipv4);
     let [input, target] = addresses.each_ref().map(|address| format!("{address}:5201"));
     let pretend = format!("add rule ip test out udp sport 5201 ip saddr set {}", addresses[0]);
@@ -1205,3 +1063,43 @@ fn iperf3_measures_through_a_transparent_forward() {
     assert!(receiver.is_some_and(|line| line.contains("(0%)")), "{told}");
     proxy.stop();
 }
+
+mproxy_tests::main!(
+    forward_over_ipv4,
+    forward_over_ipv6,
+    reverse_with_a_private_channel_over_ipv4,
+    reverse_with_a_private_channel_over_ipv6,
+    strict_reverse_path_filters_on_the_proxys_host,
+    a_sender_with_a_link_local_address,
+    a_sender_that_cannot_be_sent_on_costs_the_others_nothing,
+    a_channel_on_two_interfaces_brings_a_tcp_client_each_datagram_once,
+    a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port,
+    without_the_capability_it_says_how_to_get_it_and_ends,
+    with_the_capability_an_ordinary_user_may_run_it,
+    a_sender_whose_port_is_taken_is_left_out_and_told_once_by_forward,
+    a_sender_whose_port_is_taken_is_left_out_and_told_once_by_reverse,
+    a_sender_whose_port_is_taken_on_all_addresses_is_left_out_and_told_once,
+    what_a_sender_whose_port_is_taken_has_sent_counts_as_errors,
+    a_sender_that_would_share_its_port_keeps_its_replies,
+    a_target_of_the_other_ip_version_gets_nothing,
+    a_flood_of_senders_through_forward_with_room_for_100,
+    a_flood_of_senders_through_forward_with_room_for_1,
+    a_flood_of_senders_through_forward_with_the_usual_room,
+    a_flood_of_senders_through_forward_with_few_descriptors,
+    a_flood_of_senders_through_forward_over_ipv6,
+    a_flood_of_senders_through_reverse_with_room_for_100,
+    a_flood_of_senders_through_reverse_with_the_usual_room,
+    a_sender_may_send_from_the_port_on_which_the_proxy_listens,
+    a_sender_may_send_to_several_listeners,
+    order_holds_within_each_source_through_forward,
+    order_holds_within_each_source_through_reverse,
+    coalesced_bursts_of_two_senders_through_forward,
+    coalesced_bursts_of_two_senders_through_reverse,
+    datagrams_of_every_size,
+    a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders,
+    two_reverse_proxies_with_a_group_in_between_pass_the_sender_on,
+    what_comes_over_tcp_leaves_with_the_proxys_own_address,
+    replies_reach_the_sender_on_the_same_network,
+    replies_reach_the_sender_through_the_proxys_host_as_their_router,
+    iperf3_measures_through_a_transparent_forward,
+);

@@ -1,9 +1,8 @@
 //! Groups that are carried from one site to another: two networks with a gateway each, and between the
-//! gateways one that passes on no multicast. Needs root on Linux; said and passed over elsewhere.
-#![cfg(target_os = "linux")]
+//! gateways one that passes on no multicast. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Mutex;
@@ -12,11 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Authority, Certificate, Network, PATIENCE, Running, Valid, can_make_networks, datagram, eventually,
-    skipped,
+    Authority, Certificate, Network, PATIENCE, Running, Valid, datagram, eventually, force_receive_buffer,
 };
-use nix::sched::{CloneFlags, setns};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
 
@@ -109,32 +105,27 @@ impl Sites {
         let output = format!("--{kind}-output-addr");
         let arguments = [&["--multicast-addr", &group, &output, "0.0.0.0:9443"], options].concat();
         let reverse = start(from, programs[0], &arguments, &identity(from, "--tls-client-ca"));
-        reverse.says("accepting TCP connections on");
+        reverse.accepts("0.0.0.0:9443");
 
         let to = 1 - from;
         let (connect, server) = (format!("--{kind}-connect-addr"), format!("{}:9443", NAMES[from]));
         let arguments = [&connect, &server, "--udp-downstream-addr", &group];
         let forward = start(to, programs[1], &arguments, &identity(to, "--tls-ca"));
-        forward.says(": connected to ");
+        forward.is_connected(&server);
         // It says so when it has joined the group for this client: now nothing more is missing.
-        reverse.says(" connected");
+        reverse.serves_a_client();
         Bridge { reverse, forward }
     }
 
     /// A socket of this test on a host or gateway, bound to that address.
     fn socket(&self, host: usize, address: Ipv4Addr, port: u16) -> UdpSocket {
-        let namespace = File::open(self.network.namespace_file(host)).unwrap();
-        // A socket stays where it was made, whoever uses it.
-        thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        self.network.on(host, || {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
             // Beside a program that receives from the same group.
             socket.set_reuse_address(true).unwrap();
             socket.bind(&SocketAddr::from((address, port)).into()).unwrap();
             socket.into()
         })
-        .join()
-        .unwrap()
     }
 
     /// A socket that sends to the group from a site's host.
@@ -148,7 +139,7 @@ impl Sites {
     /// A socket that receives from the group at a site's host.
     fn receiver(&self, site: usize, group: Ipv4Addr) -> UdpSocket {
         let socket = self.socket(host(site), group, PORT);
-        set_socket_recv_buffer_size_force(&socket, 64 << 20).unwrap();
+        force_receive_buffer(&socket, 64 << 20);
         socket.join_multicast_v4(&group, &lan(site, 10)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
@@ -166,9 +157,10 @@ impl Sites {
 
     /// Records the group at a site's host.
     fn record(&self, site: usize, group: Ipv4Addr, path: &str) -> Running {
-        let arguments = ["--framing", "length", "-v", "--path", path, "--listen-addr", &zoned(group)];
+        let group = zoned(group);
+        let arguments = ["--framing", "length", "-v", "--path", path, "--listen-addr", &group];
         let recording = self.network.start(host(site), "mproxy-server", &arguments);
-        recording.says("listening to group");
+        recording.listens(&group);
         recording
     }
 
@@ -337,26 +329,16 @@ fn carries_what_is_awkward(through: Through) {
     bridge.was_undisturbed();
 }
 
-#[test]
 fn every_datagram_gets_through_tls_as_it_was() {
-    if can_make_networks("every_datagram_gets_through_tls_as_it_was") {
-        carries_what_is_awkward(Through::Tls);
-    }
+    carries_what_is_awkward(Through::Tls);
 }
 
-#[test]
 fn every_datagram_gets_through_plain_tcp_as_it_was() {
-    if can_make_networks("every_datagram_gets_through_plain_tcp_as_it_was") {
-        carries_what_is_awkward(Through::Tcp);
-    }
+    carries_what_is_awkward(Through::Tcp);
 }
 
-#[test]
 fn both_directions_at_once_lose_none_of_100_000_datagrams() {
     const EACH_WAY: u32 = 50_000;
-    if !can_make_networks("both_directions_at_once_lose_none_of_100_000_datagrams") {
-        return;
-    }
     let sites = Sites::new();
     let directions = [A, B].map(|from| {
         let group = Ipv4Addr::new(239, 1, 2, if from == A { 3 } else { 4 });
@@ -382,11 +364,7 @@ fn both_directions_at_once_lose_none_of_100_000_datagrams() {
     }
 }
 
-#[test]
 fn a_record_replayed_at_another_site_is_what_was_recorded() {
-    if !can_make_networks("a_record_replayed_at_another_site_is_what_was_recorded") {
-        return;
-    }
     let sites = Sites::new();
     let groups = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(239, 1, 2, 4)];
     let paths = [A, B].map(|site| sites.path(&format!("{site}.rec")));
@@ -498,22 +476,14 @@ impl Drop for StoreOnDrop<'_> {
     }
 }
 
-#[test]
 fn a_large_receive_buffer_carries_a_stream_across_an_outage() {
-    if !can_make_networks("a_large_receive_buffer_carries_a_stream_across_an_outage") {
-        return;
-    }
     let outage = Outage { bits_per_second: 10e6, interface: (ROUTER, "wan0"), seconds: 10, at_rest: false };
     let result = interrupted(Sites::new(), &["--recv-buffer", "64M"], &outage);
     assert_eq!(missing(&result.sent, &result.arrived), 0, "of {}", result.sent.len());
     result.bridge.was_undisturbed();
 }
 
-#[test]
 fn an_outage_costs_whole_datagrams_and_not_the_connection() {
-    if !can_make_networks("an_outage_costs_whole_datagrams_and_not_the_connection") {
-        return;
-    }
     // The gateway is told that there is no way to the other site.
     let outage = Outage { bits_per_second: 10e6, interface: (ROUTER, "wan1"), seconds: 10, at_rest: false };
     let result = interrupted(Sites::new(), &[], &outage);
@@ -525,11 +495,7 @@ fn an_outage_costs_whole_datagrams_and_not_the_connection() {
     result.bridge.was_one_connection();
 }
 
-#[test]
 fn a_gateway_that_loses_its_own_interface_keeps_the_connection() {
-    if !can_make_networks("a_gateway_that_loses_its_own_interface_keeps_the_connection") {
-        return;
-    }
     let outage =
         Outage { bits_per_second: 10e6, interface: (gateway(A), "wan0"), seconds: 10, at_rest: true };
     let result = interrupted(Sites::new(), &["--recv-buffer", "64M"], &outage);
@@ -537,20 +503,22 @@ fn a_gateway_that_loses_its_own_interface_keeps_the_connection() {
     result.bridge.was_undisturbed();
 }
 
-#[test]
 fn a_slow_link_is_given_time_after_an_outage() {
-    if !can_make_networks("a_slow_link_is_given_time_after_an_outage") {
-        return;
-    }
     let sites = Sites::new();
-    let limit =
-        ["qdisc", "add", "dev", "wan1", "root", "tbf", "rate", "6mbit", "burst", "20000", "limit", "1000000"];
-    if !sites.network.run(ROUTER, "tc", &limit).status.success() {
-        skipped("a_slow_link_is_given_time_after_an_outage", "this system cannot limit a queue");
-        return;
-    }
+    sites.network.limit_queue(ROUTER, "wan1", "rate 6mbit burst 20000 limit 1000000");
     let outage = Outage { bits_per_second: 3e6, interface: (ROUTER, "wan1"), seconds: 13, at_rest: false };
     let result = interrupted(sites, &["--recv-buffer", "64M"], &outage);
     assert_eq!(missing(&result.sent, &result.arrived), 0, "of {}", result.sent.len());
     result.bridge.was_undisturbed();
 }
+
+mproxy_tests::main!(
+    every_datagram_gets_through_tls_as_it_was,
+    every_datagram_gets_through_plain_tcp_as_it_was,
+    both_directions_at_once_lose_none_of_100_000_datagrams,
+    a_record_replayed_at_another_site_is_what_was_recorded,
+    a_large_receive_buffer_carries_a_stream_across_an_outage,
+    an_outage_costs_whole_datagrams_and_not_the_connection,
+    a_gateway_that_loses_its_own_interface_keeps_the_connection,
+    a_slow_link_is_given_time_after_an_outage,
+);

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mproxy_tests::{
-    Capture, Network, Record, Running, can_make_networks, eventually, file_with, has, output, program,
-    receives, run, send, server, skipped,
+    Capture, Network, Record, Running, eventually, file_with, needs_tools, output, program, receives, run,
+    send, server,
 };
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
@@ -141,7 +141,7 @@ impl Site {
     fn receiver(&self, host: usize, endpoint: &str) -> Running {
         let receiver =
             self.network.start(host, "mproxy-server", &["-v", "--path", "-", "--listen-addr", endpoint]);
-        receiver.says(": listening ");
+        receiver.listens(endpoint);
         receiver
     }
 
@@ -194,11 +194,6 @@ impl Site {
 const ANY: &str = "00000000";
 const ANY_IPV6: &str = "00000000000000000000000000000000";
 
-/// Whether hosts can be made, and these tools are there.
-fn able(test: &str, tools: &[&str]) -> bool {
-    can_make_networks(test) && has(test, tools)
-}
-
 /// A shell and what it runs, in a process group of their own.
 struct Terminal(Running);
 
@@ -229,7 +224,6 @@ impl Drop for Terminal {
     }
 }
 
-#[test]
 fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     let names: Vec<_> = blocks().into_iter().map(|(name, _)| name).collect();
     let unique: BTreeSet<_> = names.iter().collect();
@@ -249,7 +243,6 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     assert_eq!(block("install from an archive"), from_archive.join("\n"));
 }
 
-#[test]
 fn the_commands_of_the_crates_readmes_are_those_of_the_workspaces() {
     let tested: Vec<String> = blocks()
         .into_iter()
@@ -264,7 +257,6 @@ fn the_commands_of_the_crates_readmes_are_those_of_the_workspaces() {
     }
 }
 
-#[test]
 fn the_table_lists_every_option_of_every_program_and_no_other() {
     let readme = text("README.md");
     let mut written = BTreeSet::new();
@@ -302,11 +294,7 @@ fn the_table_lists_every_option_of_every_program_and_no_other() {
     assert_eq!(written, offered);
 }
 
-#[test]
 fn the_quick_start_works_in_two_terminals() {
-    if !can_make_networks("the_quick_start_works_in_two_terminals") {
-        return;
-    }
     let site = Site::new();
     let server = site.terminal(0, "quick start, server");
     // The file comes after the last of localhost's addresses.
@@ -320,11 +308,7 @@ fn the_quick_start_works_in_two_terminals() {
     server.interrupt();
 }
 
-#[test]
 fn the_client_recipes_work() {
-    if !can_make_networks("the_client_recipes_work") {
-        return;
-    }
     let site = Site::new();
     let one = site.receiver(1, "192.168.1.11:9920");
     let two = site.receiver(2, "192.168.1.12:9920");
@@ -347,11 +331,7 @@ fn the_client_recipes_work() {
     assert!(group.writes(13 + video.len())[13..] == video);
 }
 
-#[test]
 fn the_server_recipes_work() {
-    if !can_make_networks("the_server_recipes_work") {
-        return;
-    }
     let site = Site::new();
     let server = site.terminal(1, "server, many to one");
     site.listens(1, "udp", 9920, &[ANY, ANY_IPV6]);
@@ -383,15 +363,11 @@ fn the_server_recipes_work() {
 fn tcp_server(site: &Site) -> Running {
     let arguments = ["-v", "--udp-listen-addr", "127.0.0.1:5630", "--tcp-output-addr", "0.0.0.0:5631"];
     let server = site.network.start(0, "mproxy-reverse", &arguments);
-    server.says("accepting TCP connections on 0.0.0.0:5631");
+    server.accepts("0.0.0.0:5631");
     server
 }
 
-#[test]
 fn the_forward_recipes_work() {
-    if !can_make_networks("the_forward_recipes_work") {
-        return;
-    }
     let site = Site::new();
     let unicast = site.receiver(2, "192.168.1.12:9920");
     let group = site.receiver(2, "239.1.2.3:9921");
@@ -425,16 +401,8 @@ fn the_forward_recipes_work() {
     forward.interrupt();
 }
 
-#[test]
 fn the_reverse_recipes_work() {
-    if !can_make_networks("the_reverse_recipes_work") {
-        return;
-    }
-    if Command::new("nc").arg("-h").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "nc is needed under CI");
-        skipped("the_reverse_recipes_work", "nc is needed");
-        return;
-    }
+    needs_tools(&["nc"]);
     let site = Site::new();
     let reverse = site.terminal(1, "reverse, UDP to many TCP");
     site.listens(1, "tcp", 9921, &[ANY]);
@@ -461,11 +429,7 @@ fn the_reverse_recipes_work() {
     out.interrupt();
 }
 
-#[test]
 fn the_multicast_recipes_work_across_hosts() {
-    if !can_make_networks("the_multicast_recipes_work_across_hosts") {
-        return;
-    }
     let site = Site::new();
     site.write(0, "feed.log", b"over IPv4\n");
     let receivers = [1, 2].map(|host| site.terminal(host, "multicast, receiver"));
@@ -515,11 +479,7 @@ fn the_multicast_recipes_work_across_hosts() {
     receiver.interrupt();
 }
 
-#[test]
 fn a_group_reaches_another_site_over_tls_and_is_recorded_and_replayed() {
-    if !can_make_networks("a_group_reaches_another_site_over_tls_and_is_recorded_and_replayed") {
-        return;
-    }
     let site = Site::new();
     site.network.without_multicast();
     site.network.set_names(1, "192.168.1.10 site-a.example.org\n");
@@ -547,27 +507,23 @@ fn a_group_reaches_another_site_over_tls_and_is_recorded_and_replayed() {
     assert_eq!(receiver.writes(16)[..16], *b"to another site\n");
 }
 
-#[test]
 fn the_commands_of_the_troubleshooting_work_on_one_host() {
-    if !can_make_networks("the_commands_of_the_troubleshooting_work_on_one_host") {
-        return;
-    }
     let site = Site::new();
     site.write(0, "feed.log", b"it works\n");
     let receiver = site.terminal(0, "troubleshooting, receiver");
-    receiver.0.says("listening to group 239.1.2.3:9920 on interface lo");
+    let joined = receiver.0.joined_group("239.1.2.3%127.0.0.1:9920");
+    assert_eq!((joined.group.to_string().as_str(), joined.interface.as_str()), ("239.1.2.3:9920", "lo"));
     let mut sender = site.terminal(0, "troubleshooting, sender");
     assert_eq!(sender.0.exit_code(), 0);
-    sender.0.says("sending to group 239.1.2.3:9920 on interface lo, TTL 1");
+    let sent = sender.0.channel();
+    assert_eq!(sent.group.to_string(), "239.1.2.3:9920");
+    assert_eq!((sent.interface.as_str(), sent.ttl), ("lo", Some(1)));
     assert_eq!(receiver.0.writes(9), b"it works\n");
 }
 
 /// The program is a copy, so that nothing of this machine is changed.
-#[test]
 fn with_the_capability_forward_is_transparent() {
-    if !able("with_the_capability_forward_is_transparent", &["setcap", "setpriv", "socat", "tshark"]) {
-        return;
-    }
+    needs_tools(&["setcap", "setpriv", "socat"]);
     let site = Site::new();
     let copy = site.bin().join("mproxy-forward");
     std::fs::copy(program("mproxy-forward"), &copy).unwrap();
@@ -592,19 +548,15 @@ fn with_the_capability_forward_is_transparent() {
     forward.interrupt();
 }
 
-#[test]
 fn a_route_or_an_option_chooses_the_interface() {
-    if !can_make_networks("a_route_or_an_option_chooses_the_interface") {
-        return;
-    }
     let site = Site::on(Network::snooping(&[&[0, 1], &[0, 2]]));
     let group = ["-v", "--path", "-", "--listen-addr", "239.1.2.3:9920"];
     let listener = site.network.start(0, "mproxy-server", &group);
-    listener.says("on interface eth0");
+    assert_eq!(listener.joined_group("239.1.2.3:9920").interface, "eth0");
     drop(listener);
     site.terminal(0, "which interface, route").ends();
     let listener = site.network.start(0, "mproxy-server", &group);
-    listener.says("on interface eth1");
+    assert_eq!(listener.joined_group("239.1.2.3:9920").interface, "eth1");
     drop(listener);
 
     let listener = site.terminal(0, "which interface, several");
@@ -617,11 +569,8 @@ fn a_route_or_an_option_chooses_the_interface() {
     listener.interrupt();
 }
 
-#[test]
 fn a_group_is_routed_to_another_segment() {
-    if !able("a_group_is_routed_to_another_segment", &["smcrouted"]) {
-        return;
-    }
+    needs_tools(&["smcrouted"]);
     let site = Site::on(Network::snooping(&[&[0, 1], &[1, 2]]));
     site.network.ip(2, "route add default via 10.78.0.2");
     let far = server(&site.network, 2, &["--listen-addr", "239.1.2.3:9920"]);
@@ -650,11 +599,7 @@ fn a_group_is_routed_to_another_segment() {
     assert!(String::from_utf8(far.stdout()).unwrap().lines().all(|line| line == "far"));
 }
 
-#[test]
 fn a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to() {
-    if !able("a_bridge_tells_what_it_knows_and_asks", &["tshark"]) {
-        return;
-    }
     let site = Site::on(Network::new(2));
     // Host 0 is a switch now, which waits a tenth of a second for answers, not ten.
     site.network.ip(0, "link add br0 type bridge mcast_query_response_interval 10");
@@ -680,18 +625,15 @@ fn a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to() {
     assert!(site.terminal(0, "switch, to look").ends().contains("mcast_querier 1 "));
 }
 
-#[test]
 fn tcpdump_shows_datagrams_and_reports_of_the_version_that_was_asked_for() {
-    if !able("tcpdump_shows_datagrams_and_reports", &["tcpdump"]) {
-        return;
-    }
+    needs_tools(&["tcpdump"]);
     let site = Site::new();
     let shown = |seen: &[&str]| {
         let mut dump = site.terminal(1, "troubleshooting, wire");
         dump.0.says("listening on eth0");
         let groups = ["--listen-addr", "239.1.2.3:9920", "--listen-addr", "[ff15::3]:9920"];
         let listener = server(&site.network, 1, &groups);
-        listener.says("[ff15::3]:9920: listening");
+        listener.listens("[ff15::3]:9920");
         site.send(0, "239.1.2.3:9920", b"seen\n");
         receives(&listener, "seen\n");
         // Its reports are repeated at some time within a second. What it tells is written at its end.
@@ -712,11 +654,8 @@ fn tcpdump_shows_datagrams_and_reports_of_the_version_that_was_asked_for() {
     shown(&["> 239.1.2.3: igmp v2 report 239.1.2.3"]);
 }
 
-#[test]
 fn firewalls_let_in_the_port_and_the_queries() {
-    if !able("firewalls_let_in_the_port_and_the_queries", &["tshark", "nft", "iptables", "ip6tables"]) {
-        return;
-    }
+    needs_tools(&["nft", "iptables", "ip6tables"]);
     let nftables = "nft -f - <<'END'\n\
                     table inet filter {\n\
                     chain input { type filter hook input priority filter; policy drop; }\n\
@@ -755,11 +694,8 @@ fn firewalls_let_in_the_port_and_the_queries() {
     }
 }
 
-#[test]
 fn the_reverse_path_filter_is_seen_and_loosened() {
-    if !able("the_reverse_path_filter_is_seen_and_loosened", &["sysctl", "nstat"]) {
-        return;
-    }
+    needs_tools(&["sysctl", "nstat"]);
     let site = Site::on(Network::snooping(&[&[0, 1], &[0, 2]]));
     // The sender is where the default route does not lead.
     site.network.ip(0, "route add default via 10.78.0.3");
@@ -785,11 +721,7 @@ fn the_reverse_path_filter_is_seen_and_loosened() {
     receives(&listener, "taken\n");
 }
 
-#[test]
 fn a_unicast_hop_brings_a_group_to_a_container() {
-    if !can_make_networks("a_unicast_hop_brings_a_group_to_a_container") {
-        return;
-    }
     let mut network = Network::snooping(&[&[0, 1]]);
     network.container_bridge(0);
     network.ip(2, "addr add 172.17.0.2/16 dev eth0");
@@ -801,3 +733,25 @@ fn a_unicast_hop_brings_a_group_to_a_container() {
     receives(&inside, "into a container\n");
     forward.interrupt();
 }
+
+mproxy_tests::main!(
+    every_command_of_the_readme_is_run_by_a_test_or_by_ci,
+    the_commands_of_the_crates_readmes_are_those_of_the_workspaces,
+    the_table_lists_every_option_of_every_program_and_no_other,
+    the_quick_start_works_in_two_terminals,
+    the_client_recipes_work,
+    the_server_recipes_work,
+    the_forward_recipes_work,
+    the_reverse_recipes_work,
+    the_multicast_recipes_work_across_hosts,
+    a_group_reaches_another_site_over_tls_and_is_recorded_and_replayed,
+    the_commands_of_the_troubleshooting_work_on_one_host,
+    with_the_capability_forward_is_transparent,
+    a_route_or_an_option_chooses_the_interface,
+    a_group_is_routed_to_another_segment,
+    a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to,
+    tcpdump_shows_datagrams_and_reports_of_the_version_that_was_asked_for,
+    firewalls_let_in_the_port_and_the_queries,
+    the_reverse_path_filter_is_seen_and_loosened,
+    a_unicast_hop_brings_a_group_to_a_container,
+);

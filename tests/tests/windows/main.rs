@@ -1,4 +1,13 @@
 //! What is so on Windows only.
 
+use std::process::ExitCode;
+
 #[cfg(windows)]
 mod windows;
+
+fn main() -> ExitCode {
+    #[cfg(windows)]
+    return windows::main();
+    #[cfg(not(windows))]
+    ExitCode::SUCCESS
+}

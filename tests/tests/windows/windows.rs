@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mproxy_client::Client;
 use mproxy_tests::{
-    NamedPipe, Running, close, datagram, eventually, file_with, is_wine, program, run, skipped, start,
+    NamedPipe, Running, close, datagram, eventually, file_with, is_wine, program, run, skip, start,
     start_piped, udp,
 };
 
@@ -71,7 +71,6 @@ fn appends(path: &OsStr, directory: &Path, content: &[u8]) {
     server.stop();
 }
 
-#[test]
 fn no_byte_is_translated_on_any_way() {
     let bytes = awkward();
     let directory = tempfile::tempdir().unwrap();
@@ -91,7 +90,6 @@ fn no_byte_is_translated_on_any_way() {
     }
 }
 
-#[test]
 fn each_byte_arrives_by_itself_and_at_once() {
     let (socket, address) = udp();
     let arguments = ["--path", "-", "--framing", "raw", "--server-addr", &address.to_string()];
@@ -104,7 +102,6 @@ fn each_byte_arrives_by_itself_and_at_once() {
     assert_eq!(client.exit_code(), 0);
 }
 
-#[test]
 fn standard_input_may_be_a_file_and_standard_output_too() {
     let bytes = awkward();
     let directory = tempfile::tempdir().unwrap();
@@ -119,7 +116,6 @@ fn standard_input_may_be_a_file_and_standard_output_too() {
     assert_eq!(std::fs::read(&output).unwrap(), bytes);
 }
 
-#[test]
 fn paths_are_what_windows_makes_of_them() {
     let directory = tempfile::tempdir().unwrap();
     let below = directory.path().join("a b").join("grüße, 世界 🚢");
@@ -149,20 +145,18 @@ fn paths_are_what_windows_makes_of_them() {
 }
 
 /// UTF-16 that no text is.
-#[test]
 fn a_path_need_not_be_unicode() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(OsString::from_wide(&[0xd800, u16::from(b'x')]));
     if let Err(error) = std::fs::write(&path, "") {
         // Wine has it where the file system below takes what is not UTF-8.
         assert!(is_wine(), "{error}");
-        return skipped("a_path_need_not_be_unicode", "this Wine has no such file");
+        skip("this Wine has no such file");
     }
     appends(path.as_os_str(), directory.path(), b"data\n");
     sends(path.as_os_str(), directory.path(), b"data\n");
 }
 
-#[test]
 fn a_path_may_be_longer_than_260_characters() {
     let directory = tempfile::tempdir().unwrap();
     let mut long = PathBuf::from(format!(r"\\?\{}", text(directory.path())));
@@ -180,7 +174,6 @@ fn a_path_may_be_longer_than_260_characters() {
     sends(short.as_ref(), directory.path(), b"data\nmore\n");
 }
 
-#[test]
 fn what_is_not_there_is_named_with_exit_code_1() {
     for path in [
         r"C:\no\such\file",
@@ -203,7 +196,6 @@ fn what_is_not_there_is_named_with_exit_code_1() {
     }
 }
 
-#[test]
 fn the_null_device_is_empty_and_takes_everything() {
     for path in ["NUL", r"\\.\NUL"] {
         let outcome = run(CLIENT, &["--path", path, "--tee"], b"not read");
@@ -218,7 +210,6 @@ fn the_null_device_is_empty_and_takes_everything() {
     }
 }
 
-#[test]
 fn listeners_have_a_file_each_whose_name_windows_takes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("feed-{addr}.log");
@@ -235,11 +226,10 @@ fn listeners_have_a_file_each_whose_name_windows_takes() {
 }
 
 /// Several servers append to one file, each batch in one write, the newline that a datagram lacked included.
-#[test]
 fn servers_that_share_a_file_tear_no_line() {
     const LINES: usize = 300;
     if is_wine() {
-        return skipped("servers_that_share_a_file_tear_no_line", "Wine's processes append over each other");
+        skip("Wine's processes append over each other");
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
@@ -269,7 +259,6 @@ fn servers_that_share_a_file_tear_no_line() {
     }
 }
 
-#[test]
 fn a_named_pipe_goes_out_until_its_writer_closes_it() {
     let mut pipe = NamedPipe::new();
     let (socket, address) = udp();
@@ -288,7 +277,6 @@ fn a_named_pipe_goes_out_until_its_writer_closes_it() {
     assert_eq!(client.messages(), "");
 }
 
-#[test]
 fn a_named_pipe_whose_server_disconnects_is_at_its_end() {
     let mut pipe = NamedPipe::new();
     let (socket, address) = udp();
@@ -301,7 +289,6 @@ fn a_named_pipe_whose_server_disconnects_is_at_its_end() {
     assert_eq!(client.messages(), "");
 }
 
-#[test]
 fn a_named_pipe_that_another_has_open_is_busy() {
     let pipe = NamedPipe::new();
     let _other = File::open(&pipe.path).unwrap();
@@ -315,7 +302,6 @@ fn a_named_pipe_that_another_has_open_is_busy() {
     }
 }
 
-#[test]
 fn a_server_writes_to_a_named_pipe() {
     let mut pipe = NamedPipe::new();
     let mut server = start(SERVER, &["--path", &pipe.path, "--listen-addr", LISTEN, "-v"]);
@@ -339,13 +325,12 @@ fn a_server_writes_to_a_named_pipe() {
 
 /// Nobody is at the console that the programs get here: what is read from it never comes, and what is written
 /// to it is not seen.
-#[test]
 fn the_console_is_a_path() {
     let (_socket, address) = udp();
     for path in ["CON", "CONIN$"] {
         let mut client = start(CLIENT, &["--path", path, "--server-addr", &address.to_string(), "-v"]);
         // What it reads is open by then.
-        client.says("sending to");
+        client.sends(&address.to_string());
         client.stop();
     }
     for path in ["CON", "CONOUT$"] {
@@ -359,7 +344,6 @@ fn the_console_is_a_path() {
     }
 }
 
-#[test]
 fn a_client_of_a_library_whose_pipe_stays_open_is_stopped() {
     let mut pipe = NamedPipe::new();
     let (socket, address) = udp();
@@ -379,7 +363,6 @@ fn stops(program: &mut Running) {
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
 
-#[test]
 fn a_console_event_ends_every_wait_and_what_was_read_goes_out() {
     let (socket, address) = udp();
     let target = address.to_string();
@@ -424,7 +407,6 @@ fn a_console_event_ends_every_wait_and_what_was_read_goes_out() {
     stops(&mut server);
 }
 
-#[test]
 fn a_second_console_event_ends_a_program_at_once() {
     // A slow machine may press the second time when the program has ended after the first.
     let heard = (0..10).any(|_| {
@@ -442,3 +424,24 @@ fn a_second_console_event_ends_a_program_at_once() {
     });
     assert!(heard, "the second event was not heard");
 }
+
+mproxy_tests::main!(
+    no_byte_is_translated_on_any_way,
+    each_byte_arrives_by_itself_and_at_once,
+    standard_input_may_be_a_file_and_standard_output_too,
+    paths_are_what_windows_makes_of_them,
+    a_path_need_not_be_unicode,
+    a_path_may_be_longer_than_260_characters,
+    what_is_not_there_is_named_with_exit_code_1,
+    the_null_device_is_empty_and_takes_everything,
+    listeners_have_a_file_each_whose_name_windows_takes,
+    servers_that_share_a_file_tear_no_line,
+    a_named_pipe_goes_out_until_its_writer_closes_it,
+    a_named_pipe_whose_server_disconnects_is_at_its_end,
+    a_named_pipe_that_another_has_open_is_busy,
+    a_server_writes_to_a_named_pipe,
+    the_console_is_a_path,
+    a_client_of_a_library_whose_pipe_stays_open_is_stopped,
+    a_console_event_ends_every_wait_and_what_was_read_goes_out,
+    a_second_console_event_ends_a_program_at_once,
+);
