@@ -47,6 +47,11 @@ pub struct Pki {
 }
 
 impl Certificate {
+    /// The options with which a program shows it.
+    pub fn options(&self) -> [&str; 4] {
+        ["--tls-cert", &self.path, "--tls-key", &self.key]
+    }
+
     /// The certificate as it is in its file, and those that it rests on.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         Self::chain_of(&self.path)

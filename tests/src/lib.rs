@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 pub use capture::{Capture, Packet, Record, Report};
 #[cfg(feature = "tls")]
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
@@ -47,7 +49,7 @@ pub use pipes::NamedPipe;
 pub use pipes::pending;
 pub use socket::{force_receive_buffer, segment, share_port};
 #[cfg(feature = "tls")]
-pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer};
+pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, tls_forward, tls_refusal};
 
 /// How long anything may take. Far more than it does, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -189,6 +191,13 @@ pub fn udp_on(address: &str) -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
+/// A UDP socket on the loopback interface that sends to this address.
+pub fn connected(to: SocketAddr) -> UdpSocket {
+    let (socket, _) = udp_on(if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" });
+    socket.connect(to).unwrap();
+    socket
+}
+
 /// The next datagram.
 pub fn datagram(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
@@ -201,6 +210,46 @@ pub fn datagram(socket: &UdpSocket) -> Vec<u8> {
     };
     buffer.truncate(len);
     buffer
+}
+
+/// The payload of the next datagrams, until it is as long.
+pub fn payload(socket: &UdpSocket, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        bytes.extend(datagram(socket));
+    }
+    bytes
+}
+
+/// Fails if a datagram is there.
+#[track_caller]
+pub fn assert_empty(socket: &UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 100];
+    match socket.recv_from(&mut buffer) {
+        Ok((len, from)) => panic!("{:?} came from {from}", String::from_utf8_lossy(&buffer[..len])),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+    }
+    socket.set_nonblocking(false).unwrap();
+}
+
+/// The datagrams as `--framing length` writes them: a length of two bytes before each.
+pub fn framed(datagrams: &[Vec<u8>]) -> Vec<u8> {
+    let header = |datagram: &Vec<u8>| u16::try_from(datagram.len()).unwrap().to_be_bytes();
+    datagrams.iter().flat_map(|datagram| [&header(datagram)[..], datagram].concat()).collect()
+}
+
+/// A new file with this content, in a directory of its own that goes when it is dropped.
+pub fn temporary_file(content: &[u8]) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    std::fs::write(&path, content).unwrap();
+    (directory, path)
+}
+
+/// The path as an argument of a program.
+pub fn path_text(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
 
 /// One of the programs, running. It is killed when this is dropped.
@@ -273,9 +322,19 @@ impl Running {
         self.messages.lock().unwrap().clone()
     }
 
+    /// How often this is in its messages so far.
+    pub fn count(&self, text: &str) -> usize {
+        self.messages().matches(text).count()
+    }
+
     /// Its standard output so far.
     pub fn stdout(&self) -> Vec<u8> {
         self.stdout.lock().unwrap().clone()
+    }
+
+    /// Its standard output so far, which must be text.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.stdout()).unwrap()
     }
 
     /// Waits until a message contains the text, and returns that line.

@@ -50,6 +50,12 @@ impl Running {
         self.says(&format!(" {target}: sending to "));
     }
 
+    /// The address to which a target is sent that is no group.
+    pub fn target_address(&self, target: &str) -> SocketAddr {
+        let before = format!(" {target}: sending to ");
+        address(between(&self.says(&before), &before, " on interface "))
+    }
+
     /// The address that a UDP listener got, whose endpoint has port 0 for example.
     pub fn udp_address(&self, endpoint: &str) -> SocketAddr {
         self.udp_address_on(endpoint, "")
@@ -95,9 +101,9 @@ impl Running {
         self.says(" connected");
     }
 
-    /// Waits until this TCP or TLS client is served.
-    pub fn serves(&self, client: SocketAddr) {
-        self.says(&format!(" client {client} connected"));
+    /// Waits until this TCP or TLS peer, a client or an input, is served.
+    pub fn serves(&self, peer: SocketAddr) {
+        self.says(&format!(" {peer} connected"));
     }
 
     /// Waits until the program is connected to this TCP or TLS server.

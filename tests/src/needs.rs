@@ -59,9 +59,9 @@ fn can_make_namespaces() -> bool {
 /// Skips the test where one of these is missing: a program by its name, a device by its path.
 pub fn needs_tools(tools: &[&str]) {
     for tool in tools {
-        let found = Path::new(tool).exists()
-            || cfg!(unix)
-                && output(Command::new("sh").args(["-c", &format!("command -v {tool}")])).status.success();
+        let is_command =
+            || output(Command::new("sh").args(["-c", &format!("command -v {tool}")])).status.success();
+        let found = cfg!(unix) && (Path::new(tool).exists() || is_command());
         if !found {
             lacks(&format!("this machine has no {tool}"));
         }

@@ -123,9 +123,13 @@ impl Network {
     /// Waits until the host can send over IPv6 on the segment, which it cannot before its link-local address is
     /// settled.
     pub fn settled(&self, host: usize, segment: usize) {
+        self.interface_settled(host, &interface(segment));
+    }
+
+    /// The same of any interface of the host.
+    pub fn interface_settled(&self, host: usize, interface: &str) {
         eventually("IPv6 addresses", || {
-            let out =
-                self.run(host, "ip", &["-6", "addr", "show", "dev", &interface(segment), "scope", "link"]);
+            let out = self.run(host, "ip", &["-6", "addr", "show", "dev", interface, "scope", "link"]);
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             (text.contains("fe80") && !text.contains("tentative")).then_some(())
         });

@@ -1,7 +1,7 @@
 //! Peers that speak TLS, wherever no program can be had for that.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -14,7 +14,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::{Certificate, PATIENCE, eventually};
+use crate::{Certificate, PATIENCE, Running, assert_empty, eventually, start, udp};
 
 /// The versions of TLS that are in use, with the words of messages for them.
 pub const TLS_VERSIONS: [(&SupportedProtocolVersion, &str); 2] =
@@ -236,4 +236,23 @@ impl TlsPeer {
         }
         record
     }
+}
+
+/// A forward from this TLS server, and the target to which it forwards.
+pub fn tls_forward(server: &impl ToString, options: &[&str]) -> (Running, UdpSocket) {
+    let (target, address) = udp();
+    let (server, address) = (server.to_string(), address.to_string());
+    let arguments = ["--tls-connect-addr", &server, "--udp-downstream-addr", &address, "-v"];
+    (start("tls/mproxy-forward", &[&arguments, options].concat()), target)
+}
+
+/// The message with which a forward gives the TLS server up, for now, without having forwarded anything: `serve` does
+/// what the server does.
+pub fn tls_refusal(server: &impl ToString, options: &[&str], serve: impl FnOnce()) -> String {
+    let (mut running, target) = tls_forward(server, options);
+    serve();
+    let line = running.says("connecting again until it works");
+    assert_empty(&target);
+    running.stop();
+    line
 }

@@ -242,7 +242,7 @@ fn a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_cha
         let text = format!("{what}\n");
         eventually(what, || {
             send(&network, 0, &["--server-addr", "127.0.0.1:9900"], &text);
-            String::from_utf8(output.stdout()).unwrap().contains(&text).then_some(())
+            output.text().contains(&text).then_some(())
         });
     };
     passes("as it began");
@@ -258,7 +258,7 @@ fn a_shared_channel_takes_the_proxys_own_datagrams_after_its_interfaces_have_cha
     send(&network, 1, &["--server-addr", "239.7.7.7%eth1:9918"], "stranger\n");
     reverse.says("elsewhere than allowed");
     passes("afterwards");
-    assert!(!String::from_utf8(output.stdout()).unwrap().contains("stranger"));
+    assert!(!output.text().contains("stranger"));
 }
 
 fn what_is_no_network_is_wrong_use() {

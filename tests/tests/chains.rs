@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::path::PathBuf;
 
 use mproxy_tests::{
-    Running, datagram, file_with, loopback_group, member, needs_ipv6, run, start, udp, udp_on,
+    Running, datagram, file_with, framed, loopback_group, member, needs_ipv6, run, start, udp, udp_on,
 };
 use tempfile::TempDir;
 
@@ -61,11 +61,6 @@ fn lots() -> Vec<Vec<Vec<u8>>> {
     let alone = SIZES.iter().enumerate().map(|(number, size)| vec![payload(number, *size)]);
     let together = burst.iter().map(|(number, size)| payload(SIZES.len() + number, *size)).collect();
     alone.chain([together]).collect()
-}
-
-fn framed(datagrams: &[Vec<u8>]) -> Vec<u8> {
-    let header = |datagram: &Vec<u8>| u16::try_from(datagram.len()).unwrap().to_be_bytes();
-    datagrams.iter().flat_map(|datagram| [&header(datagram)[..], datagram].concat()).collect()
 }
 
 /// A chain of programs that run, but for a client, which runs anew for each lot.
@@ -149,10 +144,10 @@ impl Chain {
     fn start(&mut self, program: &str, arguments: &[&str], listen: &str) -> String {
         let running = start(program, &[&["-v", "--framing", "length"], arguments].concat());
         let address = if arguments[0] == "--tcp-connect-addr" {
-            running.says(&format!("{listen}: connected to "));
+            running.is_connected(listen);
             listen.to_owned()
         } else if listen.contains('%') {
-            running.says(&format!("{listen}: listening to group "));
+            running.listens(listen);
             listen.to_owned()
         } else {
             running.udp_address(listen).to_string()

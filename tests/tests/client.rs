@@ -4,32 +4,22 @@
 use std::fmt::Write as _;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
+#[cfg(unix)]
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, close, datagram, eventually, loopback_group, member, needs_ipv6, program, run, start,
-    start_piped, udp, udp_on,
+    Network, Running, close, datagram, eventually, loopback_group, member, needs_ipv6, path_text, program,
+    run, start, start_piped, temporary_file, udp, udp_on,
 };
-use tempfile::TempDir;
 
 const CLIENT: &str = "mproxy-client";
 
 /// Bytes that text handling would change: empty lines, NUL, carriage returns, invalid UTF-8, and no
 /// newline at the end.
 const AWKWARD: &[u8] = b"\n\none\r\n\0\0\n\xff\xfe\xc0\xaf\n\xe2\x82\n\x1b[0m\x04\x1a\n\n no newline";
-
-fn file(content: &[u8]) -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("input");
-    std::fs::write(&path, content).unwrap();
-    (directory, path)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[cfg(unix)]
 fn make_fifo(path: &Path) {
@@ -76,9 +66,9 @@ fn standard_input_goes_out_byte_for_byte() {
 }
 
 fn a_file_goes_out_byte_for_byte() {
-    let (_directory, path) = file(AWKWARD);
+    let (_directory, path) = temporary_file(AWKWARD);
     let (socket, address) = udp();
-    let arguments = ["--path", text(&path), "--server-addr", &address.to_string()];
+    let arguments = ["--path", path_text(&path), "--server-addr", &address.to_string()];
     let outcome = run(CLIENT, &arguments, b"not read");
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
     assert_eq!(datagrams(&socket, AWKWARD.len()).concat(), AWKWARD);
@@ -86,10 +76,10 @@ fn a_file_goes_out_byte_for_byte() {
 
 fn a_file_goes_out_byte_for_byte_over_ipv4_and_ipv6() {
     needs_ipv6();
-    let (_directory, path) = file(AWKWARD);
+    let (_directory, path) = temporary_file(AWKWARD);
     let ((ipv4, to_ipv4), (ipv6, to_ipv6)) = (udp(), udp_on("[::1]:0"));
     let targets = [format!("--server-addr={to_ipv4}"), format!("--server-addr={to_ipv6}")];
-    let outcome = run(CLIENT, &["--path", text(&path), &targets[0], &targets[1]], b"not read");
+    let outcome = run(CLIENT, &["--path", path_text(&path), &targets[0], &targets[1]], b"not read");
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
     for socket in [ipv4, ipv6] {
         assert_eq!(datagrams(&socket, AWKWARD.len()).concat(), AWKWARD);
@@ -102,7 +92,7 @@ fn a_fifo_goes_out_until_its_last_writer_is_gone() {
     let path = directory.path().join("fifo");
     make_fifo(&path);
     let (socket, address) = udp();
-    let mut client = start(CLIENT, &["--path", text(&path), "--server-addr", &address.to_string()]);
+    let mut client = start(CLIENT, &["--path", path_text(&path), "--server-addr", &address.to_string()]);
     // Opening waits for the client.
     let mut writer = std::fs::File::options().write(true).open(&path).unwrap();
     writer.write_all(b"one\n").unwrap();
@@ -119,7 +109,7 @@ fn a_signal_ends_a_client_whose_fifo_has_no_writer_yet() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
     make_fifo(&path);
-    let mut client = start(CLIENT, &["--path", text(&path), "--tee"]);
+    let mut client = start(CLIENT, &["--path", path_text(&path), "--tee"]);
     let pid = client.id();
     eventually("the client to catch signals", || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -132,7 +122,7 @@ fn a_signal_ends_a_client_whose_fifo_has_no_writer_yet() {
 
 #[cfg(unix)]
 fn a_descriptor_and_a_device_can_be_the_path() {
-    let (_directory, path) = file(AWKWARD);
+    let (_directory, path) = temporary_file(AWKWARD);
     let (socket, address) = udp();
     let mut command = Command::new("bash");
     command.args(["-c", r#"exec "$0" --path /dev/fd/7 --server-addr "$1" 7<"$2""#]).args([
@@ -267,7 +257,7 @@ fn raw_framing_makes_one_datagram_of_each_write() {
 fn raw_framing_of_a_file_cuts_at_the_size_alone() {
     let (socket, address) = udp();
     let content: Vec<u8> = (0..200_000).map(|i| u8::try_from(i % 251).unwrap()).collect();
-    let (_directory, path) = file(&content);
+    let (_directory, path) = temporary_file(&content);
     let address = address.to_string();
     let sent = run(
         CLIENT,
@@ -292,17 +282,17 @@ fn raw_framing_of_a_file_cuts_at_the_size_alone() {
 fn the_largest_datagram_of_ipv4_goes_through_and_the_default_is_at_most_8192() {
     let (socket, address) = udp();
     let content: Vec<u8> = (0..=65_507 * 2).map(|i| u8::try_from(i % 251).unwrap() | 0x80).collect();
-    let (_directory, path) = file(&content);
+    let (_directory, path) = temporary_file(&content);
     let address = address.to_string();
-    let arguments = ["--path", text(&path), "--server-addr", &address];
+    let arguments = ["--path", path_text(&path), "--server-addr", &address];
     let largest = [&arguments[..], &["--framing", "blocks", "--datagram-size", "65507"]].concat();
     assert_eq!(run(CLIENT, &largest, b"").code, 0);
     for expected in content.chunks(65_507) {
         assert!(datagram(&socket) == expected);
     }
 
-    let (_directory, path) = file(&content[..20_000]);
-    assert_eq!(run(CLIENT, &["--path", text(&path), "--server-addr", &address], b"").code, 0);
+    let (_directory, path) = temporary_file(&content[..20_000]);
+    assert_eq!(run(CLIENT, &["--path", path_text(&path), "--server-addr", &address], b"").code, 0);
     let first = datagram(&socket);
     // The path's payload is not known everywhere: Windows may tell it, Wine and macOS do not.
     let known = cfg!(target_os = "linux") || cfg!(windows) && first.len() > 1452;
@@ -322,10 +312,10 @@ fn the_default_datagram_size_fits_the_path() {
         network.start(1, "mproxy-server", &["--tee", "--framing=lines", "--listen-addr", &listen[0], "-v"]);
     let server6 =
         network.start(1, "mproxy-server", &["--tee", "--framing=lines", "--listen-addr", &listen[1], "-v"]);
-    let (_directory, path) = file(&[b'x'; 3000]);
+    let (_directory, path) = temporary_file(&[b'x'; 3000]);
     for (server, listen, size) in [(&server, &listen[0], 1472), (&server6, &listen[1], 1452)] {
         let target = server.udp_address(listen).to_string();
-        let mut client = network.start(0, CLIENT, &["--path", text(&path), "--server-addr", &target]);
+        let mut client = network.start(0, CLIENT, &["--path", path_text(&path), "--server-addr", &target]);
         assert_eq!(client.exit_code(), 0, "{}", client.messages());
         let out = server.writes(3003);
         let lengths: Vec<usize> = out.split(|b| *b == b'\n').map(<[u8]>::len).collect();
@@ -375,8 +365,8 @@ fn a_target_given_by_name_and_a_group_are_reached() {
 
 fn a_tee_alone_copies_the_input_to_standard_output() {
     let content: Vec<u8> = (0..300_000_u32).flat_map(|i| (i * 7919).to_le_bytes()).collect();
-    let (_directory, path) = file(&content);
-    let outcome = run(CLIENT, &["--path", text(&path), "--tee"], b"");
+    let (_directory, path) = temporary_file(&content);
+    let outcome = run(CLIENT, &["--path", path_text(&path), "--tee"], b"");
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
     assert!(outcome.stdout == content, "the copy differs from the file");
 }
@@ -416,7 +406,7 @@ fn a_tee_alone_ends_quietly_when_its_reader_goes_away() {
 fn the_tee_goes_well_with_head() {
     let line = "a line of a file that does not fit into a pipe\n";
     let content = line.repeat(10_000);
-    let (_directory, path) = file(content.as_bytes());
+    let (_directory, path) = temporary_file(content.as_bytes());
     let (_socket, address) = udp();
     for (target, messages) in [(None, 0), (Some(address), 1)] {
         let mut command = Command::new("bash");
@@ -486,9 +476,9 @@ fn a_target_that_comes_up_is_said_to_work_again_once() {
 
 fn targets_without_a_route_end_the_client_with_1_only_if_there_is_no_other() {
     let network = Network::new(2);
-    let (_directory, path) = file(b"one\ntwo\nthree\n");
+    let (_directory, path) = temporary_file(b"one\ntwo\nthree\n");
     let nowhere =
-        ["--path", text(&path), "--server-addr", "203.0.113.1:9", "--server-addr", "[2001:db8::1]:9"];
+        ["--path", path_text(&path), "--server-addr", "203.0.113.1:9", "--server-addr", "[2001:db8::1]:9"];
     let mut client = network.start(0, CLIENT, &nowhere);
     assert_eq!(client.exit_code(), 1, "{}", client.messages());
     let messages = client.messages();
@@ -530,8 +520,8 @@ fn a_filtered_target_costs_the_others_nothing() {
     for i in 0..200 {
         writeln!(content, "line {i}").unwrap();
     }
-    let (_directory, path) = file(content.as_bytes());
-    let mut arguments = vec!["--path", text(&path), "--datagram-size", "40", "--rate", "100k"];
+    let (_directory, path) = temporary_file(content.as_bytes());
+    let mut arguments = vec!["--path", path_text(&path), "--datagram-size", "40", "--rate", "100k"];
     for target in ["203.0.113.1:9", "203.0.113.2:9", gone, "203.0.113.3:9", &live] {
         arguments.extend(["--server-addr", target]);
     }
@@ -548,14 +538,14 @@ fn a_filtered_target_costs_the_others_nothing() {
 fn of_a_name_with_several_addresses_the_first_that_can_be_used_is_sent_to() {
     let network = Network::loopback();
     network.set_names(0, "127.0.0.1 localhost\n127.9.8.7 several.test\n127.9.8.6 several.test\n");
-    let (_directory, path) = file(b"one\ntwo\nthree\nfour\n");
+    let (_directory, path) = temporary_file(b"one\ntwo\nthree\nfour\n");
     let (socket, address) = network.on(0, || udp_on("127.9.8.6:0"));
     let target = format!("several.test:{}", address.port());
     // Nobody listens on 127.9.8.7.
     let mut client = network.start(
         0,
         CLIENT,
-        &["--path", text(&path), "--server-addr", &target, "--datagram-size", "5", "--rate", "10k"],
+        &["--path", path_text(&path), "--server-addr", &target, "--datagram-size", "5", "--rate", "10k"],
     );
     assert_eq!(client.exit_code(), 0, "{}", client.messages());
     assert_eq!(datagrams(&socket, 19).concat(), b"one\ntwo\nthree\nfour\n", "{}", client.messages());
@@ -566,10 +556,10 @@ fn a_rate_is_kept_and_spread_evenly() {
     let (socket, address) = udp();
     let content = b"sixty-four bytes, the last of which is the end of this line ...\n".repeat(1000);
     assert_eq!(content.len(), 64_000);
-    let (_directory, path) = file(&content);
+    let (_directory, path) = temporary_file(&content);
     let begin = Instant::now();
     let mut client =
-        start(CLIENT, &["--path", text(&path), "--rate", "1M", "--server-addr", &address.to_string()]);
+        start(CLIENT, &["--path", path_text(&path), "--rate", "1M", "--server-addr", &address.to_string()]);
     let mut got = Vec::new();
     let mut count = 0;
     while got.len() < content.len() {
@@ -614,9 +604,9 @@ fn a_stop_signal_ends_the_wait_for_input_and_sends_what_was_read() {
 fn a_stop_signal_ends_a_client_with_much_still_to_send() {
     let (socket, address) = udp();
     let content = b"a line\n".repeat(200_000);
-    let (_directory, path) = file(&content);
+    let (_directory, path) = temporary_file(&content);
     let mut client =
-        start(CLIENT, &["--path", text(&path), "--rate", "100k", "--server-addr", &address.to_string()]);
+        start(CLIENT, &["--path", path_text(&path), "--rate", "100k", "--server-addr", &address.to_string()]);
     let first = datagram(&socket);
     assert!(content.starts_with(&first));
     let begin = Instant::now();

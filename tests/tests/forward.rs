@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, datagram, eventually, loopback, loopback_group, member, needs_ipv6, program, run,
-    sender_to, start, udp, udp_on,
+    Network, Running, assert_empty, datagram, eventually, loopback, loopback_group, member, needs_ipv6,
+    payload, program, run, sender_to, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -46,25 +46,6 @@ fn accept(server: &TcpListener) -> TcpStream {
     connection
 }
 
-/// The payload of the next datagrams, until it is as long.
-fn bytes(socket: &UdpSocket, len: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while bytes.len() < len {
-        bytes.extend(datagram(socket));
-    }
-    bytes
-}
-
-fn nothing_more(socket: &UdpSocket) {
-    socket.set_nonblocking(true).unwrap();
-    let error = socket.recv(&mut [0; 16]).expect_err("something came that nobody sent");
-    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-}
-
-fn count(messages: &str, text: &str) -> usize {
-    messages.lines().filter(|line| line.contains(text)).count()
-}
-
 /// A forward feeds new targets at these addresses, and a group.
 fn one_listener_feeds(addresses: &[&str]) {
     let group = loopback_group();
@@ -84,7 +65,7 @@ fn one_listener_feeds(addresses: &[&str]) {
         }
     }
     running.stop();
-    targets.iter().for_each(nothing_more);
+    targets.iter().for_each(assert_empty);
 }
 
 fn one_listener_feeds_unicast_targets_and_a_group() {
@@ -186,8 +167,8 @@ fn datagrams_of_any_size_go_through_one_for_one_unaltered_and_in_order() {
         }
     }
     running.stop();
-    nothing_more(&one);
-    nothing_more(&two);
+    assert_empty(&one);
+    assert_empty(&two);
 }
 
 /// A client that cuts a file into equal datagrams sends them coalesced where the system can do that.
@@ -229,7 +210,7 @@ fn what_comes_coalesced_goes_on_datagram_by_datagram() {
     for forward in [&mut first, &mut last] {
         forward.stop();
     }
-    nothing_more(&target);
+    assert_empty(&target);
 }
 
 #[cfg(target_os = "linux")]
@@ -263,7 +244,7 @@ fn threads_divide_the_senders_and_each_keeps_its_order() {
     // Each thread has a socket of its own to the target; that all senders fall to one happens once in 4^15.
     assert!(from.len() > 1 && from.len() <= 4, "{} threads", from.len());
     running.stop();
-    assert_eq!(count(&running.messages(), "listening on"), 1);
+    assert_eq!(running.count("listening on"), 1);
 }
 
 fn ten_thousand_datagrams_arrive_in_order() {
@@ -281,7 +262,7 @@ fn ten_thousand_datagrams_arrive_in_order() {
         }
     }
     running.stop();
-    nothing_more(&target);
+    assert_empty(&target);
 }
 
 fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
@@ -310,14 +291,14 @@ fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
     }
     let refused = format!("cannot send to {to_late}: ");
     running.says(&refused);
-    assert_eq!(count(&running.messages(), &refused), 1, "{}", running.messages());
+    assert_eq!(running.count(&refused), 1, "{}", running.messages());
 
     let (late, _) = udp_on(&to_late.to_string());
     let works = format!("sending to {to_late} works again");
     eventually("the recovery", || {
         send(&mut number);
         sleep(Duration::from_millis(20));
-        (count(&running.messages(), &works) > 0).then_some(())
+        (running.count(&works) > 0).then_some(())
     });
     // What is sent from here on arrives, and there is no more to say.
     while late.set_nonblocking(true).is_ok() && late.recv(&mut [0; 16]).is_ok() {}
@@ -327,7 +308,7 @@ fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
         assert_eq!(datagram(&late), (number - 1).to_be_bytes());
     }
     running.stop();
-    assert_eq!(count(&running.messages(), "warning: "), 2, "{}", running.messages());
+    assert_eq!(running.count("warning: "), 2, "{}", running.messages());
 }
 
 fn a_target_that_nobody_hears_costs_the_others_nothing() {
@@ -353,7 +334,7 @@ fn a_target_that_nobody_hears_costs_the_others_nothing() {
         late.recv(&mut [0; 4]).ok()
     });
     running.stop();
-    nothing_more(&one);
+    assert_empty(&one);
 }
 
 fn a_target_without_route_costs_the_others_nothing() {
@@ -387,7 +368,7 @@ fn a_target_without_route_costs_the_others_nothing() {
     }
     for target in ["10.1.2.3:9", "[fd77::99]:9"] {
         let warning = format!("cannot send to {target}: ");
-        assert_eq!(count(&forward.messages(), &warning), 1, "{}", forward.messages());
+        assert_eq!(forward.count(&warning), 1, "{}", forward.messages());
     }
     forward.stop();
     assert_eq!(server.stdout(), b"hello\nhello\nhello\n");
@@ -406,7 +387,7 @@ fn a_name_sends_to_the_first_address_that_can_be_used() {
     );
     let (sender, _) = network.on(0, udp);
     sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
-    running.says(&format!("{target_address}: sending to [::1]"));
+    assert_eq!(running.target_address(&target_address).ip(), Ipv6Addr::LOCALHOST);
     for number in 0..100u32 {
         sender.send(&number.to_be_bytes()).unwrap();
         assert_eq!(datagram(&target), number.to_be_bytes());
@@ -588,7 +569,7 @@ fn raw_framing_sends_each_read_as_it_is_cut_only_at_the_size() {
     connection.write_all(b"c").unwrap();
     assert_eq!(datagram(&target), b"c");
     connection.write_all(b"defghij").unwrap();
-    assert_eq!(bytes(&target, 7), b"defghij");
+    assert_eq!(payload(&target, 7), b"defghij");
 }
 
 fn an_unfinished_line_at_the_end_of_a_connection_arrives_and_stays_apart_from_the_next() {
@@ -615,14 +596,14 @@ fn a_lost_server_is_connected_to_again_later_and_later_and_spoken_of_twice_each_
         least *= 2;
         connection.write_all(b"after\n").unwrap();
         assert_eq!(datagram(&target), b"after\n");
-        eventually("two messages", || (count(&running.messages(), "warning: ") == 2 * outage).then_some(()));
+        eventually("two messages", || (running.count("warning: ") == 2 * outage).then_some(()));
     }
     running.stop();
     let messages = running.messages();
     for text in [format!("{address} has closed the connection"), format!("connected to {address} again")] {
-        assert_eq!(count(&messages, &text), 3, "{messages}");
+        assert_eq!(messages.matches(&text).count(), 3, "{messages}");
     }
-    assert_eq!(count(&messages, "warning: "), 6, "{messages}");
+    assert_eq!(messages.matches("warning: ").count(), 6, "{messages}");
 }
 
 fn an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is() {
@@ -648,7 +629,7 @@ fn an_upstream_that_is_not_there_at_the_start_is_tried_until_it_is() {
     assert_eq!(datagram(&target), b"here\n");
     running.says(&format!("connected to {server_address} again"));
     running.stop();
-    assert_eq!(count(&running.messages(), &refused), 1, "{}", running.messages());
+    assert_eq!(running.count(&refused), 1, "{}", running.messages());
 }
 
 fn a_reset_connection_is_made_again() {
@@ -710,7 +691,7 @@ fn what_the_udp_socket_holds_at_a_stop_is_delivered() {
         assert_eq!(&datagram(&target), payload);
     }
     assert_eq!(running.exit_code(), 0);
-    nothing_more(&target);
+    assert_empty(&target);
 }
 
 fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
@@ -720,7 +701,7 @@ fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
         // It runs, and is not still starting.
         let block = vec![b'\n'; 8192];
         connection.write_all(&block).unwrap();
-        assert!(bytes(&target, block.len()) == block);
+        assert!(payload(&target, block.len()) == block);
         running.hold();
         let mut text = Vec::new();
         for number in 0..6000 {
@@ -730,9 +711,9 @@ fn what_the_tcp_socket_holds_at_a_stop_is_delivered() {
         connection.write_all(&text).unwrap();
         running.interrupt();
         running.release();
-        assert!(bytes(&target, text.len()) == text, "{framing}");
+        assert!(payload(&target, text.len()) == text, "{framing}");
         assert_eq!(running.exit_code(), 0);
-        nothing_more(&target);
+        assert_empty(&target);
     }
 }
 

@@ -166,7 +166,7 @@ fn what_was_sent_to_a_group_before_a_stop_is_written() {
     hears.interrupt();
     hears.release();
     assert_eq!(hears.exit_code(), 0);
-    assert_eq!(String::from_utf8(hears.stdout()).unwrap(), lines.concat());
+    assert_eq!(hears.text(), lines.concat());
 }
 
 fn forward_takes_one_group_to_another() {

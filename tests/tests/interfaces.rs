@@ -27,10 +27,6 @@ fn multihomed() -> Network {
     Network::snooping(&[&[0, 1], &[0, 2]])
 }
 
-fn output(program: &Running) -> String {
-    String::from_utf8(program.stdout()).unwrap()
-}
-
 /// Listens on a host to groups, on these interfaces, and waits until the switches of the segments know.
 fn member(
     network: &Network,
@@ -187,7 +183,7 @@ impl Stream {
         let count = self.writer.join().unwrap();
         assert_eq!(self.client.exit_code(), 0);
         let last = format!("{} {}\n", self.name, count - 1);
-        eventually("the last line", || output(at).contains(&last).then_some(()));
+        eventually("the last line", || at.text().contains(&last).then_some(()));
         (count, arrived(self.name, at))
     }
 
@@ -200,7 +196,7 @@ impl Stream {
 
 /// The numbers of the stream's lines that have arrived so far.
 fn arrived(name: &str, at: &Running) -> Vec<usize> {
-    let output = output(at);
+    let output = at.text();
     let whole = output.rfind('\n').map_or("", |end| &output[..end]);
     whole.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok()).collect()
 }
@@ -239,13 +235,13 @@ impl<'a> Middle<'a> {
         for (_, target) in HEARD {
             eventually(&format!("{target} from eth{segment}"), || {
                 send(self.network, segment + 1, &["--server-addr", target], &text(target));
-                output(&self.hears).contains(&text(target)).then_some(())
+                self.hears.text().contains(&text(target)).then_some(())
             });
         }
         for (listen, _) in &self.forwards {
             eventually(&format!("what {listen} sends on eth{segment}"), || {
                 send(self.network, 0, &["--server-addr", listen], &text(listen));
-                output(&self.away[segment]).contains(&text(listen)).then_some(())
+                self.away[segment].text().contains(&text(listen)).then_some(())
             });
         }
         [text(self.forwards[0].0), text(self.forwards[1].0)]
@@ -532,11 +528,7 @@ fn the_port_of_a_bridge_is_neither_chosen_nor_one_of_all() {
     ip("addr flush dev eth0 scope global");
     ip("addr add 10.77.0.1/24 dev lan0");
     ip("addr add fd77::1/64 dev lan0 nodad");
-    eventually("the bridge's address", || {
-        let out = network.run(0, "ip", &["-6", "addr", "show", "dev", "lan0", "scope", "link"]).stdout;
-        let text = String::from_utf8(out).unwrap();
-        (text.contains("fe80") && !text.contains("tentative")).then_some(())
-    });
+    network.interface_settled(0, "lan0");
     let there = member(&network, 1, &[0], SENT, &[]);
     let mut expected = String::new();
     for options in [&[][..], &["--interface", "all"]] {
@@ -576,7 +568,7 @@ fn listeners_on_two_interfaces_of_a_host_hear_each_their_own() {
                 receives(server, &expected[segment]);
             }
         }
-        assert_eq!(servers.each_ref().map(output), expected);
+        assert_eq!(servers.each_ref().map(Running::text), expected);
     }
 }
 
@@ -627,7 +619,7 @@ fn what_began_on_loopback_moves_to_the_first_interface_that_comes() {
     network.switched(0, 0, group, true);
     eventually("a datagram on eth0", || {
         send(&network, 0, &["--server-addr", "127.0.0.1:9900"], "out\n");
-        output(&away).contains("out\n").then_some(())
+        away.text().contains("out\n").then_some(())
     });
     assert!(start.elapsed() < 2 * PROMISED, "it took {:?}", start.elapsed());
     send(&network, 1, &["--server-addr", listen], "from eth0\n");
@@ -650,14 +642,14 @@ fn works_soon_on_eth0(network: &Network, hears: &Running, away: &Running, what: 
         let text = format!("to {target} after {what}\n");
         eventually(&text, || {
             send(network, 1, &["--server-addr", target], &text);
-            output(hears).contains(&text).then_some(())
+            hears.text().contains(&text).then_some(())
         });
     }
     let text = format!("from host 0 after {what}\n");
     eventually(&text, || {
         send(network, 0, &["--server-addr", "127.0.0.1:9900"], &text);
         // Once through each group.
-        let arrived = output(away).matches(&text).count();
+        let arrived = away.text().matches(&text).count();
         (arrived > 0 && arrived % 2 == 0).then_some(())
     });
     assert!(start.elapsed() < 2 * PROMISED, "{what}: it took {:?}", start.elapsed());

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use mproxy_client::{Client, Framing, Options};
 use mproxy_tests::{
-    PATIENCE, Running, datagram, eventually, file_with, loopback_group, run, start, start_piped, udp,
+    PATIENCE, Running, datagram, eventually, file_with, framed, loopback_group, run, start, start_piped, udp,
 };
 
 /// Datagrams of every kind: empty, with newlines, binary, larger than any link takes.
@@ -17,11 +17,6 @@ fn datagrams() -> Vec<Vec<u8>> {
     }
     all.push(vec![]);
     all
-}
-
-fn framed(datagrams: &[Vec<u8>]) -> Vec<u8> {
-    let header = |datagram: &Vec<u8>| u16::try_from(datagram.len()).unwrap().to_be_bytes();
-    datagrams.iter().flat_map(|datagram| [&header(datagram)[..], datagram].concat()).collect()
 }
 
 #[track_caller]
@@ -168,7 +163,7 @@ fn boundaries_survive_from_udp_through_tcp_to_udp_and_back() {
             "-v",
         ],
     );
-    forward.says("connected to ");
+    forward.is_connected(&server);
     eventually("two clients", || {
         (first.messages().matches(" connected\n").count() == 2 && second.messages().contains(" connected\n"))
             .then_some(())
@@ -219,7 +214,7 @@ fn a_stop_inside_a_frame_is_no_warning() {
     let address = reverse.tcp_address("127.0.0.1:0");
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"\0\x03one\0\x08tw").unwrap();
-    reverse.says(" connected");
+    reverse.serves_a_client();
     reverse.stop();
     assert!(!reverse.messages().contains("warning"), "{}", reverse.messages());
     reverse.says("ends inside a frame: 4 bytes discarded");

@@ -12,14 +12,9 @@ use mproxy_client::{Framing, Options};
 use mproxy_forward::Forward;
 use mproxy_reverse::Reverse;
 use mproxy_server::Server;
-use mproxy_tests::{PATIENCE, datagram, eventually, file_with, free_port, loopback_group, udp};
-
-fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("file");
-    std::fs::write(&path, content).unwrap();
-    (directory, path)
-}
+use mproxy_tests::{
+    PATIENCE, datagram, eventually, file_with, free_port, loopback_group, temporary_file, udp,
+};
 
 /// `127.0.0.1` with a port that is free now: the functions of 0.1.8 do not tell what port 0 became.
 fn free_address() -> String {
@@ -87,7 +82,7 @@ fn the_clients_functions_of_0_1_8_work() {
     sender.send_to(b"to a group\n", to).unwrap();
     assert_eq!(datagram(&receiver), b"to a group\n");
 
-    let (_directory, path) = file(b"a file\n");
+    let (_directory, path) = temporary_file(b"a file\n");
     let (second, second_address) = udp();
     stream(&path, vec![address.to_string(), second_address.to_string()], false).unwrap();
     assert_eq!(datagram(&socket), b"a file\n");
@@ -123,7 +118,7 @@ fn the_servers_functions_of_0_1_8_work() {
     assert_eq!(datagram(&receiver), b"to a group\n");
     assert!(upstream(address.to_string()).is_err(), "an address in use was bound again");
 
-    let (_directory, path) = file(b"before\n");
+    let (_directory, path) = temporary_file(b"before\n");
     let address = free_address();
     let thread = listener(address.clone(), path.clone(), false);
     // The address is bound already.
@@ -212,7 +207,7 @@ fn the_reverse_proxys_functions_of_0_1_8_work() {
 
 #[test]
 fn a_client_is_built_joined_and_tells_its_totals() {
-    let (_directory, path) = file(b"one\ntwo\n");
+    let (_directory, path) = temporary_file(b"one\ntwo\n");
     let (socket, address) = udp();
     let client = Client::new(&path)
         .target(address)
@@ -247,7 +242,7 @@ fn a_client_without_an_end_is_stopped() {
 
 #[test]
 fn a_server_is_built_and_tells_its_ports_and_statistics() {
-    let (_directory, path) = file(b"");
+    let (_directory, path) = temporary_file(b"");
     let server = Server::new()
         .path(&path)
         .listen("127.0.0.1:0")
@@ -358,7 +353,7 @@ fn joining_tells_the_failure_that_ended_the_program() {
 
 #[test]
 fn nonsense_is_wrong_use_and_the_network_is_not() {
-    let (_directory, path) = file(b"");
+    let (_directory, path) = temporary_file(b"");
     let local = "127.0.0.1:9";
     let missing = path.with_extension("missing");
     let wrong = [
@@ -415,7 +410,7 @@ fn nonsense_is_wrong_use_and_the_network_is_not() {
 
 #[test]
 fn sizes_and_rates_out_of_range_are_wrong_use() {
-    let (_directory, path) = file(b"");
+    let (_directory, path) = temporary_file(b"");
     let client = || Client::new(&path).target("127.0.0.1:9");
     let forward = || Forward::new().tcp_connect("127.0.0.1:9").target("127.0.0.1:9");
     let reverse = || Reverse::new().tcp_listen("127.0.0.1:0").tcp_output("127.0.0.1:0");
@@ -440,7 +435,7 @@ fn sizes_and_rates_out_of_range_are_wrong_use() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_listener_of_several_threads_has_one_address() {
-    let (_directory, path) = file(b"");
+    let (_directory, path) = temporary_file(b"");
     let options = Options::new().threads(3);
     let server = Server::new().path(&path).listen("127.0.0.1:0").options(options.clone()).spawn().unwrap();
     let reverse =

@@ -20,11 +20,6 @@ fn peer(network: &Network, host: usize, command: &str) -> Running {
     Running::new(command.args(words).stdin(Stdio::null()))
 }
 
-/// What a server has got so far.
-fn output(server: &Running) -> String {
-    String::from_utf8(server.stdout()).unwrap()
-}
-
 /// A broadcast from a host, which every other one gets: behind it nothing is on its way any more.
 fn mark(network: &Network, host: usize, text: &str) {
     send(network, host, &["--server-addr", "10.77.0.255:9999"], text);
@@ -207,7 +202,7 @@ fn sources_of_a_group_are_reported_heard_and_left_each_by_itself() {
             }
             sources.iter().all(|source| left.contains(source)).then_some(())
         });
-        assert_eq!(output(&listener), expected);
+        assert_eq!(listener.text(), expected);
     }
 }
 
@@ -313,7 +308,7 @@ fn a_broadcast_needs_neither_an_option_nor_a_route() {
     receives(&far, "far\n");
     send(&network, 0, &["--server-addr", "255.255.255.255:9920", "--interface", "eth1"], "far again\n");
     receives(&far, "far\nfar again\n");
-    assert_eq!(output(&near), expected);
+    assert_eq!(near.text(), expected);
 }
 
 fn a_multicast_router_passes_on_what_has_ttl_to_spare() {

@@ -3,10 +3,6 @@
 
 use mproxy_tests::{Network, Running, eventually, receives, send, server};
 
-fn output(server: &Running) -> String {
-    String::from_utf8(server.stdout()).unwrap()
-}
-
 fn name(host: usize) -> String {
     format!("{} feed\n", Network::ipv4(host))
 }
@@ -54,13 +50,13 @@ fn a_target_that_moves_is_followed_without_loss() {
     let count = send_one();
     let all = (0..count).map(|n| n.to_string() + "\n").collect::<Vec<_>>().concat();
     eventually("the last", || (old[0].stdout().len() + new[0].stdout().len() >= all.len()).then_some(()));
-    let both = output(&old[0]) + &output(&new[0]);
+    let both = old[0].text() + &new[0].text();
     let mut lines: Vec<usize> = both.lines().map(|line| line.parse().unwrap()).collect();
     lines.sort_unstable();
     assert!(lines.iter().copied().eq(0..count), "{lines:?}");
     // The other one never asked again.
     receives(&old[1], &all);
-    assert_eq!(output(&new[1]), "");
+    assert_eq!(new[1].text(), "");
 }
 
 fn a_name_that_has_gone_keeps_its_address() {

@@ -144,7 +144,7 @@ fn a_target_without_a_route_costs_the_others_nothing_and_recovers_with_the_route
     });
     let messages = forward.messages();
     assert_eq!(messages.matches("cannot send to 10.78.0.2:9921").count(), 1, "{messages}");
-    let out = String::from_utf8(listener.stdout()).unwrap();
+    let out = listener.text();
     assert!(out.matches("more\n").count() > 1, "{out}");
 }
 
@@ -305,10 +305,7 @@ fn datagrams_above_the_path_mtu_arrive_whole() {
 fn one_datagram_that_is_refused_on_its_way_costs_no_other() {
     let network = Network::new(3);
     // Host 1 routes from host 0 to an address of host 2.
-    let ip = |host: usize, arguments: &str| {
-        let done = network.run(host, "ip", &arguments.split(' ').collect::<Vec<_>>());
-        assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-    };
+    let ip = |host: usize, arguments: &str| network.ip(host, arguments);
     // All of it, and without the advice to leave it out.
     let settings = "cd /proc/sys/net/ipv4 && echo 1 > ip_forward && \
                     for name in all eth0; do echo 0 > conf/$name/send_redirects; done";

@@ -115,10 +115,6 @@ fn pump(proxy: &Proxy, client: &TcpStream, numbers: std::ops::Range<usize>) {
     }
 }
 
-fn count(messages: &str, text: &str) -> usize {
-    messages.lines().filter(|line| line.contains(text)).count()
-}
-
 /// Whether no thread of the program wakes while nothing happens.
 #[track_caller]
 fn assert_asleep(running: &Running) {
@@ -451,7 +447,7 @@ fn it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6() {
         let output = proxy.tcp_address("localhost:0").to_string();
         let clients =
             [0, 1].map(|_| network.start(0, "mproxy-forward", &["--tcp-connect-addr", &output, "-t"]));
-        eventually("two clients", || (count(&proxy.messages(), " connected") == 2).then_some(()));
+        eventually("two clients", || (proxy.count(" connected") == 2).then_some(()));
         let address = proxy.udp_address("localhost:0").to_string();
         let mut sender = network.start(0, "mproxy-client", &["--path", path, "--server-addr", &address]);
         assert_eq!(sender.exit_code(), 0, "{}", sender.messages());
@@ -574,7 +570,7 @@ fn a_client_that_accepts_nothing_for_ten_seconds_is_dropped() {
     proxy.running.stop();
     // What it missed may have been noticed too, if it had a last little room after that.
     let messages = proxy.running.messages().replace("warning: 239.255.", "");
-    assert_eq!(count(&messages, "warning: "), 1, "{messages}");
+    assert_eq!(messages.matches("warning: ").count(), 1, "{messages}");
 }
 
 fn what_a_client_sends_is_ignored() {
@@ -674,7 +670,7 @@ fn an_idle_proxy_uses_no_processor_time() {
     );
     let clients = [running.tcp_address(&output); 10].map(|a| client(&running, a));
     let inputs = [running.tcp_address("127.0.0.1:0"); 10].map(input);
-    eventually("the inputs", || (count(&running.messages(), "TCP input") == 10).then_some(()));
+    eventually("the inputs", || (running.count("TCP input") == 10).then_some(()));
     assert_asleep(&running);
     drop((clients, inputs));
     assert_asleep(&running);
@@ -701,7 +697,7 @@ fn one_client_more_than_allowed_is_closed_at_once_with_one_warning() {
     proxy.send(b"welcome\n");
     assert_reads(&three, b"welcome\n");
     proxy.running.stop();
-    assert_eq!(count(&proxy.running.messages(), warning), 1, "{}", proxy.running.messages());
+    assert_eq!(proxy.running.count(warning), 1, "{}", proxy.running.messages());
 }
 
 #[cfg(unix)]
@@ -721,7 +717,7 @@ fn lacks_descriptors(limit: u32) {
     let mut proxy = Proxy::of(Running::new(command.stdin(std::process::Stdio::null())));
     let first = proxy.client();
     let mut others: Vec<_> = (0..29).map(|_| TcpStream::connect(proxy.output).unwrap()).collect();
-    let warnings = |proxy: &Proxy| count(&proxy.running.messages(), "warning: ");
+    let warnings = |proxy: &Proxy| proxy.running.count("warning: ");
     eventually("a warning", || (warnings(&proxy) > 0).then_some(()));
     assert_idle(&proxy.running);
     assert_eq!(warnings(&proxy), 1, "{}", proxy.running.messages());

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use mproxy_core::Interface;
 use mproxy_tests::{
-    Network, PATIENCE, Running, close, eventually, file_with, free_port, loopback, loopback_group,
-    needs_ipv6, needs_tools, pending, program, run, sender_to, start, start_piped, udp_on,
+    Network, PATIENCE, Running, close, connected, eventually, file_with, free_port, loopback, loopback_group,
+    needs_ipv6, needs_tools, path_text, pending, program, run, sender_to, start, start_piped,
 };
 use tempfile::TempDir;
 
@@ -58,17 +57,6 @@ impl ToFile {
     }
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn sender(to: SocketAddr) -> UdpSocket {
-    let any = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
-    let (socket, _) = udp_on(any);
-    socket.connect(to).unwrap();
-    socket
-}
-
 /// 128 bytes, of which whole ones fill a page: so not even a kill tears one.
 fn record(number: usize) -> Vec<u8> {
     format!("{number:0127}\n").into_bytes()
@@ -95,7 +83,7 @@ impl Fire {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
-            let socket = sender(address);
+            let socket = connected(address);
             for number in 0.. {
                 // Refused once the server is gone.
                 let _ = socket.send(&record(number));
@@ -136,8 +124,8 @@ fn an_existing_file_is_appended_to() {
     let path = directory.path().join("out");
     std::fs::write(&path, "before\n").unwrap();
     for (run, expected) in [("one\n", "before\none\n"), ("two\n", "before\none\ntwo\n")] {
-        let mut server = start(SERVER, &["--path", text(&path), "--listen-addr", LISTEN, "-v"]);
-        sender(server.udp_address(LISTEN)).send(run.as_bytes()).unwrap();
+        let mut server = start(SERVER, &["--path", path_text(&path), "--listen-addr", LISTEN, "-v"]);
+        connected(server.udp_address(LISTEN)).send(run.as_bytes()).unwrap();
         assert_eq!(file_with(&path, expected.len()), expected.as_bytes());
         server.stop();
         assert_eq!(std::fs::read(&path).unwrap(), expected.as_bytes());
@@ -150,7 +138,7 @@ fn a_dash_as_path_is_standard_output() {
         let mut command = Command::new(program(SERVER));
         command.args(options).args(["--listen-addr", LISTEN, "-v"]).current_dir(&directory);
         let mut server = Running::new(command.stdin(Stdio::null()));
-        let socket = sender(server.udp_address(LISTEN));
+        let socket = connected(server.udp_address(LISTEN));
         for datagram in [&b"one\n"[..], b"\0\xff", b"\r\n\n"] {
             socket.send(datagram).unwrap();
         }
@@ -163,7 +151,7 @@ fn a_dash_as_path_is_standard_output() {
 
 fn a_tee_copies_what_the_file_gets() {
     let mut to_file = ToFile::start(&["-t"]);
-    sender(to_file.address).send(b"for both\0\xff\n").unwrap();
+    connected(to_file.address).send(b"for both\0\xff\n").unwrap();
     assert_eq!(to_file.has(11), b"for both\0\xff\n");
     assert_eq!(to_file.server.writes(11), b"for both\0\xff\n");
     to_file.server.stop();
@@ -176,7 +164,7 @@ fn many_senders_and_listeners_share_a_file_and_every_line_is_whole() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
     let listen = [1, 2, 3].map(loopback);
-    let mut arguments = vec!["--path", text(&path), "-v"];
+    let mut arguments = vec!["--path", path_text(&path), "-v"];
     for endpoint in &listen {
         arguments.extend(["--listen-addr", endpoint]);
     }
@@ -224,7 +212,7 @@ fn an_addr_in_the_path_gives_each_listener_its_own_file() {
         SERVER,
         &[
             "--path",
-            text(&path),
+            path_text(&path),
             "--listen-addr",
             LISTEN,
             "--listen-addr",
@@ -236,8 +224,8 @@ fn an_addr_in_the_path_gives_each_listener_its_own_file() {
     );
     let (by_address, by_name) = (server.udp_address(LISTEN), server.udp_address("localhost:0"));
     server.listens(&group);
-    sender(by_address).send(b"by address\n").unwrap();
-    sender(by_name).send(b"by name\n").unwrap();
+    connected(by_address).send(b"by address\n").unwrap();
+    connected(by_name).send(b"by name\n").unwrap();
     sender_to(&group).send(b"by group\n").unwrap();
     // What no name of a file may hold there: a colon would begin the name of an alternate stream.
     let own = |name: String| if cfg!(windows) { name.replace(':', "_") } else { name };
@@ -253,7 +241,7 @@ fn an_addr_in_the_path_gives_each_listener_its_own_file() {
 /// shows where each ended.
 fn sizes(listen: &str, sizes: &[usize]) {
     let mut to_file = ToFile::on(listen, &["--framing", "lines"]);
-    let socket = sender(to_file.address);
+    let socket = connected(to_file.address);
     let mut expected = Vec::new();
     for size in sizes {
         let datagram: Vec<u8> = (0..*size).map(|i| u8::try_from(i % 127).unwrap() | 0x80).collect();
@@ -281,7 +269,7 @@ fn datagrams_of_any_size_are_written_unaltered_over_ipv6() {
 fn without_framing_the_payloads_are_back_to_back() {
     for framing in ["auto", "blocks", "raw"] {
         let mut to_file = ToFile::start(&["--framing", framing]);
-        let socket = sender(to_file.address);
+        let socket = connected(to_file.address);
         for datagram in [&b"one"[..], b"", b"\n", b"two\n\n", b"\0"] {
             socket.send(datagram).unwrap();
         }
@@ -327,7 +315,7 @@ fn a_group_listener_gets_nothing_but_its_group() {
     let mut to_unicast = cfg!(unix).then(|| listen(&unicast));
     let mut server = listen(&group);
     sender_to(&other).send(b"other group\n").unwrap();
-    sender(unicast.parse().unwrap()).send(b"unicast\n").unwrap();
+    connected(unicast.parse().unwrap()).send(b"unicast\n").unwrap();
     assert_eq!(others.writes(12), b"other group\n");
     if let Some(to_unicast) = &to_unicast {
         assert_eq!(to_unicast.writes(8), b"unicast\n");
@@ -348,7 +336,7 @@ fn one_server_listens_to_several_groups_on_one_port_each_by_itself() {
     let group = loopback_group();
     let other = format!("239.193.1.2%127.0.0.1:{}", group.rsplit(':').next().unwrap());
     let mut server =
-        start(SERVER, &["--path", text(&path), "--listen-addr", &group, "--listen-addr", &other, "-v"]);
+        start(SERVER, &["--path", path_text(&path), "--listen-addr", &group, "--listen-addr", &other, "-v"]);
     for endpoint in [&group, &other] {
         server.listens(endpoint);
     }
@@ -404,7 +392,7 @@ fn a_name_is_listened_to_on_all_of_its_addresses() {
     let mut len = 0;
     for ip in ["127.9.8.6:", "127.9.8.5:", "[::1]:"] {
         let address = server.udp_address_on("several.test:0", ip);
-        network.on(0, || sender(address)).send(b"one\n").unwrap();
+        network.on(0, || connected(address)).send(b"one\n").unwrap();
         len += 4;
         assert_eq!(server.writes(len), b"one\n".repeat(len / 4));
     }
@@ -426,7 +414,7 @@ fn all_that_the_socket_holds_at_sigterm_is_in_the_file() {
     const SIZE: usize = 1316;
     let mut to_file = ToFile::start(&[]);
     let buffer = to_file.server.receive_buffer(LISTEN);
-    let sender = sender(to_file.address);
+    let sender = connected(to_file.address);
     sender.send(b"first").unwrap();
     to_file.has(5);
     to_file.server.signal(rustix::process::Signal::STOP);
@@ -459,7 +447,7 @@ fn a_listener_of_several_threads_has_its_port_for_itself() {
 #[cfg(all(target_os = "linux", not(mproxy_portable)))]
 fn what_the_system_drops_is_spoken_of_once() {
     let mut to_file = ToFile::start(&["--recv-buffer", "1"]);
-    let sender = sender(to_file.address);
+    let sender = connected(to_file.address);
     let said = "the system has dropped some";
     eventually("a full receive buffer", || {
         for _ in 0..50 {
@@ -475,14 +463,13 @@ fn what_the_system_drops_is_spoken_of_once() {
     assert_eq!(messages.matches(said).count(), 1, "{messages}");
 }
 
-#[cfg(unix)]
 fn a_full_device_ends_the_program_and_is_named() {
     needs_tools(&["/dev/full"]);
     let mut server = start(
         SERVER,
         &["--path", "/dev/full", "--listen-addr", "localhost:0", "--listen-addr", LISTEN, "-v"],
     );
-    sender(server.udp_address(LISTEN)).send(b"no room\n").unwrap();
+    connected(server.udp_address(LISTEN)).send(b"no room\n").unwrap();
     assert_eq!(server.exit_code(), 1);
     let messages = server.messages();
     let last = messages.lines().last().unwrap();
@@ -497,9 +484,9 @@ fn a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start() {
         let mut command = Command::new("bash");
         // 8 blocks of 1024 bytes.
         command.args(["-c", r#"ulimit -f 8; exec "$0" "$@""#]).arg(program(SERVER));
-        command.args(["--path", text(&path), "--listen-addr", LISTEN, "-v", "--framing", framing]);
+        command.args(["--path", path_text(&path), "--listen-addr", LISTEN, "-v", "--framing", framing]);
         let mut server = Running::new(command.stdin(Stdio::null()));
-        let socket = sender(server.udp_address(LISTEN));
+        let socket = connected(server.udp_address(LISTEN));
         for number in 0..100 {
             let mut datagram = record.to_vec();
             datagram[..3].copy_from_slice(format!("{number:03}").as_bytes());
@@ -508,7 +495,7 @@ fn a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start() {
         assert_eq!(server.exit_code(), 1, "{}", server.messages());
         let messages = server.messages();
         let last = messages.lines().last().unwrap();
-        assert!(last.contains("cannot write to") && last.contains(text(&path)), "{messages}");
+        assert!(last.contains("cannot write to") && last.contains(path_text(&path)), "{messages}");
         let content = std::fs::read(&path).unwrap();
         let size = if framing == "lines" { record.len() + 1 } else { record.len() };
         assert_eq!(content.len(), 8192 / size * size, "{framing}");
@@ -521,7 +508,7 @@ fn a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start() {
 
 fn a_file_that_was_truncated_is_appended_to_from_its_new_end() {
     let mut to_file = ToFile::start(&[]);
-    let socket = sender(to_file.address);
+    let socket = connected(to_file.address);
     socket.send(b"before\n").unwrap();
     assert_eq!(to_file.has(7), b"before\n");
     File::options().write(true).open(to_file.path()).unwrap().set_len(0).unwrap();
@@ -535,7 +522,7 @@ fn a_file_that_was_truncated_is_appended_to_from_its_new_end() {
 
 fn a_kill_in_mid_stream_leaves_an_exact_beginning_of_what_was_sent() {
     let mut to_file = ToFile::start(&[]);
-    let socket = sender(to_file.address);
+    let socket = connected(to_file.address);
     // Never more on the way than any receive buffer holds, so that none is lost for want of room.
     let mut sent = 0;
     while sent < 2000 {
@@ -554,7 +541,7 @@ fn a_kill_in_mid_stream_leaves_an_exact_beginning_of_what_was_sent() {
 
 fn what_was_received_is_in_the_file_at_once() {
     let mut to_file = ToFile::start(&[]);
-    sender(to_file.address).send(b"a single datagram").unwrap();
+    connected(to_file.address).send(b"a single datagram").unwrap();
     assert_eq!(to_file.has(17), b"a single datagram");
     to_file.server.kill();
     to_file.server.wait();
@@ -583,7 +570,7 @@ fn a_stop_signal_under_fire_ends_the_program_with_whole_datagrams() {
 #[cfg(unix)]
 fn a_stop_signal_lets_the_server_deliver_what_its_socket_holds() {
     let mut to_file = ToFile::start(&["--tee"]);
-    let socket = sender(to_file.address);
+    let socket = connected(to_file.address);
     socket.send(&record(0)).unwrap();
     to_file.has(128);
     to_file.server.signal(rustix::process::Signal::STOP);
@@ -607,8 +594,8 @@ fn a_second_stop_signal_ends_the_program_at_once() {
     let reader = File::options().read(true).write(true).open(&path).unwrap();
     let mut codes = Vec::new();
     for again in [false, true] {
-        let mut server = start(SERVER, &["--path", text(&path), "--listen-addr", LISTEN, "-v"]);
-        let socket = sender(server.udp_address(LISTEN));
+        let mut server = start(SERVER, &["--path", path_text(&path), "--listen-addr", LISTEN, "-v"]);
+        let socket = connected(server.udp_address(LISTEN));
         for _ in 0..20 {
             socket.send(&[b'x'; 8000]).unwrap();
         }
@@ -632,8 +619,8 @@ fn the_file_goes_on_when_the_reader_of_the_tee_goes_away() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
     let (mut server, mut reader) =
-        start_with_pipe(&["--path", text(&path), "--listen-addr", LISTEN, "--tee", "-v"]);
-    let socket = sender(server.udp_address(LISTEN));
+        start_with_pipe(&["--path", path_text(&path), "--listen-addr", LISTEN, "--tee", "-v"]);
+    let socket = connected(server.udp_address(LISTEN));
     let started = server.messages().lines().count();
     socket.send(b"one\n").unwrap();
     let mut line = [0; 4];
@@ -658,7 +645,7 @@ fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
         let (mut server, mut reader) = start_with_pipe(
             &[option, &["--listen-addr", LISTEN, "--listen-addr", "localhost:0", "-v"]].concat(),
         );
-        let socket = sender(server.udp_address(LISTEN));
+        let socket = connected(server.udp_address(LISTEN));
         server.udp_address("localhost:0");
         let started = server.messages();
         socket.send(b"one\n").unwrap();
@@ -679,8 +666,8 @@ fn a_stop_signal_ends_a_server_whose_tee_is_not_read_and_its_file_has_everything
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
     let (mut server, reader) =
-        start_with_pipe(&["--path", text(&path), "--listen-addr", LISTEN, "--tee", "-v"]);
-    let socket = sender(server.udp_address(LISTEN));
+        start_with_pipe(&["--path", path_text(&path), "--listen-addr", LISTEN, "--tee", "-v"]);
+    let socket = connected(server.udp_address(LISTEN));
     // More than a pipe holds, and what is left no more than a receive buffer does.
     let mut expected = Vec::new();
     for number in 0..160 {
@@ -698,7 +685,7 @@ fn a_stop_signal_ends_a_server_whose_tee_is_not_read_and_its_file_has_everything
 
 fn a_stop_signal_ends_a_server_whose_standard_output_alone_is_not_read() {
     let (mut server, reader) = start_with_pipe(&["--path", "-", "--listen-addr", LISTEN, "-v"]);
-    let socket = sender(server.udp_address(LISTEN));
+    let socket = connected(server.udp_address(LISTEN));
     for _ in 0..100 {
         socket.send(&[b'x'; 1000]).unwrap();
     }
@@ -775,7 +762,6 @@ mproxy_tests::main!(
     a_listener_of_several_threads_has_its_port_for_itself,
     #[cfg(all(target_os = "linux", not(mproxy_portable)))]
     what_the_system_drops_is_spoken_of_once,
-    #[cfg(unix)]
     a_full_device_ends_the_program_and_is_named,
     #[cfg(unix)]
     a_file_that_can_grow_no_more_holds_whole_datagrams_from_the_start,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use mproxy_tests::{
     Authority, Certificate, PATIENCE, Pki, Running, TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, Valid,
-    datagram, eventually, program, run, start, udp,
+    assert_empty, datagram, eventually, program, run, start, tls_forward, tls_refusal, udp,
 };
 use rcgen::ExtendedKeyUsagePurpose;
 
@@ -17,37 +17,14 @@ const REVERSE: &str = "tls/mproxy-reverse";
 
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
-fn count(messages: &str, text: &str) -> usize {
-    messages.matches(text).count()
-}
-
-/// A forward from that server, and where it forwards to.
-fn forward(server: SocketAddr, options: &[&str]) -> (Running, UdpSocket) {
-    let (target, address) = udp();
-    let (server, address) = (server.to_string(), address.to_string());
-    let arguments = ["--tls-connect-addr", &server, "--udp-downstream-addr", &address, "-v"];
-    (start(FORWARD, &[&arguments, options].concat()), target)
-}
-
 /// A server that shows this.
 fn showing(certificate: &Certificate) -> TlsServer {
     TlsServer::new(TlsOptions { identity: Some(certificate), ..TlsOptions::default() })
 }
 
-/// The message with which a forward gives the server up, for now: `serve` does what the server does.
-fn refusal(server: SocketAddr, options: &[&str], serve: impl FnOnce()) -> String {
-    let (mut running, target) = forward(server, options);
-    serve();
-    let line = running.says("connecting again until it works");
-    target.set_nonblocking(true).unwrap();
-    assert!(target.recv(&mut [0; 1]).is_err(), "data came through");
-    running.stop();
-    line
-}
-
 #[track_caller]
 fn assert_refused(server: &TlsServer, options: &[&str], why: &str) {
-    let line = refusal(server.address(), options, || {
+    let line = tls_refusal(&server.address(), options, || {
         // With TLS 1.3 the client may find fault when all is done here.
         let _ = server.try_accept().and_then(|mut peer| peer.rest());
     });
@@ -55,10 +32,6 @@ fn assert_refused(server: &TlsServer, options: &[&str], why: &str) {
         line.contains(why) && line.contains(&server.address().to_string()),
         "'{why}' is not said: {line}"
     );
-}
-
-fn identity(certificate: &Certificate) -> [&str; 4] {
-    ["--tls-cert", &certificate.path, "--tls-key", &certificate.key]
 }
 
 #[test]
@@ -80,7 +53,7 @@ fn forward_takes_what_a_server_sends_with_either_version() {
                 ["--tls-connect-addr", &name, "--udp-downstream-addr", &address.to_string(), "-v"];
             let mut running = start(FORWARD, &[&arguments[..], &["--tls-ca", &pki.authority.path]].concat());
             let mut peer = server.accept();
-            running.says("connected to 127.0.0.1:");
+            running.is_connected(&name);
             assert!(running.messages().contains(words), "{}", running.messages());
             for line in [&b"one\n"[..], b"two\n"] {
                 peer.send(line);
@@ -131,7 +104,7 @@ fn every_check_of_a_servers_certificate_has_its_own_words() {
     // A name that the certificate does have can be asked for.
     let other = showing(&certify("named", &["example.org"], Valid::Now));
     let (mut running, target) =
-        forward(other.address(), &[&ca[..], &["--tls-server-name", "example.org"]].concat());
+        tls_forward(&other.address(), &[&ca[..], &["--tls-server-name", "example.org"]].concat());
     other.accept().send(b"right\n");
     assert_eq!(datagram(&target), b"right\n");
     running.stop();
@@ -143,7 +116,7 @@ fn every_check_of_a_servers_certificate_has_its_own_words() {
     assert_refused(&showing(&revoked), &ca, "certificate was revoked");
     // All else is taken as before.
     let good = showing(&pki.server);
-    let (_running, target) = forward(good.address(), &ca);
+    let (_running, target) = tls_forward(&good.address(), &ca);
     good.accept().send(b"good\n");
     assert_eq!(datagram(&target), b"good\n");
 }
@@ -185,15 +158,15 @@ fn a_server_that_wants_a_certificate_gets_it_and_refuses_others() {
             ..TlsOptions::default()
         });
         let refused = |options: &[&str]| {
-            refusal(server.address(), options, || {
+            tls_refusal(&server.address(), options, || {
                 assert!(server.try_accept().is_err(), "a client was let in with {options:?}");
             })
         };
         let missing = refused(&ca);
         assert!(missing.contains("wants a certificate to let this in"), "{missing}");
-        let other = refused(&[&ca[..], &identity(&strange)].concat());
+        let other = refused(&[&ca[..], &strange.options()].concat());
         assert!(other.contains("does not accept the certificate shown to it: UnknownCA"), "{other}");
-        let (_running, target) = forward(server.address(), &[&ca[..], &identity(&own)].concat());
+        let (_running, target) = tls_forward(&server.address(), &[&ca[..], &own.options()].concat());
         let mut peer = server.accept();
         assert_eq!(peer.shown(), own.chain()[0]);
         peer.send(b"welcome\n");
@@ -215,10 +188,10 @@ fn forward_tells_what_is_no_tls_at_all() {
         let _ = stream.write_all(b"220 mail.example.org ESMTP at your service\r\n");
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
-    let line = refusal(garbage, &[], || ());
+    let line = tls_refusal(&garbage, &[], || ());
     assert!(line.contains("does not speak TLS") && line.contains(&garbage.to_string()), "{line}");
     let closing = rogue(drop);
-    let line = refusal(closing, &[], || ());
+    let line = tls_refusal(&closing, &[], || ());
     assert!(line.contains(&closing.to_string()), "{line}");
     if cfg!(target_os = "linux") {
         let closed = "closed the connection instead of a TLS handshake";
@@ -235,7 +208,7 @@ fn a_server_that_stalls_is_given_up_after_ten_seconds_and_holds_up_nobody() {
     let good = showing(&pki.server);
     let silent = silent.to_string();
     let options = ["--tls-ca", &pki.authority.path, "--tls-connect-addr", &silent];
-    let (mut running, target) = forward(good.address(), &options);
+    let (mut running, target) = tls_forward(&good.address(), &options);
     let mut peer = good.accept();
     peer.send(b"meanwhile\n");
     assert_eq!(datagram(&target), b"meanwhile\n");
@@ -251,7 +224,7 @@ fn a_server_that_is_cut_off_is_told_from_one_that_ends() {
     let pki = Pki::new();
     let options = ["--tls-ca", &pki.authority.path, "--framing", "length"];
     let server = showing(&pki.server);
-    let (running, target) = forward(server.address(), &options);
+    let (running, target) = tls_forward(&server.address(), &options);
     let mut ending = server.accept();
     ending.send(b"\0\x03one\0\x03tw");
     assert_eq!(datagram(&target), b"one");
@@ -260,7 +233,7 @@ fn a_server_that_is_cut_off_is_told_from_one_that_ends() {
     running.says("has closed the connection");
 
     let server = showing(&pki.server);
-    let (running, target) = forward(server.address(), &options);
+    let (running, target) = tls_forward(&server.address(), &options);
     let mut cut = server.accept();
     cut.send(b"\0\0\0\x03one\0");
     assert_eq!(datagram(&target), b"");
@@ -269,8 +242,7 @@ fn a_server_that_is_cut_off_is_told_from_one_that_ends() {
     let line = running.says("connecting again until it works");
     assert!(line.contains("cut off: the connection ended without TLS's close_notify"), "{line}");
     running.says("ends inside a frame: 1 bytes discarded");
-    target.set_nonblocking(true).unwrap();
-    assert!(target.recv(&mut [0; 1]).is_err(), "a part of a frame came through");
+    assert_empty(&target);
 }
 
 #[test]
@@ -278,7 +250,7 @@ fn what_a_tls_server_has_sent_before_a_stop_is_delivered() {
     let pki = Pki::new();
     let server = showing(&pki.server);
     let (mut running, target) =
-        forward(server.address(), &["--tls-ca", &pki.authority.path, "--framing", "length"]);
+        tls_forward(&server.address(), &["--tls-ca", &pki.authority.path, "--framing", "length"]);
     let mut peer = server.accept();
     // It runs, and is not still starting.
     peer.send(b"\0\x05first");
@@ -304,8 +276,8 @@ fn a_renewed_certificate_is_shown_to_a_server_from_the_next_connection_on() {
         authority: Some(&pki.authority.path),
         ..TlsOptions::default()
     });
-    let options = [&["--tls-ca", &pki.authority.path][..], &identity(&old)].concat();
-    let (running, target) = forward(server.address(), &options);
+    let options = [&["--tls-ca", &pki.authority.path][..], &old.options()].concat();
+    let (running, target) = tls_forward(&server.address(), &options);
     assert!(server.try_accept().is_err());
     running.says("does not accept the certificate shown to it: CertificateExpired");
     let new = pki.authority.certify("own", &[], Valid::Now);
@@ -366,7 +338,7 @@ struct Output {
 impl Output {
     fn new(pki: &Pki, options: &[&str]) -> Self {
         let arguments = ["--udp-listen-addr", "127.0.0.1:0", "--tls-output-addr", "127.0.0.1:0", "-v"];
-        let running = start(REVERSE, &[&arguments[..], &identity(&pki.server), options].concat());
+        let running = start(REVERSE, &[&arguments[..], &pki.server.options(), options].concat());
         let (sender, _) = udp();
         sender.connect(running.udp_address("127.0.0.1:0")).unwrap();
         let address = running.tcp_address("127.0.0.1:0");
@@ -380,7 +352,7 @@ impl Output {
     /// A client that was let in. It checks the certificate itself.
     fn client(&self, pki: &Pki, options: TlsOptions<'_>) -> TlsPeer {
         let peer = self.try_client(pki, options).unwrap();
-        self.running.says(&format!("{} connected", peer.socket.local_addr().unwrap()));
+        self.running.serves(peer.socket.local_addr().unwrap());
         peer
     }
 
@@ -391,10 +363,10 @@ impl Output {
     /// Who must be refused, with this word, and gets nothing.
     #[track_caller]
     fn refuses(&self, pki: &Pki, options: TlsOptions<'_>, why: &str) {
-        let before = count(&self.running.messages(), why);
+        let before = self.running.count(why);
         let got = self.try_client(pki, options).and_then(|mut peer| peer.rest());
         assert!(got.is_err(), "{why}: let in");
-        eventually(why, || (count(&self.running.messages(), why) > before).then_some(()));
+        eventually(why, || (self.running.count(why) > before).then_some(()));
     }
 }
 
@@ -403,7 +375,7 @@ fn input(pki: &Pki, options: &[&str]) -> (Running, SocketAddr, UdpSocket) {
     let (target, to) = udp();
     let to = to.to_string();
     let arguments = ["--tls-listen-addr", "127.0.0.1:0", "--udp-output-addr", &to, "-v"];
-    let running = start(REVERSE, &[&arguments[..], &identity(&pki.server), options].concat());
+    let running = start(REVERSE, &[&arguments[..], &pki.server.options(), options].concat());
     let address = running.tcp_address("127.0.0.1:0");
     (running, address, target)
 }
@@ -441,7 +413,7 @@ fn clients_of_a_reverse_proxy_get_everything_and_a_goodbye() {
         assert_eq!(client.rest().expect("it did not say goodbye"), last);
     }
     assert_eq!(output.running.exit_code(), 0);
-    assert_eq!(count(&output.running.messages(), " has ended\n"), 2, "{}", output.running.messages());
+    assert_eq!(output.running.count(" has ended\n"), 2, "{}", output.running.messages());
 }
 
 #[test]
@@ -467,7 +439,7 @@ fn what_clients_send_to_a_reverse_proxy_comes_in() {
     }
     running.stop();
     let messages = running.messages();
-    assert_eq!(count(&messages, "ends inside a frame: 2 bytes discarded"), 2, "{messages}");
+    assert_eq!(messages.matches("ends inside a frame: 2 bytes discarded").count(), 2, "{messages}");
     assert!(!messages.contains("cut off"), "{messages}");
 }
 
@@ -493,7 +465,7 @@ fn what_came_before_a_broken_record_is_not_lost() {
     for (number, broken) in broken.into_iter().enumerate() {
         let options = TlsOptions { authority: Some(&pki.authority.path), ..TlsOptions::default() };
         let mut peer = TlsPeer::connect(address, options).unwrap();
-        running.says(&format!("{} connected", peer.socket.local_addr().unwrap()));
+        running.serves(peer.socket.local_addr().unwrap());
         let line = "a line that is good\n".repeat(100);
         let bytes = [&peer.record(line.as_bytes()), broken].concat();
         peer.socket.write_all(&bytes).unwrap();
@@ -502,9 +474,7 @@ fn what_came_before_a_broken_record_is_not_lost() {
             got.extend(datagram(&target));
         }
         assert_eq!(got, line.as_bytes());
-        eventually("a warning", || {
-            (count(&running.messages(), "warning: TLS input") == number + 1).then_some(())
-        });
+        eventually("a warning", || (running.count("warning: TLS input") == number + 1).then_some(()));
     }
     running.stop();
 }
@@ -658,7 +628,7 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
         assert_eq!(shown(), second);
     }
     let complaint = "the private key is not the certificate's; going on with what was read before";
-    assert_eq!(count(&output.running.messages(), complaint), 1, "{}", output.running.messages());
+    assert_eq!(output.running.count(complaint), 1, "{}", output.running.messages());
     std::fs::copy(&next.key, &pki.server.key).unwrap();
     assert_eq!(shown(), read(&next.path));
 

@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
-use std::net::UdpSocket;
 use std::process::{ChildStdin, Command, Stdio};
 
 use mproxy_tests::{
-    Authority, Certificate, Pki, Running, Valid, datagram, eventually, free_port, piped, program, start, udp,
+    Authority, Certificate, Pki, Running, Valid, assert_empty, datagram, eventually, free_port, piped,
+    program, start, tls_forward, tls_refusal, udp,
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use rustix::process::Signal;
@@ -54,27 +54,9 @@ impl Server {
     }
 }
 
-/// A forward from that server, and where it forwards to.
-fn forward(server: &str, options: &[&str]) -> (Running, UdpSocket) {
-    let (target, address) = udp();
-    let address = address.to_string();
-    let arguments = ["--tls-connect-addr", server, "--udp-downstream-addr", &address, "-v"];
-    (start(FORWARD, &[&arguments, options].concat()), target)
-}
-
-/// The message with which a forward gives the server up, for now.
-fn refusal(server: &str, options: &[&str]) -> String {
-    let (mut running, target) = forward(server, options);
-    let line = running.says("connecting again until it works");
-    target.set_nonblocking(true).unwrap();
-    assert!(target.recv(&mut [0; 1]).is_err(), "data came through");
-    running.stop();
-    line
-}
-
 #[track_caller]
 fn assert_refused(server: &str, options: &[&str], why: &str) {
-    let line = refusal(server, options);
+    let line = tls_refusal(&server, options, || ());
     assert!(line.contains(why) && line.contains(server), "'{why}' is not said: {line}");
 }
 
@@ -84,9 +66,9 @@ fn it_takes_what_an_openssl_server_sends_with_either_version() {
     for version in ["-tls1_2", "-tls1_3"] {
         let mut server = Server::openssl(&pki.server, &[version]);
         for host in ["localhost", "127.0.0.1"] {
-            let (mut running, target) =
-                forward(&format!("{host}:{}", server.port), &["--tls-ca", &pki.authority.path]);
-            running.says("connected to 127.0.0.1:");
+            let address = format!("{host}:{}", server.port);
+            let (mut running, target) = tls_forward(&address, &["--tls-ca", &pki.authority.path]);
+            running.is_connected(&address);
             let expected = if version == "-tls1_2" { "TLSv1_2" } else { "TLSv1_3" };
             assert!(running.messages().contains(expected), "{}", running.messages());
             for line in [&b"one\n"[..], b"two\n"] {
@@ -147,7 +129,7 @@ fn every_check_of_the_servers_certificate_has_its_own_words() {
     // A name that the certificate does have can be asked for.
     let mut other = Server::openssl(&certify("named", &["example.org"], Valid::Now), &[]);
     let (mut running, target) =
-        forward(&other.address(), &[&ca[..], &["--tls-server-name", "example.org"]].concat());
+        tls_forward(&other.address(), &[&ca[..], &["--tls-server-name", "example.org"]].concat());
     other.input.write_all(b"right\n").unwrap();
     assert_eq!(datagram(&target), b"right\n");
     running.stop();
@@ -167,7 +149,7 @@ fn every_check_of_the_servers_certificate_has_its_own_words() {
     assert_refused(&Server::openssl(&revoked, &[]).address(), &ca, "certificate was revoked");
     // All else is taken as before.
     let mut good = Server::openssl(&pki.server, &[]);
-    let (_running, target) = forward(&good.address(), &ca);
+    let (_running, target) = tls_forward(&good.address(), &ca);
     good.input.write_all(b"good\n").unwrap();
     assert_eq!(datagram(&target), b"good\n");
 }
@@ -211,7 +193,7 @@ fn a_server_that_wants_a_certificate_gets_it_and_refuses_others() {
         let address = server.address();
         let refused = |options: &[String]| {
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            refusal(&address, &options)
+            tls_refusal(&address, &options, || ())
         };
         let missing = refused(&ca.map(str::to_owned));
         assert!(missing.contains("wants a certificate to let this in"), "{missing}");
@@ -219,7 +201,7 @@ fn a_server_that_wants_a_certificate_gets_it_and_refuses_others() {
         assert!(other.contains("does not accept the certificate shown to it: UnknownCA"), "{other}");
         let options = with(&own);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let (_running, target) = forward(&address, &options);
+        let (_running, target) = tls_forward(&address, &options);
         server.input.write_all(b"welcome\n").unwrap();
         assert_eq!(datagram(&target), b"welcome\n");
     }
@@ -230,15 +212,11 @@ fn a_server_that_refuses_again_and_again_is_spoken_of_once() {
     let pki = Pki::new();
     let options = ["-Verify", "1", "-verify_return_error", "-CAfile", &pki.authority.path, "-tls1_3"];
     let server = Server::openssl(&pki.server, &options);
-    let (mut running, _target) = forward(&server.address(), &["--tls-ca", &pki.authority.path]);
+    let (mut running, _target) = tls_forward(&server.address(), &["--tls-ca", &pki.authority.path]);
     // With TLS 1.3 each connection seems to be there, and then is not.
-    eventually("three connections", || (count(&running.messages(), ": connected to ") >= 3).then_some(()));
+    eventually("three connections", || (running.count(": connected to ") >= 3).then_some(()));
     running.stop();
-    assert_eq!(count(&running.messages(), "warning: "), 1, "{}", running.messages());
-}
-
-fn count(messages: &str, text: &str) -> usize {
-    messages.matches(text).count()
+    assert_eq!(running.count("warning: "), 1, "{}", running.messages());
 }
 
 #[test]
@@ -255,7 +233,7 @@ fn a_stream_that_is_cut_off_is_told_from_one_that_ends() {
     let pki = Pki::new();
     let options = ["--tls-ca", &pki.authority.path, "--framing", "length"];
     let mut ending = Server::socat(&pki.server, "");
-    let (running, target) = forward(&ending.address(), &options);
+    let (running, target) = tls_forward(&ending.address(), &options);
     ending.input.write_all(b"\0\x03one\0\x03tw").unwrap();
     assert_eq!(datagram(&target), b"one");
     drop(ending.input);
@@ -263,7 +241,7 @@ fn a_stream_that_is_cut_off_is_told_from_one_that_ends() {
     running.says("has closed the connection");
 
     let mut cut = Server::openssl(&pki.server, &[]);
-    let (running, target) = forward(&cut.address(), &options);
+    let (running, target) = tls_forward(&cut.address(), &options);
     cut.input.write_all(b"\0\0\0\x03one\0").unwrap();
     assert_eq!(datagram(&target), b"");
     assert_eq!(datagram(&target), b"one");
@@ -271,8 +249,7 @@ fn a_stream_that_is_cut_off_is_told_from_one_that_ends() {
     let line = running.says("connecting again until it works");
     assert!(line.contains("cut off: the connection ended without TLS's close_notify"), "{line}");
     running.says("ends inside a frame: 1 bytes discarded");
-    target.set_nonblocking(true).unwrap();
-    assert!(target.recv(&mut [0; 1]).is_err(), "a part of a frame came through");
+    assert_empty(&target);
 }
 
 #[test]
@@ -280,7 +257,7 @@ fn at_a_stop_it_says_goodbye() {
     let pki = Pki::new();
     // One client, and then the end: with a complaint if that is gone without one.
     let mut server = Server::openssl(&pki.server, &["-naccept", "1"]);
-    let (mut running, target) = forward(&server.address(), &["--tls-ca", &pki.authority.path]);
+    let (mut running, target) = tls_forward(&server.address(), &["--tls-ca", &pki.authority.path]);
     server.input.write_all(b"here\n").unwrap();
     assert_eq!(datagram(&target), b"here\n");
     running.stop();
@@ -294,7 +271,7 @@ fn a_renewed_certificate_is_shown_from_the_next_connection_on() {
     let old = pki.authority.certify("own", &[], Valid::Before);
     let options = ["-Verify", "1", "-verify_return_error", "-CAfile", &pki.authority.path];
     let mut server = Server::openssl(&pki.server, &options);
-    let (running, target) = forward(
+    let (running, target) = tls_forward(
         &server.address(),
         &["--tls-ca", &pki.authority.path, "--tls-cert", &old.path, "--tls-key", &old.key],
     );

@@ -40,7 +40,7 @@ impl Output {
 
     /// How many clients have been let in so far.
     fn let_in(&self) -> usize {
-        count(&self.running.messages(), " connected\n")
+        self.running.count(" connected\n")
     }
 
     /// A client that was let in. It checks the certificate itself.
@@ -60,10 +60,6 @@ impl Output {
     fn send(&self, payload: &[u8]) {
         self.sender.send(payload).unwrap();
     }
-}
-
-fn count(messages: &str, text: &str) -> usize {
-    messages.matches(text).count()
 }
 
 fn identity(certificate: &Certificate) -> [&str; 4] {
@@ -93,7 +89,7 @@ fn openssl_and_socat_clients_get_everything_and_a_goodbye() {
         client.wait();
         assert!(!client.messages().contains("eof"), "{}", client.messages());
     }
-    assert_eq!(count(&output.running.messages(), " has ended\n"), 3, "{}", output.running.messages());
+    assert_eq!(output.running.count(" has ended\n"), 3, "{}", output.running.messages());
 }
 
 #[test]
@@ -139,16 +135,16 @@ fn what_openssl_and_socat_clients_send_comes_in() {
         assert_eq!(datagram(&target), b"");
         stdin.write_all(b"\n\0\x01").unwrap();
         assert_eq!(datagram(&target), b"t\nwo\n");
-        let before = count(&running.messages(), "ends inside a frame: 2 bytes discarded");
+        let before = running.count("ends inside a frame: 2 bytes discarded");
         drop(stdin);
         eventually("a report", || {
-            (count(&running.messages(), "ends inside a frame: 2 bytes discarded") > before).then_some(())
+            (running.count("ends inside a frame: 2 bytes discarded") > before).then_some(())
         });
         drop(client);
     }
     running.stop();
     // Both have said goodbye.
-    assert_eq!(count(&running.messages(), "has ended"), 2, "{}", running.messages());
+    assert_eq!(running.count("has ended"), 2, "{}", running.messages());
     assert!(!running.messages().contains("cut off"), "{}", running.messages());
 }
 
@@ -241,9 +237,9 @@ fn only_clients_with_a_certificate_of_that_authority_get_in() {
     clients.revoke(&[&revoked]);
     let mut output = Output::new(&pki, &["--tls-client-ca", &clients.path]);
     let refused = |options: &[&str], why: &str| {
-        let before = count(&output.running.messages(), why);
+        let before = output.running.count(why);
         let (mut client, _stdin) = output.try_client(&pki, options);
-        eventually(why, || (count(&output.running.messages(), why) > before).then_some(()));
+        eventually(why, || (output.running.count(why) > before).then_some(()));
         assert_ne!(client.wait().code(), Some(0));
         assert_eq!(client.stdout(), b"");
     };
@@ -332,7 +328,7 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
         assert_eq!(shown(&output, &pki), second);
     }
     let complaint = "the private key is not the certificate's; going on with what was read before";
-    assert_eq!(count(&output.running.messages(), complaint), 1, "{}", output.running.messages());
+    assert_eq!(output.running.count(complaint), 1, "{}", output.running.messages());
     std::fs::copy(&next.key, &pki.server.key).unwrap();
     assert_eq!(shown(&output, &pki), serial(&next.path));
 
@@ -341,11 +337,9 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     output.running.signal(Signal::HUP);
     output.running.says("it holds no private key in PEM form");
     std::fs::copy(&next.key, &pki.server.key).unwrap();
-    let before = count(&output.running.messages(), "TLS certificates read again");
+    let before = output.running.count("TLS certificates read again");
     output.running.signal(Signal::HUP);
-    eventually("a word", || {
-        (count(&output.running.messages(), "TLS certificates read again") > before).then_some(())
-    });
+    eventually("a word", || (output.running.count("TLS certificates read again") > before).then_some(()));
 
     // What cannot be read for now is read as soon as it can be.
     std::fs::rename(&pki.server.key, pki.path().join("away")).unwrap();

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use mproxy_forward::{Forward, Options};
 use mproxy_tests::{
-    Network, PATIENCE, Running, eventually, force_receive_buffer, needs_tools, output, program, segment,
-    share_port, skip,
+    Network, PATIENCE, Running, assert_empty, eventually, force_receive_buffer, needs_tools, output, program,
+    segment, share_port, skip,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -107,16 +107,6 @@ fn receives(socket: &UdpSocket, text: &str, from: &UdpSocket) {
     assert_eq!(next(socket), (text.to_owned(), from.local_addr().unwrap()));
 }
 
-#[track_caller]
-fn has_nothing(socket: &UdpSocket) {
-    socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 100];
-    if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-        panic!("{:?} from {from}", String::from_utf8_lossy(&buffer[..len]));
-    }
-    socket.set_nonblocking(false).unwrap();
-}
-
 /// The proxy has nothing to complain of, and ends as it should.
 fn ends_without_a_word(mut proxy: Running) {
     proxy.stop();
@@ -194,7 +184,7 @@ fn every_target_sees_every_sender((program, option): Proxy, endpoints: &Endpoint
             }
         }
     }
-    receivers.iter().for_each(has_nothing);
+    receivers.iter().for_each(assert_empty);
     ends_without_a_word(proxy);
 }
 
@@ -283,7 +273,7 @@ fn a_sender_that_cannot_be_sent_on_costs_the_others_nothing() {
         let warning = proxy.says("[fe80::77:0");
         assert!(warning.contains("warning") && warning.contains("[fd78::3]:9930"), "{warning}");
         proxy.stop();
-        has_nothing(&receiver);
+        assert_empty(&receiver);
         assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
     }
 }
@@ -359,7 +349,7 @@ fn a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port() {
             assert!(warning.contains("warning") && warning.contains(&target), "{warning}");
             drop(network.on(PROXY, || bound(own.parse().unwrap())));
             proxy.stop();
-            has_nothing(receiver);
+            assert_empty(receiver);
         }
     }
 }
@@ -445,7 +435,7 @@ fn a_sender_whose_port_is_taken((program, option): Proxy, taken: &UdpSocket, net
     assert!(warning.contains("warning") && warning.contains("10.77.0.3:9930"), "{warning}");
     replies_still_find(network, taken);
     proxy.stop();
-    has_nothing(&receiver);
+    assert_empty(&receiver);
     assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
 }
 
@@ -544,7 +534,7 @@ fn a_target_of_the_other_ip_version_gets_nothing() {
             let warning = proxy.says(this.senders[0]);
             assert!(warning.contains("warning") && warning.contains(that.targets[0]), "{warning}");
             proxy.stop();
-            has_nothing(&other);
+            assert_empty(&other);
             assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
         }
     }
@@ -611,7 +601,7 @@ fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str)
         let (open, most) = (descriptors(&proxy), most.unwrap_or(4096));
         assert!(open <= most + 64, "{open} descriptors with room for {most} senders");
     }
-    has_nothing(&receiver);
+    assert_empty(&receiver);
     ends_without_a_word(proxy);
 }
 
@@ -801,7 +791,7 @@ fn coalesced_bursts((program, option): Proxy, endpoints: &Endpoints) {
         }
         sent.is_what_comes(&receiver);
     }
-    has_nothing(&receiver);
+    assert_empty(&receiver);
     ends_without_a_word(proxy);
 }
 
@@ -896,7 +886,7 @@ fn a_shared_group_and_the_outputs_that_it_feeds_see_the_original_senders() {
                 assert_eq!((came, from.ip()), (text.clone(), inputs.ip()));
             }
         }
-        has_nothing(&receiver);
+        assert_empty(&receiver);
         ends_without_a_word(proxy);
     }
 }

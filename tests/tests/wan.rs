@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use mproxy_tests::{
     Authority, Certificate, Network, PATIENCE, Running, Valid, datagram, eventually, force_receive_buffer,
+    framed,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use tempfile::TempDir;
@@ -236,16 +237,6 @@ fn number(datagram: &[u8]) -> Option<u32> {
     datagram.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-/// The datagrams as a record holds them.
-fn recorded(datagrams: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for datagram in datagrams {
-        bytes.extend(u16::try_from(datagram.len()).unwrap().to_be_bytes());
-        bytes.extend(datagram);
-    }
-    bytes
-}
-
 /// The datagrams that a record holds.
 fn datagrams_of(mut record: &[u8]) -> Vec<&[u8]> {
     let mut datagrams = Vec::new();
@@ -344,7 +335,7 @@ fn both_directions_at_once_lose_none_of_100_000_datagrams() {
         let group = Ipv4Addr::new(239, 1, 2, if from == A { 3 } else { 4 });
         let (feed, path) = (sites.path(&format!("feed-{from}")), sites.path(&format!("record-{from}")));
         let stream = u32::try_from(from).unwrap();
-        let sent = recorded(&(0..EACH_WAY).map(|number| numbered(stream, number)).collect::<Vec<_>>());
+        let sent = framed(&(0..EACH_WAY).map(|number| numbered(stream, number)).collect::<Vec<_>>());
         fs::write(&feed, &sent).unwrap();
         let bridge = sites.bridge(from, group, Through::Tls, &["--recv-buffer", "64M"]);
         let recording = sites.record(1 - from, group, &path);
@@ -369,7 +360,7 @@ fn a_record_replayed_at_another_site_is_what_was_recorded() {
     let groups = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(239, 1, 2, 4)];
     let paths = [A, B].map(|site| sites.path(&format!("{site}.rec")));
     let datagrams = awkward();
-    let expected = recorded(&datagrams);
+    let expected = framed(&datagrams);
 
     let _recording = sites.record(A, groups[A], &paths[A]);
     let sender = sites.sender(A, groups[A]);

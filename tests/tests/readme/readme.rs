@@ -214,7 +214,7 @@ impl Terminal {
     fn ends(mut self) -> String {
         assert_eq!(self.0.exit_code(), 0, "{}", self.0.messages());
         assert_eq!(self.0.messages(), "");
-        String::from_utf8(self.0.stdout()).unwrap()
+        self.0.text()
     }
 }
 
@@ -596,7 +596,7 @@ fn a_group_is_routed_to_another_segment() {
         router.signal(Signal::INT);
         site.network.switched(0, 1, "239.1.2.3", false);
     }
-    assert!(String::from_utf8(far.stdout()).unwrap().lines().all(|line| line == "far"));
+    assert!(far.text().lines().all(|line| line == "far"));
 }
 
 fn a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to() {
@@ -605,10 +605,7 @@ fn a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to() {
     site.network.ip(0, "link add br0 type bridge mcast_query_response_interval 10");
     site.network.ip(0, "link set eth0 master br0");
     site.network.ip(0, "link set br0 up");
-    eventually("the bridge's address", || {
-        let told = site.output(0, "ip", &["-6", "addr", "show", "dev", "br0", "scope", "link"]);
-        (told.contains("fe80") && !told.contains("tentative")).then_some(())
-    });
+    site.network.interface_settled(0, "br0");
     let groups = ["--listen-addr", "239.1.2.3:9920", "--listen-addr", "[ff15::3]:9920"];
     let _listener = server(&site.network, 1, &groups);
     eventually("the groups on the bridge", || {
@@ -640,7 +637,7 @@ fn tcpdump_shows_datagrams_and_reports_of_the_version_that_was_asked_for() {
         std::thread::sleep(std::time::Duration::from_secs(1));
         dump.signal(Signal::INT);
         assert_eq!(dump.0.exit_code(), 0, "{}", dump.0.messages());
-        let told = String::from_utf8(dump.0.stdout()).unwrap();
+        let told = dump.0.text();
         for text in seen {
             assert!(told.contains(text), "no '{text}' in {told}");
         }

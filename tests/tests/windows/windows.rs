@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use mproxy_client::Client;
 use mproxy_tests::{
-    NamedPipe, Running, close, datagram, eventually, file_with, is_wine, program, run, skip, start,
-    start_piped, udp,
+    NamedPipe, Running, close, connected, datagram, eventually, file_with, is_wine, path_text, payload,
+    program, run, skip, start, start_piped, udp,
 };
 
 const CLIENT: &str = "mproxy-client";
@@ -29,25 +29,6 @@ fn awkward() -> Vec<u8> {
     bytes
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn to(address: SocketAddr) -> UdpSocket {
-    let (socket, _) = udp();
-    socket.connect(address).unwrap();
-    socket
-}
-
-/// What the socket receives until it is as many bytes.
-fn received(socket: &UdpSocket, bytes: usize) -> Vec<u8> {
-    let mut all = Vec::new();
-    while all.len() < bytes {
-        all.extend(datagram(socket));
-    }
-    all
-}
-
 /// Has a client, in this directory, send a file of this path.
 #[track_caller]
 fn sends(path: &OsStr, directory: &Path, content: &[u8]) {
@@ -57,7 +38,7 @@ fn sends(path: &OsStr, directory: &Path, content: &[u8]) {
     let mut client = Running::new(command.stdin(Stdio::null()));
     assert_eq!(client.exit_code(), 0, "{}: {}", path.display(), client.messages());
     assert_eq!(client.messages(), "");
-    assert_eq!(received(&socket, content.len()), content, "{}", path.display());
+    assert_eq!(payload(&socket, content.len()), content, "{}", path.display());
 }
 
 /// Has a server, in this directory, append to a file of this path, and stops it.
@@ -66,7 +47,7 @@ fn appends(path: &OsStr, directory: &Path, content: &[u8]) {
     let mut command = Command::new(program(SERVER));
     command.arg("--path").arg(path).args(["--tee", "--listen-addr", LISTEN, "-v"]).current_dir(directory);
     let mut server = Running::new(command.stdin(Stdio::null()));
-    to(server.udp_address(LISTEN)).send(content).unwrap();
+    connected(server.udp_address(LISTEN)).send(content).unwrap();
     server.writes(content.len());
     server.stop();
 }
@@ -76,8 +57,8 @@ fn no_byte_is_translated_on_any_way() {
     let directory = tempfile::tempdir().unwrap();
     let (input, out) = (directory.path().join("in.txt"), directory.path().join("out.txt"));
     std::fs::write(&input, &bytes).unwrap();
-    for from in ["-", text(&input)] {
-        let mut server = start(SERVER, &["--path", text(&out), "--tee", "--listen-addr", LISTEN, "-v"]);
+    for from in ["-", path_text(&input)] {
+        let mut server = start(SERVER, &["--path", path_text(&out), "--tee", "--listen-addr", LISTEN, "-v"]);
         let address = server.udp_address(LISTEN).to_string();
         let client = run(CLIENT, &["--path", from, "--tee", "--server-addr", &address], &bytes);
         assert_eq!((client.code, client.stderr.as_str()), (0, ""));
@@ -121,7 +102,7 @@ fn paths_are_what_windows_makes_of_them() {
     let below = directory.path().join("a b").join("grüße, 世界 🚢");
     std::fs::create_dir_all(&below).unwrap();
     let file = below.join("ship 'positions' & more.log");
-    let absolute = text(&file);
+    let absolute = path_text(&file);
     let (drive, rest) = absolute.split_at(2);
     assert!(drive.ends_with(':') && rest.starts_with('\\'), "{absolute}");
     let paths = [
@@ -159,17 +140,17 @@ fn a_path_need_not_be_unicode() {
 
 fn a_path_may_be_longer_than_260_characters() {
     let directory = tempfile::tempdir().unwrap();
-    let mut long = PathBuf::from(format!(r"\\?\{}", text(directory.path())));
+    let mut long = PathBuf::from(format!(r"\\?\{}", path_text(directory.path())));
     for _ in 0..4 {
         long.push("x".repeat(100));
     }
     std::fs::create_dir_all(&long).unwrap();
     long.push("file");
-    assert!(text(&long).len() > 400);
+    assert!(path_text(&long).len() > 400);
     appends(long.as_os_str(), directory.path(), b"data\n");
     sends(long.as_os_str(), directory.path(), b"data\n");
     // The standard library adds the prefix to what is absolute.
-    let short = text(&long).strip_prefix(r"\\?\").unwrap();
+    let short = path_text(&long).strip_prefix(r"\\?\").unwrap();
     appends(short.as_ref(), directory.path(), b"more\n");
     sends(short.as_ref(), directory.path(), b"data\nmore\n");
 }
@@ -201,7 +182,7 @@ fn the_null_device_is_empty_and_takes_everything() {
         let outcome = run(CLIENT, &["--path", path, "--tee"], b"not read");
         assert_eq!((outcome.code, outcome.stderr.as_str(), outcome.stdout.len()), (0, "", 0), "{path}");
         let mut server = start(SERVER, &["--path", path, "--tee", "--listen-addr", LISTEN, "-v"]);
-        let socket = to(server.udp_address(LISTEN));
+        let socket = connected(server.udp_address(LISTEN));
         for _ in 0..3 {
             socket.send(b"away\r\n").unwrap();
         }
@@ -213,9 +194,9 @@ fn the_null_device_is_empty_and_takes_everything() {
 fn listeners_have_a_file_each_whose_name_windows_takes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("feed-{addr}.log");
-    let mut server = start(SERVER, &["--path", text(&path), "--listen-addr", LISTEN, "-v"]);
+    let mut server = start(SERVER, &["--path", path_text(&path), "--listen-addr", LISTEN, "-v"]);
     let address = server.udp_address(LISTEN);
-    to(address).send(b"one\n").unwrap();
+    connected(address).send(b"one\n").unwrap();
     // With a colon it would be an alternate stream of a file that stays empty.
     let name = format!("feed-127.0.0.1_{}.log", address.port());
     assert_eq!(file_with(&directory.path().join(&name), 4), b"one\n");
@@ -233,9 +214,9 @@ fn servers_that_share_a_file_tear_no_line() {
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
-    let arguments = ["--path", text(&path), "--framing", "lines", "--listen-addr", LISTEN, "-v"];
+    let arguments = ["--path", path_text(&path), "--framing", "lines", "--listen-addr", LISTEN, "-v"];
     let mut servers = [start(SERVER, &arguments), start(SERVER, &arguments)];
-    let sockets = [0, 1].map(|number: usize| to(servers[number].udp_address(LISTEN)));
+    let sockets = [0, 1].map(|number: usize| connected(servers[number].udp_address(LISTEN)));
     let mut len = 0;
     for number in 0..LINES {
         for (name, socket) in ["first", "second"].into_iter().zip(&sockets) {
@@ -265,12 +246,12 @@ fn a_named_pipe_goes_out_until_its_writer_closes_it() {
     let mut client = start(CLIENT, &["--path", &pipe.path, "--server-addr", &address.to_string()]);
     pipe.connected();
     pipe.file.write_all(b"one\ntwo\nthr").unwrap();
-    assert_eq!(received(&socket, 8), b"one\ntwo\n");
+    assert_eq!(payload(&socket, 8), b"one\ntwo\n");
     // The pipe stays open.
     assert_eq!(datagram(&socket), b"thr");
     let bytes = awkward();
     pipe.file.write_all(&bytes).unwrap();
-    assert_eq!(received(&socket, bytes.len()), bytes);
+    assert_eq!(payload(&socket, bytes.len()), bytes);
     assert!(!client.has_ended());
     close(pipe);
     assert_eq!(client.exit_code(), 0, "{}", client.messages());
@@ -306,7 +287,7 @@ fn a_server_writes_to_a_named_pipe() {
     let mut pipe = NamedPipe::new();
     let mut server = start(SERVER, &["--path", &pipe.path, "--listen-addr", LISTEN, "-v"]);
     pipe.connected();
-    let socket = to(server.udp_address(LISTEN));
+    let socket = connected(server.udp_address(LISTEN));
     let bytes = awkward();
     for datagram in [&bytes[..], b"one\r\n"] {
         socket.send(datagram).unwrap();
@@ -335,7 +316,7 @@ fn the_console_is_a_path() {
     }
     for path in ["CON", "CONOUT$"] {
         let mut server = start(SERVER, &["--path", path, "--tee", "--listen-addr", LISTEN, "-v"]);
-        let socket = to(server.udp_address(LISTEN));
+        let socket = connected(server.udp_address(LISTEN));
         for _ in 0..3 {
             socket.send(b"seen\r\n").unwrap();
         }
@@ -387,8 +368,8 @@ fn a_console_event_ends_every_wait_and_what_was_read_goes_out() {
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
-    let mut server = start(SERVER, &["--path", text(&path), "--tee", "--listen-addr", LISTEN, "-v"]);
-    let socket = to(server.udp_address(LISTEN));
+    let mut server = start(SERVER, &["--path", path_text(&path), "--tee", "--listen-addr", LISTEN, "-v"]);
+    let socket = connected(server.udp_address(LISTEN));
     for _ in 0..100 {
         socket.send(b"a line\r\n").unwrap();
     }
@@ -400,7 +381,7 @@ fn a_console_event_ends_every_wait_and_what_was_read_goes_out() {
     let pipe = NamedPipe::new();
     let mut server = start(SERVER, &["--path", &pipe.path, "--listen-addr", LISTEN, "-v"]);
     pipe.connected();
-    let socket = to(server.udp_address(LISTEN));
+    let socket = connected(server.udp_address(LISTEN));
     for _ in 0..20 {
         socket.send(&[b'x'; 8000]).unwrap();
     }
@@ -414,7 +395,7 @@ fn a_second_console_event_ends_a_program_at_once() {
         let pipe = NamedPipe::new();
         let mut server = start(SERVER, &["--path", &pipe.path, "--listen-addr", LISTEN, "-v"]);
         pipe.connected();
-        let socket = to(server.udp_address(LISTEN));
+        let socket = connected(server.udp_address(LISTEN));
         for _ in 0..20 {
             socket.send(&[b'x'; 8000]).unwrap();
         }
