@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::UdpSocket;
+#[cfg(unix)]
 use std::path::Path;
 use std::process::Command;
 #[cfg(unix)]
