@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::{output, try_launch};
+use crate::output;
+use crate::process::try_launch;
 
 /// What a skipped test unwinds with: the reason.
 struct Skipped(String);
