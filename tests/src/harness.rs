@@ -12,10 +12,10 @@ use crate::needs::skip_reason;
 /// The file has `harness = false` in `Cargo.toml`.
 #[macro_export]
 macro_rules! main {
-    ($($(#[$attribute:meta])* $($path:ident)::+),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $test:ident),+ $(,)?) => {
         pub(crate) fn main() -> ::std::process::ExitCode {
             let mut tests: Vec<(&str, fn())> = Vec::new();
-            $($(#[$attribute])* tests.push((stringify!($($path)::+), $($path)::+));)+
+            $($(#[$attribute])* tests.push((stringify!($test), $test));)+
             $crate::run_tests(tests)
         }
     };
@@ -23,10 +23,8 @@ macro_rules! main {
 
 /// Runs the tests that the command line asks for: see [`main!`](crate::main).
 pub fn run_tests(tests: Vec<(&'static str, fn())>) -> ExitCode {
-    let trials = tests.into_iter().map(|(path, test)| {
-        let name = path.rsplit(':').next().unwrap_or(path);
-        Trial::ignorable_test(name, move || run_test(name, test))
-    });
+    let trials =
+        tests.into_iter().map(|(name, test)| Trial::ignorable_test(name, move || run_test(name, test)));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
