@@ -10,9 +10,11 @@ mod capture;
 mod certificates;
 #[cfg(windows)]
 mod console;
+#[cfg(feature = "harness")]
 mod harness;
 mod log;
 mod loopback;
+#[cfg_attr(not(feature = "harness"), allow(dead_code))]
 mod needs;
 mod network;
 mod pipes;
@@ -35,6 +37,7 @@ pub use capture::{Capture, Packet, Record, Report};
 pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 #[cfg(windows)]
 pub use console::press_ctrl_c;
+#[cfg(feature = "harness")]
 pub use harness::run_tests;
 pub use log::GroupLine;
 pub use loopback::{loopback, member, sender_to};
