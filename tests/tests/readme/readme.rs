@@ -236,8 +236,9 @@ fn every_command_of_the_readme_is_run_by_a_test_or_by_ci() {
     }
     assert_eq!(block("set-up"), "cargo run --release --example demo\ncargo test --workspace");
     assert_eq!(block("benchmark"), "cargo bench -p mproxy-bench");
-    assert_eq!(block("install"), PROGRAMS.map(|name| format!("cargo install --path {name}")).join("\n"));
-    let with_tls = PROGRAMS[2..].iter().map(|name| format!("cargo install --path {name} --features tls"));
+    let install = PROGRAMS.map(|name| format!("cargo install --path {name} --locked"));
+    assert_eq!(block("install"), install.join("\n"));
+    let with_tls = install[2..].iter().map(|line| format!("{line} --features tls"));
     assert_eq!(block("install with TLS"), with_tls.collect::<Vec<_>>().join("\n"));
     let from_archive = ["sha256sum --check --ignore-missing SHA256SUMS", "tar -xzf mproxy-*.tar.gz"];
     assert_eq!(block("install from an archive"), from_archive.join("\n"));
