@@ -117,7 +117,7 @@ impl Connections {
             };
             let Some(permit) = permit else {
                 return if handshake {
-                    let reason = format_args!("{MAX_HANDSHAKES} others are in their handshakes");
+                    let reason = format!("{MAX_HANDSHAKES} others are in their handshakes");
                     self.refuse(acceptor, peer, &reason, |log| &mut log.limit);
                 } else {
                     self.refuse_at_limit(acceptor, peer);
@@ -188,7 +188,7 @@ impl Connections {
     }
 
     fn refuse_at_limit(&self, acceptor: &Acceptor, peer: SocketAddr) {
-        let reason = format_args!("{} are served already (--max-clients)", self.max);
+        let reason = format!("{} are served already (--max-clients)", self.max);
         self.refuse(acceptor, peer, &reason, |log| &mut log.limit);
     }
 

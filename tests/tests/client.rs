@@ -581,7 +581,7 @@ fn a_rate_is_kept_and_spread_evenly() {
 }
 
 fn a_stop_signal_ends_the_wait_for_input_and_sends_what_was_read() {
-    let stops: [fn(&Running); _] = [
+    let stops: &[fn(&Running)] = &[
         Running::interrupt,
         #[cfg(unix)]
         |client| client.signal(rustix::process::Signal::INT),

@@ -549,7 +549,7 @@ fn what_was_received_is_in_the_file_at_once() {
 }
 
 fn a_stop_signal_under_fire_ends_the_program_with_whole_datagrams() {
-    let stops: [fn(&Running); _] = [
+    let stops: &[fn(&Running)] = &[
         Running::interrupt,
         #[cfg(unix)]
         |server| server.signal(rustix::process::Signal::INT),

@@ -16,13 +16,13 @@ pub(crate) type Number = Control<{ (HEADER + size_of::<u32>()).next_multiple_of(
 
 impl Number {
     pub(crate) fn new(level: i32, kind: i32, number: u32) -> Self {
-        let mut bytes = [0; _];
-        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        let mut message = Self([0; size_of::<Self>()]);
+        let mut put = |at: usize, part: &[u8]| message.0[at..at + part.len()].copy_from_slice(part);
         put(0, &(HEADER + size_of::<u32>()).to_ne_bytes());
         put(WORD, &level.to_ne_bytes());
         put(WORD + size_of::<i32>(), &kind.to_ne_bytes());
         put(HEADER, &number.to_ne_bytes());
-        Self(bytes)
+        message
     }
 }
 

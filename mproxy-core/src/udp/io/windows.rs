@@ -232,14 +232,11 @@ impl Sender {
             match send(&parts, segment) {
                 Ok(()) => *at = group.end,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // None of them has gone out. If it was not for the offload, the first will fail by itself.
-                Err(error)
-                    if segment.is_some()
-                        && let Some(less) = reduced_limits(&error, limits, group.segment) =>
-                {
-                    self.offload.reduce(less);
-                }
-                Err(error) => return Err(error),
+                Err(error) => match segment.and_then(|_| reduced_limits(&error, limits, group.segment)) {
+                    // None of them has gone out. If it was not for the offload, the first will fail by itself.
+                    Some(less) => self.offload.reduce(less),
+                    None => return Err(error),
+                },
             }
         }
         Ok(())
