@@ -8,7 +8,7 @@ use mproxy_core::Error;
 use mproxy_core::cli::{Args, Command, Program};
 
 const COMMAND: Command = Command {
-    program: Program::Client,
+    program: Program::CLIENT,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY client: sends a file or standard input as UDP datagrams to unicast,
 broadcast and multicast endpoints.

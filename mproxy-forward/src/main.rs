@@ -8,7 +8,7 @@ use mproxy_core::cli::{Args, Command, Program, raise_descriptor_limit};
 use mproxy_forward::Forward;
 
 const COMMAND: Command = Command {
-    program: Program::Forward,
+    program: Program::FORWARD,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY forward: sends what arrives at UDP endpoints and from TCP and TLS servers
 to many UDP endpoints, unicast, broadcast and multicast.

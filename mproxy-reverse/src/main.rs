@@ -8,7 +8,7 @@ use mproxy_core::cli::{Args, Command, Program, raise_descriptor_limit};
 use mproxy_reverse::{Kind, Reverse};
 
 const COMMAND: Command = Command {
-    program: Program::Reverse,
+    program: Program::REVERSE,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY reverse: gathers UDP endpoints and accepted TCP connections in one
 multicast channel, and hands it out to many TCP clients and UDP endpoints.

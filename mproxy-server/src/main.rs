@@ -8,7 +8,7 @@ use mproxy_core::cli::{Args, Command, Program};
 use mproxy_server::Server;
 
 const COMMAND: Command = Command {
-    program: Program::Server,
+    program: Program::SERVER,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY server: receives UDP datagrams, unicast and multicast, into a file and to
 standard output.

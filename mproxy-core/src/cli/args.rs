@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn parse(list: &[&str]) -> Result<Args, Error> {
-        Args::parse(Program::Client, list.iter().map(OsString::from).collect())
+        Args::parse(Program::CLIENT, list.iter().map(OsString::from).collect())
     }
 
     fn args(list: &[&str]) -> Args {

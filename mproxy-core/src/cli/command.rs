@@ -79,7 +79,7 @@ impl Command {
             return Some(Exit::WrongUse.into());
         }
         let asks_for = |name: &str| {
-            let option = self.program.options().find(|option| option.long == name);
+            let option = self.program.options().iter().find(|option| option.long == name);
             option.is_some_and(|option| arguments.iter().any(|argument| option.is_named(argument)))
         };
         if asks_for("--help") {

@@ -118,11 +118,11 @@ mod tests {
 
     #[test]
     fn the_defaults_of_the_table_are_those_of_the_options() {
-        for program in [Program::Client, Program::Server, Program::Forward, Program::Reverse] {
+        for program in [Program::CLIENT, Program::SERVER, Program::FORWARD, Program::REVERSE] {
             for option in program.options() {
                 let Some(default) = option.default else { continue };
                 let options = args(program, &[option.long, default]).options().unwrap();
-                assert_eq!(options, Options::new(), "{program:?} {}", option.long);
+                assert_eq!(options, Options::new(), "{} {}", program.name(), option.long);
             }
         }
     }
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn each_option_sets_what_it_stands_for() {
         let mut all = args(
-            Program::Forward,
+            Program::FORWARD,
             &[
                 "--interface=127.0.0.1",
                 "--ttl=7",

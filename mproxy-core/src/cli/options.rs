@@ -4,36 +4,71 @@ use std::ffi::OsStr;
 
 use Feature::Tls;
 use Group::{Access, Endpoints, Framing, General, Multicast, Security, Sockets, Transparency};
-use Program::{Client, Forward, Reverse, Server};
 
-/// A program that has a command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Program {
-    /// `mproxy-client`.
-    Client,
-    /// `mproxy-server`.
-    Server,
-    /// `mproxy-forward`.
-    Forward,
-    /// `mproxy-reverse`.
-    Reverse,
+/// A program that has a command line: its name, and its rows of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    name: &'static str,
+    options: &'static [OptionSpec],
 }
 
 impl Program {
+    /// `mproxy-client`.
+    pub const CLIENT: Self = Self { name: "mproxy-client", options: &rows::<{ count(CLIENT) }>(CLIENT) };
+    /// `mproxy-server`.
+    pub const SERVER: Self = Self { name: "mproxy-server", options: &rows::<{ count(SERVER) }>(SERVER) };
+    /// `mproxy-forward`.
+    pub const FORWARD: Self = Self { name: "mproxy-forward", options: &rows::<{ count(FORWARD) }>(FORWARD) };
+    /// `mproxy-reverse`.
+    pub const REVERSE: Self = Self { name: "mproxy-reverse", options: &rows::<{ count(REVERSE) }>(REVERSE) };
+
     /// The name of the executable.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Client => "mproxy-client",
-            Server => "mproxy-server",
-            Forward => "mproxy-forward",
-            Reverse => "mproxy-reverse",
-        }
+        self.name
     }
 
     /// The options of this program, in the order of its help.
-    pub fn options(self) -> impl Iterator<Item = &'static OptionSpec> {
-        OPTIONS.iter().filter(move |option| option.programs.contains(&self))
+    #[must_use]
+    pub const fn options(self) -> &'static [OptionSpec] {
+        self.options
+    }
+}
+
+/// How many rows of the table these programs have.
+const fn count(programs: Programs) -> usize {
+    let (mut count, mut index) = (0, 0);
+    while index < OPTIONS.len() {
+        count += OPTIONS[index].programs.overlap(programs) as usize;
+        index += 1;
+    }
+    count
+}
+
+/// The rows of these programs, of which there are so many: a program holds no other.
+const fn rows<const COUNT: usize>(programs: Programs) -> [OptionSpec; COUNT] {
+    let (mut rows, mut filled, mut index) = ([OPTIONS[0]; COUNT], 0, 0);
+    while index < OPTIONS.len() {
+        if OPTIONS[index].programs.overlap(programs) {
+            rows[filled] = OPTIONS[index];
+            filled += 1;
+        }
+        index += 1;
+    }
+    rows
+}
+
+/// A set of programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Programs(u8);
+
+impl Programs {
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn overlap(self, other: Self) -> bool {
+        self.0 & other.0 != 0
     }
 }
 
@@ -89,7 +124,7 @@ pub struct OptionSpec {
     /// The value that stands for none given, where it is the same for all programs.
     pub default: Option<&'static str>,
     /// The programs that have the option.
-    pub programs: &'static [Program],
+    pub programs: Programs,
     /// The feature that it needs.
     pub feature: Option<Feature>,
     /// What it is about.
@@ -131,7 +166,7 @@ impl OptionSpec {
     }
 }
 
-const fn flag(long: &'static str, group: Group, programs: &'static [Program]) -> OptionSpec {
+const fn flag(long: &'static str, group: Group, programs: Programs) -> OptionSpec {
     OptionSpec {
         long,
         short: None,
@@ -145,75 +180,68 @@ const fn flag(long: &'static str, group: Group, programs: &'static [Program]) ->
     }
 }
 
-const fn value(
-    long: &'static str,
-    value: &'static str,
-    group: Group,
-    programs: &'static [Program],
-) -> OptionSpec {
+const fn value(long: &'static str, value: &'static str, group: Group, programs: Programs) -> OptionSpec {
     OptionSpec { value: Some(value), ..flag(long, group, programs) }
 }
 
 /// An option that may be repeated.
-const fn values(
-    long: &'static str,
-    name: &'static str,
-    group: Group,
-    programs: &'static [Program],
-) -> OptionSpec {
+const fn values(long: &'static str, name: &'static str, group: Group, programs: Programs) -> OptionSpec {
     OptionSpec { repeats: true, ..value(long, name, group, programs) }
 }
 
-const ALL: &[Program] = &[Client, Server, Forward, Reverse];
+const CLIENT: Programs = Programs(1);
+const SERVER: Programs = Programs(2);
+const FORWARD: Programs = Programs(4);
+const REVERSE: Programs = Programs(8);
+const RELAYS: Programs = FORWARD.and(REVERSE);
 /// The programs with listeners.
-const LISTENING: &[Program] = &[Server, Forward, Reverse];
+const LISTENING: Programs = SERVER.and(RELAYS);
 /// The programs that make datagrams from a byte stream.
-const STREAMING: &[Program] = &[Client, Forward, Reverse];
-const RELAYS: &[Program] = &[Forward, Reverse];
+const STREAMING: Programs = CLIENT.and(RELAYS);
+const ALL: Programs = LISTENING.and(CLIENT);
 
 /// All options, in the order of the help.
-pub static OPTIONS: &[OptionSpec] = &[
-    value("--path", "FILE", Endpoints, &[Client])
+pub const OPTIONS: &[OptionSpec] = &[
+    value("--path", "FILE", Endpoints, CLIENT)
         .help("What to send: a file, FIFO or device; - is standard input"),
-    value("--path", "FILE", Endpoints, &[Server]).help(
+    value("--path", "FILE", Endpoints, SERVER).help(
         "The file to append to; - is standard output. {addr} in it stands for the listener's address: \
          a file for each",
     ),
-    values("--server-addr", "HOST:PORT", Endpoints, &[Client]).help("Where to send it"),
-    values("--listen-addr", "HOST:PORT", Endpoints, &[Server]).help("Where to receive"),
+    values("--server-addr", "HOST:PORT", Endpoints, CLIENT).help("Where to send it"),
+    values("--listen-addr", "HOST:PORT", Endpoints, SERVER).help("Where to receive"),
     values("--udp-listen-addr", "HOST:PORT", Endpoints, RELAYS).help("Where to receive UDP"),
-    values("--tcp-connect-addr", "HOST:PORT", Endpoints, &[Forward])
+    values("--tcp-connect-addr", "HOST:PORT", Endpoints, FORWARD)
         .help("A TCP server to connect to, again whenever it is lost"),
-    values("--udp-downstream-addr", "HOST:PORT", Endpoints, &[Forward]).help("Where to send everything"),
-    values("--tcp-listen-addr", "HOST:PORT", Endpoints, &[Reverse])
-        .help("Where to accept TCP that sends data"),
-    values("--multicast-addr", "GROUP:PORT", Endpoints, &[Reverse]).help(
+    values("--udp-downstream-addr", "HOST:PORT", Endpoints, FORWARD).help("Where to send everything"),
+    values("--tcp-listen-addr", "HOST:PORT", Endpoints, REVERSE).help("Where to accept TCP that sends data"),
+    values("--multicast-addr", "GROUP:PORT", Endpoints, REVERSE).help(
         "The channel: the multicast group to route through, which others can join and send to. By default \
          one that is private to this process and never leaves the host. Further ones get what comes in, too",
     ),
-    values("--tcp-output-addr", "HOST:PORT", Endpoints, &[Reverse]).help("Where TCP clients get everything"),
-    values("--udp-output-addr", "HOST:PORT", Endpoints, &[Reverse]).help("Where to send everything"),
-    values("--tls-connect-addr", "HOST:PORT", Security, &[Forward])
+    values("--tcp-output-addr", "HOST:PORT", Endpoints, REVERSE).help("Where TCP clients get everything"),
+    values("--udp-output-addr", "HOST:PORT", Endpoints, REVERSE).help("Where to send everything"),
+    values("--tls-connect-addr", "HOST:PORT", Security, FORWARD)
         .needs(Tls)
         .help("As --tcp-connect-addr, a TLS server"),
-    values("--tls-listen-addr", "HOST:PORT", Security, &[Reverse])
+    values("--tls-listen-addr", "HOST:PORT", Security, REVERSE)
         .needs(Tls)
         .help("As --tcp-listen-addr, with TLS"),
-    values("--tls-output-addr", "HOST:PORT", Security, &[Reverse])
+    values("--tls-output-addr", "HOST:PORT", Security, REVERSE)
         .needs(Tls)
         .help("As --tcp-output-addr, with TLS"),
-    value("--tls-ca", "FILE", Security, &[Forward]).needs(Tls).help(
+    value("--tls-ca", "FILE", Security, FORWARD).needs(Tls).help(
         "The authorities to trust (PEM), rather than those of the file SSL_CERT_FILE or, by default, of \
          the web",
     ),
-    value("--tls-server-name", "NAME", Security, &[Forward])
+    value("--tls-server-name", "NAME", Security, FORWARD)
         .needs(Tls)
         .help("Whom its certificate must be for, if not HOST"),
     value("--tls-cert", "FILE", Security, RELAYS)
         .needs(Tls)
         .help("The certificate to show, with those it rests on (PEM)"),
     value("--tls-key", "FILE", Security, RELAYS).needs(Tls).help("Its private key (PEM)"),
-    value("--tls-client-ca", "FILE", Security, &[Reverse])
+    value("--tls-client-ca", "FILE", Security, REVERSE)
         .needs(Tls)
         .help("Let in only those whose certificate is of one of these authorities (PEM)"),
     values("--interface", "NAME|INDEX|ADDRESS|all", Multicast, ALL)
@@ -241,12 +269,12 @@ pub static OPTIONS: &[OptionSpec] = &[
         "The largest datagram made from a byte stream. By default what the path takes whole, at most \
          8192, or 1452 if that is not known",
     ),
-    value("--rate", "BITS", Framing, &[Client])
+    value("--rate", "BITS", Framing, CLIENT)
         .help("Payload bits a second at most, such as 64k or 10M, evenly spread"),
     values("--allow", "NETWORK", Access, LISTENING).help(
         "Take datagrams and connections from there only, such as 10.1.0.0/16, 2001:db8::/32 or an address",
     ),
-    value("--max-clients", "N", Access, &[Reverse])
+    value("--max-clients", "N", Access, REVERSE)
         .default("1024")
         .help("TCP and TLS clients at a time, and as many inputs; one more is closed at once"),
     value("--threads", "N", Access, LISTENING).default("1").help(
@@ -268,7 +296,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_in_each_program_and_groups_stand_together() {
-        for program in [Client, Server, Forward, Reverse] {
+        for program in [Program::CLIENT, Program::SERVER, Program::FORWARD, Program::REVERSE] {
             let mut names = Vec::new();
             let mut groups = Vec::new();
             for option in program.options() {
@@ -279,10 +307,10 @@ mod tests {
             let count = names.len();
             names.sort_unstable();
             names.dedup();
-            assert_eq!(names.len(), count, "{program:?}: {names:?}");
+            assert_eq!(names.len(), count, "{}: {names:?}", program.name());
             groups.dedup();
             for (index, group) in groups.iter().enumerate() {
-                assert!(!groups[..index].contains(group), "{program:?}: {group:?} stands twice");
+                assert!(!groups[..index].contains(group), "{}: {group:?} stands twice", program.name());
             }
         }
     }
@@ -291,7 +319,7 @@ mod tests {
     fn rows_are_whole() {
         for option in OPTIONS {
             assert!(option.long.starts_with("--") && option.long.is_ascii(), "{option:?}");
-            assert!(!option.programs.is_empty(), "{option:?}");
+            assert!(option.programs.overlap(ALL), "{option:?}");
             assert!(!option.help.is_empty() && !option.help.ends_with('.'), "{option:?}");
             assert!(option.value.is_some() || !option.repeats && option.default.is_none(), "{option:?}");
             if let Some(short) = option.short {

@@ -69,7 +69,8 @@ impl Signals {
 /// Calls all of these at each SIGHUP from now on, instead of the end that it would be; without any, and where there is no
 /// such signal, nothing changes.
 pub(crate) fn reload_at_sighup(reloads: Vec<Reload>) -> Result<(), Error> {
-    if reloads.is_empty() {
+    // Without TLS there are no certificates.
+    if !cfg!(feature = "tls") || reloads.is_empty() {
         return Ok(());
     }
     let Some(mut sighup) = ReloadSignals::catch().map_err(cannot_catch)? else { return Ok(()) };
