@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 pub use compat::{client_socket_stream, target_socket_interface};
 pub use mproxy_core::{Allow, Direction, EndpointStats, Error, Framing, Handle, Options, Stats, Stopper};
 use mproxy_core::{
-    Endpoint, Paced, Program, Role, Stdout, StreamSource, UdpTarget, boxed, check_options, datagram_size,
-    open_all, pollable, relay, stdio,
+    Endpoint, Paced, Program, Role, Sinks, Stdout, StreamSource, UdpSink, UdpTarget, check_options,
+    datagram_size, pollable, relay, stdio,
 };
 
 /// What to send, and where to. An endpoint is a text or a [`SocketAddr`](std::net::SocketAddr). See the
@@ -111,11 +111,11 @@ impl Client {
             program.sends_to(&target);
             targets.push(target);
         }
-        let sink = open_all(&targets);
+        let sink = UdpSink::open(&targets);
         let size = datagram_size(&self.options, &sink);
         let framing = self.options.chosen_framing();
         let has_targets = !targets.is_empty();
-        let mut sinks = boxed(sink);
+        let mut sinks: Sinks = vec![Box::new(sink)];
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
             sinks.push(Box::new(Stdout::open(framing, !has_targets, meter)?.sink(&stop)));

@@ -1,20 +1,80 @@
 //! The relay core of MPROXY, a multicast network dispatcher and proxy.
 //!
 //! One idea carries all four programs: a [`Batch`] of datagrams flows from one [`Source`] to many
-//! [`Sink`]s, on one thread that owns all three, through one loop, [`relay`](relay::flow::relay). Threads share
-//! nothing on the way; what must reach many of them is sent to a multicast group that each has joined.
+//! [`Sink`]s, on one thread that owns all three, through one loop, [`relay`]. Threads share nothing on the way; what
+//! must reach many of them is sent to a multicast group that each has joined.
+//!
+//! A program of your own is a choice of sources and sinks, and either can be yours. This one forwards a listener to a
+//! target, but only the sentences that a ship's transponder has sent:
+//!
+//! ```
+//! use mproxy_core::{
+//!     Batch, Direction, Endpoint, Error, Options, Program, Role, Sink, Source, UdpSink, UdpSource, UdpTarget,
+//! };
+//!
+//! /// Passes on the datagrams that begin with `!AIVDM`.
+//! struct Filter {
+//!     passed: Batch,
+//!     target: UdpSink,
+//! }
+//!
+//! impl Sink for Filter {
+//!     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
+//!         self.passed.clear();
+//!         for datagram in batch.datagrams().filter(|datagram| datagram.starts_with(b"!AIVDM")) {
+//!             self.passed.spare()[..datagram.len()].copy_from_slice(datagram);
+//!             self.passed.push(datagram.len());
+//!         }
+//!         if self.passed.is_empty() { Ok(()) } else { self.target.send(&self.passed) }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Error> {
+//! let options = Options::new();
+//! let listener = Endpoint::parse("127.0.0.1:0", Role::UdpListener)?.resolve(&options)?;
+//! let target = Endpoint::parse("127.0.0.1:9921", Role::UdpTarget)?.resolve(&options)?;
+//!
+//! let mut program = Program::new()?;
+//! let sent = program.registry().endpoint(&target, Direction::Out);
+//! let target = UdpTarget::new(&target, &options, sent);
+//! program.sends_to(&target);
+//! let received = program.registry().endpoint(&listener, Direction::In);
+//! for source in UdpSource::open(&listener, &options, &received, &program.stop().clone())? {
+//!     program.receives_with(&source);
+//!     let passed = Batch::with_capacity(source.capacity());
+//!     let filter = Filter { passed, target: UdpSink::open(&[target.clone()]) };
+//!     program.relay("filter".to_owned(), Box::new(source), vec![Box::new(filter)])?;
+//! }
+//! let handle = program.handle();
+//! println!("listening on {}", handle.local_addrs()[0]);
+//!
+//! handle.stop(); // or from another thread, when it is time: see Handle::stopper
+//! println!("{} datagrams sent", handle.join()?.sent());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - **Endpoints**: [`Endpoint`] is an address as a user writes it, in a [`Role`], and [`Resolved`] what it stands for;
+//!   [`Options`] says how sockets are set up, [`Allow`] who may send.
+//! - **Datagrams**: [`Batch`], [`Source`], [`Sink`], [`relay`] and [`Stop`].
+//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`].
+//! - **Byte streams**: [`StreamSource`] cuts an [`Input`] into datagrams by its [`Framing`]; [`Paced`] slows a source
+//!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
+//! - **TCP and TLS**: [`TcpServerSource`] over a [`Transport`]; [`Tls`].
+//! - **Programs**: [`Program`], [`Handle`] and [`Stopper`]; [`Registry`], [`Meter`], [`Counters`] and [`Stats`].
 //!
 //! Messages go to the [`log`](::log) facade: warnings for what a user should know, info for what an endpoint
-//! became.
+//! became. What the crates of the four programs need beyond this is hidden here, and may change at any time.
 
 // From the lowest to the highest: each imports only from those above it here, and from itself.
 #[cfg_attr(mproxy_portable, allow(dead_code))]
 mod sys;
 
 mod error;
+#[doc(hidden)]
 pub mod log;
 
-pub mod relay;
+mod relay;
 
 mod io;
 
@@ -26,46 +86,67 @@ mod tcp;
 
 mod program;
 
+#[doc(hidden)]
 pub mod cli;
 
 pub use error::Error;
 pub use io::file::{FileSink, Output};
 pub use io::framing::Framing;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub use io::fuzzing;
 pub use io::input::pollable;
 pub use io::pace::Paced;
 pub use io::poll::Input;
-#[doc(hidden)]
-pub use io::poll::Wait;
 pub use io::stdout::{Stdout, StdoutSink};
 pub use io::stream::StreamSource;
 pub use net::allow::Allow;
-pub use net::connect::open_target;
 pub use net::endpoint::{Endpoint, Role};
-pub use net::interface::Interface;
-pub use net::listen::{listen_tcp, listen_udp};
-pub use net::multicast::reserve_group;
 pub use net::options::Options;
 pub use net::resolve::{Resolved, refuse_loops};
-pub use net::routes::RouteTable;
-pub use net::select::Choice;
 pub use program::program::{Handle, Program, Stopper};
 pub use relay::batch::Batch;
 pub use relay::flow::{Flow, Sink, Sinks, Source, relay};
 pub use relay::limits::{MAX_DATAGRAM, SLOT};
 pub use relay::stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
-pub use relay::stop::{Stop, StopOnDrop};
-pub use relay::thread::{Task, spawn};
-pub use sys::stdio;
-pub use tcp::accept::accept_each;
-pub use tcp::client::TcpClient;
+pub use relay::stop::Stop;
+pub use relay::thread::Task;
 pub use tcp::connection::{Connection, EstablishError, Plain, Transport};
-#[cfg(feature = "tls")]
-pub use tcp::tls::transport::{TlsClient, TlsServer};
-pub use tcp::tls::{Reload, Reloadable, Tls};
+pub use tcp::tls::Tls;
 pub use tcp::upstream::TcpServerSource;
-pub use udp::sink::{UdpSink, UdpTarget, open_all};
+pub use udp::datagram_size;
+pub use udp::sink::{UdpSink, UdpTarget};
 pub use udp::source::UdpSource;
-pub use udp::{boxed, check_options, datagram_size};
+
+// For the crates of the programs.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use io::fuzzing;
+#[doc(hidden)]
+pub use io::poll::Wait;
+#[doc(hidden)]
+pub use net::connect::open_target;
+#[doc(hidden)]
+pub use net::interface::Interface;
+#[doc(hidden)]
+pub use net::listen::{listen_tcp, listen_udp};
+#[doc(hidden)]
+pub use net::multicast::reserve_group;
+#[doc(hidden)]
+pub use net::routes::RouteTable;
+#[doc(hidden)]
+pub use net::select::Choice;
+#[doc(hidden)]
+pub use relay::stop::StopOnDrop;
+#[doc(hidden)]
+pub use relay::thread::spawn;
+#[doc(hidden)]
+pub use sys::stdio;
+#[doc(hidden)]
+pub use tcp::accept::accept_each;
+#[doc(hidden)]
+pub use tcp::client::TcpClient;
+#[cfg(feature = "tls")]
+#[doc(hidden)]
+pub use tcp::tls::transport::{TlsClient, TlsServer};
+#[doc(hidden)]
+pub use tcp::tls::{Reload, Reloadable};
+#[doc(hidden)]
+pub use udp::check_options;

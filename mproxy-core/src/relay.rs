@@ -1,8 +1,8 @@
 //! The relay: batches flow from one source to many sinks, on one thread that owns them all.
 
-pub mod batch;
-pub mod flow;
-pub mod limits;
-pub mod stats;
-pub mod stop;
-pub mod thread;
+pub(crate) mod batch;
+pub(crate) mod flow;
+pub(crate) mod limits;
+pub(crate) mod stats;
+pub(crate) mod stop;
+pub(crate) mod thread;

@@ -12,7 +12,6 @@ mod transparent;
 
 use crate::error::Error;
 use crate::net::options::Options;
-use crate::relay::flow::Sinks;
 use crate::udp::sink::UdpSink;
 
 /// Checks the options, and whether this process may send transparently if that is asked for.
@@ -22,12 +21,6 @@ use crate::udp::sink::UdpSink;
 pub fn check_options(options: &Options) -> Result<(), Error> {
     options.check()?;
     if options.transparent { transparent::check() } else { Ok(()) }
-}
-
-/// The same sink, as [`Sinks`].
-#[must_use]
-pub fn boxed(sink: UdpSink) -> Sinks {
-    vec![Box::new(sink)]
 }
 
 /// The chosen datagram size, or the default for the targets of this sink: the largest payload that the path to each

@@ -34,7 +34,7 @@ pub use mproxy_core::{
 };
 use mproxy_core::{
     Endpoint, Plain, Program, Resolved, Role, Sinks, Stdout, Stop, TcpServerSource, Transport, UdpSink,
-    UdpSource, UdpTarget, boxed, check_options, datagram_size, open_all, refuse_loops,
+    UdpSource, UdpTarget, check_options, datagram_size, refuse_loops,
 };
 /// The version of it whose connection [`tls_connection`] returns.
 #[cfg(feature = "tls")]
@@ -203,11 +203,11 @@ struct Outputs {
 
 impl Outputs {
     fn open(&self) -> UdpSink {
-        open_all(&self.targets)
+        UdpSink::open(&self.targets)
     }
 
     fn sinks(&self, udp: UdpSink, stop: &Stop) -> Sinks {
-        let mut sinks = boxed(udp);
+        let mut sinks: Sinks = vec![Box::new(udp)];
         if let Some(stdout) = &self.stdout {
             sinks.push(Box::new(stdout.sink(stop)));
         }

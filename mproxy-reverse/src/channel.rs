@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 
 use mproxy_core::{
     Direction, Endpoint, Error, Meter, Options, Program, Resolved, Role, RouteTable, Stop, UdpSink,
-    UdpSource, UdpTarget, open_all, reserve_group,
+    UdpSource, UdpTarget, reserve_group,
 };
 
 use crate::Reverse;
@@ -76,7 +76,7 @@ impl Channel {
 
     /// A sink for one more input.
     pub(crate) fn sink(&self) -> UdpSink {
-        open_all(&self.targets)
+        UdpSink::open(&self.targets)
     }
 
     /// A source for one more output, with its own membership of the group.

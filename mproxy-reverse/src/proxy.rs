@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mproxy_core::{
     Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks, Source, Stdout,
-    Stop, StopOnDrop, StreamSource, Task, TcpClient, Transport, UdpSource, UdpTarget, boxed, datagram_size,
-    listen_tcp, open_all, relay,
+    Stop, StopOnDrop, StreamSource, Task, TcpClient, Transport, UdpSink, UdpSource, UdpTarget, datagram_size,
+    listen_tcp, relay,
 };
 
 use crate::Reverse;
@@ -102,7 +102,7 @@ impl<'a> Proxy<'a> {
             self.program.sends_to(&target);
             all.push(target);
         }
-        self.start_output("udp output", boxed(open_all(&all)))
+        self.start_output("udp output", vec![Box::new(UdpSink::open(&all))])
     }
 
     /// One thread for standard output, with its own membership of the channel, so that it holds up no other
@@ -166,7 +166,7 @@ impl<'a> Proxy<'a> {
                     &stop,
                     counted.counters(),
                 );
-                Ok(task(source, boxed(sink), &stop, last_input.clone()))
+                Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
             };
             self.start_accepting(tcp_endpoint, true, meter, &senders, Arc::new(serve))?;
         }
@@ -198,7 +198,8 @@ impl<'a> Proxy<'a> {
     /// One thread for each listener.
     pub(crate) fn start_udp_inputs(&self, sources: Vec<UdpSource>) -> Result<(), Error> {
         for source in sources {
-            let task = task(source, boxed(self.channel.sink()), &self.inputs, self.last_input.clone());
+            let task =
+                task(source, vec![Box::new(self.channel.sink())], &self.inputs, self.last_input.clone());
             self.program.thread("udp input".to_owned(), task)?;
         }
         Ok(())

@@ -35,6 +35,7 @@ pub(super) enum Host {
 
 /// What an endpoint is used for; each use allows other addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Role {
     /// A UDP address to receive on.
     UdpListener,

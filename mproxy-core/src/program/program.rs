@@ -18,7 +18,8 @@ use crate::udp::source::UdpSource;
 /// How long a stopped program is waited for: what it still holds must be delivered in this time.
 const GRACE: Duration = Duration::from_millis(850);
 
-/// A program that is being put together: its threads start one by one.
+/// A program that is being put together: its threads start one by one. Dropped without a
+/// [handle](Self::handle), it goes on with those.
 pub struct Program {
     stop: Stop,
     threads: Arc<Threads>,
@@ -55,6 +56,12 @@ impl Threads {
     }
 }
 
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
 impl Program {
     /// A program without threads.
     ///
@@ -72,6 +79,7 @@ impl Program {
     }
 
     /// Adds a function that reads certificates again.
+    #[doc(hidden)]
     pub fn reloads_with(&mut self, reload: crate::tcp::tls::Reload) {
         self.reloads.push(reload);
     }
@@ -109,6 +117,7 @@ impl Program {
     }
 
     /// Adds listeners that no target may come back to when its name gets another address.
+    #[doc(hidden)]
     pub fn avoids(&mut self, listeners: &[Resolved]) {
         self.monitor.avoid(listeners);
     }

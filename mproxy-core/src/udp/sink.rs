@@ -13,7 +13,7 @@ use crate::relay::batch::Batch;
 use crate::relay::flow::Sink;
 use crate::relay::stats::{Counters, Meter};
 
-/// A UDP target as all threads of a program know it; each [opens](open_all) a sink of its own.
+/// A UDP target as all threads of a program know it; each [opens](UdpSink::open) a sink of its own.
 #[derive(Debug, Clone)]
 pub struct UdpTarget {
     routes: RouteTable,
@@ -42,6 +42,7 @@ impl UdpTarget {
     }
 
     /// The routes to the target, which change.
+    #[doc(hidden)]
     #[must_use]
     pub fn routes(&self) -> &RouteTable {
         &self.routes
@@ -60,17 +61,6 @@ impl UdpTarget {
     }
 }
 
-/// Opens a sink to all of the targets, for one thread. A target that cannot be reached now may be later, so this
-/// never fails.
-#[must_use]
-pub fn open_all(targets: &[UdpTarget]) -> UdpSink {
-    let transparent = targets.iter().find(|target| target.options.transparent);
-    UdpSink {
-        targets: targets.iter().map(TargetSender::open).collect(),
-        source_sockets: transparent.map(|target| SourceSockets::new(&target.options)),
-    }
-}
-
 /// Sends to UDP targets, to one after another. It belongs to one thread.
 #[derive(Debug)]
 pub struct UdpSink {
@@ -80,6 +70,17 @@ pub struct UdpSink {
 }
 
 impl UdpSink {
+    /// Opens a sink to all of the targets, for one thread. A target that cannot be reached now may be later, so this
+    /// never fails.
+    #[must_use]
+    pub fn open(targets: &[UdpTarget]) -> Self {
+        let transparent = targets.iter().find(|target| target.options.transparent);
+        Self {
+            targets: targets.iter().map(TargetSender::open).collect(),
+            source_sockets: transparent.map(|target| SourceSockets::new(&target.options)),
+        }
+    }
+
     /// For each target the largest payload that reaches it without IP fragmentation, where that is known.
     pub(super) fn path_payloads(&self) -> impl Iterator<Item = Option<usize>> {
         self.targets.iter().map(TargetSender::path_payload)

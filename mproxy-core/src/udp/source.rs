@@ -55,7 +55,7 @@ impl UdpSource {
     /// Opens a listener on each address of the endpoint, one for each thread that is to receive there.
     ///
     /// # Errors
-    /// If one cannot be opened; see [`listen_udp`](crate::net::socket::listen_udp).
+    /// If one cannot be opened: an address in use, one that this host does not have, no interface for a group.
     pub fn open(
         endpoint: &Resolved,
         options: &Options,
@@ -86,6 +86,7 @@ impl UdpSource {
     ///
     /// # Errors
     /// If it cannot be joined on one, or there is none to wait for.
+    #[doc(hidden)]
     pub fn join(
         routes: &RouteTable,
         options: &Options,
