@@ -1,4 +1,4 @@
-//! What the four command lines have in common.
+//! The command line of the four programs: one table of options, arguments, help, messages and exit codes.
 
 mod args;
 mod command;

@@ -1,4 +1,4 @@
-//! TCP and TLS: connections that are accepted, and those that are made.
+//! TCP and TLS: accepting, connecting, and the clients of an output.
 
 pub(crate) mod accept;
 pub(crate) mod client;

@@ -72,7 +72,7 @@ impl Args {
         }
     }
 
-    /// What is read of an option that the table has for the program, and has so.
+    /// The option for reading, if the table has it for the program, and in this form.
     fn read(&mut self, name: &str, value: bool, repeats: bool) -> Result<&mut Arg, Error> {
         let found = self.0.iter_mut().find(|arg| {
             arg.option.long == name && arg.option.value.is_some() == value && arg.option.repeats == repeats
@@ -121,7 +121,7 @@ impl Args {
     /// Wrong use if it is malformed, or the program has no such option.
     pub fn number(&mut self, name: &str, min: usize, max: usize) -> Result<Option<usize>, Error> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        match whole(&text).and_then(|value| usize::try_from(value).ok()) {
+        match whole_number(&text).and_then(|value| usize::try_from(value).ok()) {
             Some(value) if value >= min && value <= max => Ok(Some(value)),
             _ => Err(Error::usage(format!("{name}: '{text}' is not a whole number from {min} to {max}"))),
         }
@@ -220,7 +220,7 @@ fn looks_like_option(argument: &OsStr) -> bool {
 }
 
 /// Digits and nothing else: no sign, no space.
-fn whole(text: &str) -> Option<u64> {
+fn whole_number(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -231,7 +231,7 @@ fn scaled(text: &str, step: u64) -> Option<u64> {
         b'g' | b'G' => (&text[..text.len() - 1], 3),
         _ => (text, 0),
     };
-    whole(digits)?.checked_mul(step.pow(power))
+    whole_number(digits)?.checked_mul(step.pow(power))
 }
 
 #[cfg(test)]

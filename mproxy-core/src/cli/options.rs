@@ -87,7 +87,7 @@ pub enum Group {
     Framing,
     /// Who may send and connect, and how many at a time.
     Access,
-    /// Senders' addresses on what is sent.
+    /// Transparent sending.
     Transparency,
     /// Messages and help.
     General,
@@ -127,9 +127,9 @@ pub struct OptionSpec {
     pub programs: Programs,
     /// The feature that it needs.
     pub feature: Option<Feature>,
-    /// What it is about.
+    /// The group that it belongs to.
     pub group: Group,
-    /// What it does, without a full stop at the end: the help adds the default and whether it repeats.
+    /// The help text, without a full stop at the end: the help adds the default and whether it repeats.
     pub help: &'static str,
 }
 

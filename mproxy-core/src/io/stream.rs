@@ -34,7 +34,7 @@ pub struct StreamSource<R> {
 /// How a stream ended.
 #[derive(Debug)]
 enum End {
-    /// End of input, or of what was to be drained.
+    /// End of input, or of a drain.
     Clean,
     Failed(io::Error),
 }

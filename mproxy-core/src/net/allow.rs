@@ -23,7 +23,7 @@ impl Allow {
         }
     }
 
-    /// Checks what was added.
+    /// Checks that all of it are networks.
     ///
     /// # Errors
     /// Wrong use if something is no network.

@@ -54,7 +54,7 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
             socket.bind(&SocketAddr::from((interface.require_ipv4()?, 0)).into())?;
         }
         if address.ip().is_multicast() && options.ttl == 0 {
-            // Without a membership of its own host the system drops what may not leave it.
+            // TTL 0: the system drops the datagrams unless the sender itself is a member of the group.
             sys::set_multicast_all(&socket, address.is_ipv4(), false)?;
             join(&socket, address.ip(), None, interface)?;
         }
@@ -62,7 +62,7 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
     Ok(socket.into())
 }
 
-/// What is the same for all addresses of the family.
+/// Sets the options that are the same for all addresses of the family: DSCP, TTL, `IP_MULTICAST_LOOP`, broadcast.
 pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
     set_dscp(socket, family, options)?;
     if family.is_ipv4() {
@@ -152,7 +152,7 @@ mod tests {
         sender.connect(listener.local_addr().unwrap()).unwrap();
         sender.send(b"heard").unwrap();
         assert!(wait_for_port_unreachable(&sender).unwrap().is_none());
-        // What comes from there, of which all that fits is taken, is no report.
+        // An answer, of which as much as fits is taken, is no error.
         listener.send_to(b"an answer", sender.local_addr().unwrap()).unwrap();
         assert!(wait_for_port_unreachable(&sender).unwrap().is_none());
         drop(listener);

@@ -14,7 +14,7 @@ use crate::net::resolve::Resolved;
 use crate::net::routes::RouteTable;
 use crate::sys;
 
-/// What a receive buffer is made to hold by default, as far as the system allows: 8 MiB.
+/// The default receive buffer (`SO_RCVBUF`), as far as the system allows: 8 MiB.
 const RECV_BUFFER: usize = 8 << 20;
 
 /// The listen backlog: connections that wait to be accepted. The system caps it.
@@ -160,11 +160,12 @@ fn listen_on(endpoint: &Resolved, address: SocketAddr, options: &Options) -> io:
     Ok(sockets)
 }
 
-/// Makes the receive buffer as large as asked, or as large as the system allows; what it became.
+/// Sets the receive buffer (`SO_RCVBUF`) to the size that is asked for, or as large as the system allows. Returns its
+/// size.
 fn set_recv_buffer(socket: &Socket, wanted: Option<usize>) -> io::Result<usize> {
     let mut size = wanted.unwrap_or(RECV_BUFFER);
     let forced = sys::force_recv_buffer(socket, size);
-    // Linux caps the size in silence (net.core.rmem_max), BSD and macOS refuse what is too much.
+    // Linux caps the size in silence (net.core.rmem_max), BSD and macOS refuse one that is too large.
     while !forced && socket.set_recv_buffer_size(size).is_err() && size > 65_536 {
         size /= 2;
     }

@@ -33,7 +33,7 @@ pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) 
     let (socket, buffer) = udp_listener(*group, options)?;
     sys::set_reuse(&socket)?;
     if group.is_ipv6() {
-        // Or it would hear what others on this host have joined the group for on other interfaces.
+        // Linux delivers IPv6 groups to every socket bound to them, whichever interface a membership is on.
         sys::bind_to_interface(&socket, &interface.name);
     }
     socket.bind(&group_bind_address(*group).into())?;
@@ -70,7 +70,7 @@ pub(crate) fn set_multicast_loop(socket: &Socket, family: SocketAddr, heard: boo
     if family.is_ipv4() { socket.set_multicast_loop_v4(heard) } else { socket.set_multicast_loop_v6(heard) }
 }
 
-/// Has what is sent to a group leave through the interface (`IP_MULTICAST_IF`).
+/// Sets the interface that multicast leaves through (`IP_MULTICAST_IF`).
 pub(crate) fn send_through(socket: &Socket, group: SocketAddr, interface: &Interface) -> io::Result<()> {
     match group {
         // By address, not by index: through `lo` by index the source would be 0.0.0.0.

@@ -1,4 +1,4 @@
-//! Which interfaces a group goes through: those that the user chose, or else the one that a rule picks.
+//! The choice of interfaces for a group: the named ones, or else the one that a rule picks.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -10,7 +10,7 @@ use crate::sys;
 /// The name that stands for every interface.
 const ALL: &str = "all";
 
-/// Which interfaces groups are to go through: those that were named, all, or one that the rule picks.
+/// The interfaces for groups: named ones, all, or one that the rule picks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice(Vec<String>);
 
@@ -152,7 +152,7 @@ fn source_to(ip: IpAddr) -> Option<IpAddr> {
 }
 
 /// Whether the interface is a tunnel, or a bridge without hardware: what VPNs, containers and virtual machines bring
-/// along, whoever has the default route.
+/// along, even with the default route.
 fn is_virtual(all: &[Interface], interface: &Interface) -> bool {
     let name = &interface.name;
     interface.is_point_to_point()

@@ -15,7 +15,7 @@ use crate::relay::thread::{Task, spawn};
 use crate::udp::sink::UdpTarget;
 use crate::udp::source::UdpSource;
 
-/// How long a stopped program is waited for: what it still holds must be delivered in this time.
+/// The grace period of a stop, in which the threads deliver what their sockets hold.
 const GRACE: Duration = Duration::from_millis(850);
 
 /// A program that is being put together: its threads start one by one. Dropped without a

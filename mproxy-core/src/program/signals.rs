@@ -16,7 +16,7 @@ use crate::tcp::tls::Reload;
 const LIMIT: Duration = Duration::from_millis(950);
 const STARTING: Duration = Duration::from_millis(500);
 
-/// SIGINT and SIGTERM, or the events of a console. They are caught from here on; what they stop is told later.
+/// SIGINT and SIGTERM, or the events of a console. Caught from the start; the program to stop is set later.
 #[derive(Clone, Default)]
 pub(crate) struct Signals(Arc<(Mutex<Option<Stopper>>, Condvar)>);
 
@@ -32,9 +32,9 @@ impl Signals {
 
     /// Stops this program at the first signal.
     pub(crate) fn stop(&self, stopper: Stopper) {
-        let (program, told) = &*self.0;
+        let (program, started) = &*self.0;
         *program.lock().unwrap_or_else(PoisonError::into_inner) = Some(stopper);
-        told.notify_all();
+        started.notify_all();
     }
 
     fn run(&self, mut signals: StopSignals) {
@@ -59,9 +59,9 @@ impl Signals {
 
     /// The program, once it has been started; none if it takes long, as the opening of a FIFO does.
     fn program(&self) -> Option<Stopper> {
-        let (program, told) = &*self.0;
+        let (program, started) = &*self.0;
         let program = program.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = told.wait_timeout_while(program, STARTING, |program| program.is_none());
+        let waited = started.wait_timeout_while(program, STARTING, |program| program.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }

@@ -114,8 +114,8 @@ impl Stop {
     }
 }
 
-/// A blocked `recv` returns at once, and from then on never blocks; what the socket holds can still be
-/// read. Elsewhere its time is over soon: see [`POLL_INTERVAL`].
+/// Shuts the socket down for reading: a blocked `recv` returns at once, and none blocks from then on; datagrams in the
+/// receive buffer can still be read. Elsewhere the receive time-out (`SO_RCVTIMEO`) ends it: see [`POLL_INTERVAL`].
 fn wake(socket: &UdpSocket) {
     if sys::SHUTDOWN_WAKES_READERS {
         let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Read);

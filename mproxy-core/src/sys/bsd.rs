@@ -1,4 +1,4 @@
-//! BSD, and so macOS, and what is left of Unix.
+//! BSD and macOS, and the other Unix systems but Linux.
 
 use std::io;
 use std::net::UdpSocket;

@@ -10,7 +10,7 @@ pub(crate) const CAN_DIVIDE_SENDERS: bool = false;
 
 pub(crate) const CAN_SEND_TRANSPARENT: bool = false;
 
-/// A hang-up may be that of what the peer sends alone, and is told again and again.
+/// `POLLHUP` may be the FIN of the peer alone (half-closed), and ends every poll.
 pub(crate) const POLLHUP_IS_BOTH_DIRECTIONS: bool = false;
 
 /// A shutdown may do nothing: the reader's time-out ends the wait.

@@ -1,4 +1,4 @@
-//! What Linux, BSD and so macOS have of groups that no library knows.
+//! `MCAST_JOIN_SOURCE_GROUP` for IPv6 (RFC 3678), which no library has in safe form: Linux, macOS and FreeBSD.
 
 use std::io;
 use std::mem::zeroed;

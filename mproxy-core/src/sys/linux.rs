@@ -150,7 +150,7 @@ pub(crate) fn set_reuse(socket: &Socket) -> io::Result<()> {
 }
 
 /// Whether the socket hears groups that other sockets of this host have joined (`IP_MULTICAST_ALL`). IPv6 has the
-/// option since Linux 4.20; before, what is bound to a group hears only that one all the same.
+/// option since Linux 4.20; before, a socket bound to a group hears only that one all the same.
 pub(crate) fn set_multicast_all(socket: &Socket, ipv4: bool, on: bool) -> io::Result<()> {
     let set = if ipv4 { socket.set_multicast_all_v4(on) } else { socket.set_multicast_all_v6(on) };
     set.or_else(|error| if error.raw_os_error() == Some(libc::ENOPROTOOPT) { Ok(()) } else { Err(error) })

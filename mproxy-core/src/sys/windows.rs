@@ -1,4 +1,4 @@
-//! Windows: options and requests of sockets that no library knows, and what is told of files and by consoles.
+//! Windows: socket options and requests that no library knows, and the events of consoles.
 
 mod message;
 
@@ -207,7 +207,7 @@ pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
 }
 
 /// The pending socket error, which Windows tells to a receive alone: the socket's, of ICMP's port unreachable, is
-/// cleared by that, and what the peer has sent is dropped.
+/// cleared by that, and datagrams of the peer are dropped.
 pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
     /// Bounded, so that who sends to this socket does not keep it from sending.
     const AT_ONCE: usize = 1000;

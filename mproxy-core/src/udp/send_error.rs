@@ -1,10 +1,10 @@
-//! What a failed send means: which datagram or address the error is about.
+//! The meaning of a failed send: the datagram or the address that its error is about.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// What the error of a send is about.
+/// The error of a send, by what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SendError {
     /// Nothing: a signal came first (EINTR).

@@ -139,7 +139,7 @@ impl UdpSource {
         }
     }
 
-    /// Counts the datagrams from addresses that are not allowed there, rather than where all else is counted.
+    /// Counts the datagrams from addresses that are not allowed there, rather than at the source's own meter.
     #[must_use]
     pub fn with_denials(mut self, meter: &Meter) -> Self {
         self.denials = meter.counters();

@@ -61,7 +61,7 @@ pub(crate) fn release(area: &mut [u8]) {
     }
 }
 
-/// What a message came with.
+/// A received message: its length, and its control messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrival {
     pub(crate) len: usize,
@@ -184,7 +184,7 @@ impl Incoming {
             // The call would return at once, for ever.
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // At least of the first, which alone can be none: what a socket that was shut down gives a blocked
+        // At least for the first: without a name it is no datagram, but the end that a shutdown gives a blocked
         // reader.
         for (header, name) in self.headers.iter_mut().zip(&mut self.names) {
             header.msg_hdr.msg_name = (&raw mut name.0).cast();
@@ -201,7 +201,7 @@ impl Incoming {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
-    /// What the message came with; `index` is less than what the last receive returned.
+    /// The message at `index`, which is less than the count that the last receive returned.
     #[allow(clippy::unnecessary_cast)] // the C libraries differ in these types
     pub(crate) fn arrival(&self, index: usize) -> Arrival {
         let message = &self.headers[index];

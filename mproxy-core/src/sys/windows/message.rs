@@ -12,7 +12,7 @@ use windows_sys::Win32::Networking::WinSock::{
 
 use super::{checked, raw};
 
-/// What a message came with.
+/// A received message: its length, its control messages, and its sender.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) len: usize,
