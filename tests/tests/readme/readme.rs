@@ -258,6 +258,35 @@ fn the_commands_of_the_crates_readmes_are_those_of_the_workspaces() {
     }
 }
 
+/// The pages for those who change the project. What they say to run takes long, or is all of CI: here what it names is
+/// looked for.
+fn the_pages_for_maintainers_name_what_there_is() {
+    let manifests = ["mproxy-core", "bench", "demo", "tests"].iter().chain(&PROGRAMS);
+    let manifests: String = manifests.map(|directory| text(&format!("{directory}/Cargo.toml"))).collect();
+    let mut commands = 0;
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md", "fuzz/README.md"] {
+        let directory = workspace().join(page).parent().unwrap().to_owned();
+        let text = text(page);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            let is_here = link.starts_with("http") || directory.join(file).exists();
+            assert!(is_here, "{page}: there is no {link}");
+        }
+        for line in text.lines().map(str::trim) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if words.first().is_some_and(|word| *word == "cargo" || word.starts_with(".ci/")) {
+                commands += 1;
+                assert!(words[0] == "cargo" || workspace().join(words[0]).exists(), "{page}: {line}");
+            }
+            for pair in words.windows(2).filter(|pair| words[0] == "cargo" && pair[0] == "-p") {
+                let name = format!("name = \"{}\"", pair[1]);
+                assert!(manifests.contains(&name), "{page}: there is no package {}", pair[1]);
+            }
+        }
+    }
+    assert!(commands > 8, "{commands} commands");
+}
+
 fn the_table_lists_every_option_of_every_program_and_no_other() {
     let readme = text("README.md");
     let mut written = BTreeSet::new();
@@ -735,6 +764,7 @@ fn a_unicast_hop_brings_a_group_to_a_container() {
 mproxy_tests::main!(
     every_command_of_the_readme_is_run_by_a_test_or_by_ci,
     the_commands_of_the_crates_readmes_are_those_of_the_workspaces,
+    the_pages_for_maintainers_name_what_there_is,
     the_table_lists_every_option_of_every_program_and_no_other,
     the_quick_start_works_in_two_terminals,
     the_client_recipes_work,
