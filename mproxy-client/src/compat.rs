@@ -13,7 +13,7 @@ use crate::Client;
 ///
 /// # Errors
 /// If the address is malformed, does not resolve, or cannot be reached from this host.
-#[deprecated(since = "0.2.0", note = "use `Client` with `target`, or `mproxy_core::open_target`")]
+#[deprecated(since = "0.3.0", note = "use `Client` with `target`, or `mproxy_core::open_target`")]
 #[allow(clippy::ptr_arg)] // the signature of 0.1.8
 pub fn target_socket_interface(server_addr: &String) -> io::Result<(SocketAddr, UdpSocket)> {
     let options = Options::default();
@@ -26,7 +26,7 @@ pub fn target_socket_interface(server_addr: &String) -> io::Result<(SocketAddr, 
 ///
 /// # Errors
 /// See [`Client::spawn`].
-#[deprecated(since = "0.2.0", note = "use `Client`, and `join` its handle")]
+#[deprecated(since = "0.3.0", note = "use `Client`, and `join` its handle")]
 #[allow(clippy::ptr_arg)] // the signature of 0.1.8
 pub fn client_socket_stream(path: &PathBuf, server_addrs: Vec<String>, tee: bool) -> io::Result<()> {
     let client = server_addrs.into_iter().fold(Client::new(path).tee(tee), Client::target);

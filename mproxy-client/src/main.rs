@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use mproxy_client::Client;
 use mproxy_core::Error;
-use mproxy_core::cli::{Args, Command, Program};
+use mproxy_core::cli::{Args, Command, ProgramSpec};
 
 const COMMAND: Command = Command {
-    program: Program::CLIENT,
+    program: ProgramSpec::CLIENT,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY client: sends a file or standard input as UDP datagrams to unicast,
 broadcast and multicast endpoints.

@@ -8,6 +8,6 @@ mod options;
 
 pub use args::Args;
 pub use command::Command;
-pub use options::{Feature, Group, OPTIONS, OptionSpec, Program, Programs};
+pub use options::ProgramSpec;
 
 pub use crate::sys::raise_descriptor_limit;

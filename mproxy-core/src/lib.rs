@@ -57,7 +57,7 @@
 //! - **Endpoints**: [`Endpoint`] is an address as a user writes it, in a [`Role`], and [`Resolved`] what it stands for;
 //!   [`Options`] says how sockets are set up, [`Allow`] who may send.
 //! - **Datagrams**: [`Batch`], [`Source`], [`Sink`], [`relay`] and [`Stop`].
-//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`].
+//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`]; [`listen_udp`] and [`open_target`] give plain sockets.
 //! - **Byte streams**: [`StreamSource`] cuts an [`Input`] into datagrams by its [`Framing`]; [`Paced`] slows a source
 //!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
 //! - **TCP and TLS**: [`TcpServerSource`] over a [`Transport`]; [`Tls`].
@@ -94,11 +94,13 @@ pub use io::file::{FileSink, Output};
 pub use io::framing::Framing;
 pub use io::input::pollable;
 pub use io::pace::Paced;
-pub use io::poll::Input;
+pub use io::poll::{Input, Wait};
 pub use io::stdout::{Stdout, StdoutSink};
 pub use io::stream::StreamSource;
 pub use net::allow::Allow;
+pub use net::connect::open_target;
 pub use net::endpoint::{Endpoint, Role};
+pub use net::listen::listen_udp;
 pub use net::options::Options;
 pub use net::resolve::{Resolved, refuse_loops};
 pub use program::program::{Handle, Program, Stopper};
@@ -109,7 +111,7 @@ pub use relay::stats::{Counters, Direction, EndpointStats, Meter, Registry, Stat
 pub use relay::stop::Stop;
 pub use relay::thread::Task;
 pub use tcp::connection::{Connection, EstablishError, Plain, Transport};
-pub use tcp::tls::Tls;
+pub use tcp::tls::{Reload, Reloadable, Tls};
 pub use tcp::upstream::TcpServerSource;
 pub use udp::datagram_size;
 pub use udp::sink::{UdpSink, UdpTarget};
@@ -120,13 +122,9 @@ pub use udp::source::UdpSource;
 #[doc(hidden)]
 pub use io::fuzzing;
 #[doc(hidden)]
-pub use io::poll::Wait;
-#[doc(hidden)]
-pub use net::connect::open_target;
-#[doc(hidden)]
 pub use net::interface::Interface;
 #[doc(hidden)]
-pub use net::listen::{listen_tcp, listen_udp};
+pub use net::listen::listen_tcp;
 #[doc(hidden)]
 pub use net::multicast::reserve_group;
 #[doc(hidden)]
@@ -146,7 +144,5 @@ pub use tcp::client::TcpClient;
 #[cfg(feature = "tls")]
 #[doc(hidden)]
 pub use tcp::tls::transport::{TlsClient, TlsServer};
-#[doc(hidden)]
-pub use tcp::tls::{Reload, Reloadable};
 #[doc(hidden)]
 pub use udp::check_options;

@@ -8,12 +8,12 @@
 
 #[cfg(all(unix, not(target_os = "linux")))]
 mod bsd;
+mod descriptors;
 #[cfg(not(target_os = "linux"))]
 mod fallback;
 mod file;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod groups;
-mod limits;
 #[cfg(target_os = "linux")]
 mod linux;
 mod os_str;
@@ -26,12 +26,12 @@ mod windows;
 
 #[cfg(all(unix, not(target_os = "linux")))]
 pub(crate) use bsd::*;
+pub use descriptors::raise_descriptor_limit;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use fallback::*;
 #[cfg(test)]
 pub(crate) use file::pipe_file;
 pub(crate) use file::{PIPE_BUF, blocking_reader, is_on_disk, open_to_append, set_file_len, write_at_once};
-pub use limits::raise_descriptor_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 pub(crate) use os_str::split_at_equals;
@@ -40,3 +40,6 @@ pub(crate) use poll::{CAN_POLL_FILES, file_poll_fd, poll};
 pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
+
+/// The name of the system, such as `linux`.
+pub(crate) const NAME: &str = std::env::consts::OS;

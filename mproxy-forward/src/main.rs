@@ -4,11 +4,11 @@
 use std::process::ExitCode;
 
 use mproxy_core::Error;
-use mproxy_core::cli::{Args, Command, Program, raise_descriptor_limit};
+use mproxy_core::cli::{Args, Command, ProgramSpec, raise_descriptor_limit};
 use mproxy_forward::Forward;
 
 const COMMAND: Command = Command {
-    program: Program::FORWARD,
+    program: ProgramSpec::FORWARD,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY forward: sends what arrives at UDP endpoints and from TCP and TLS servers
 to many UDP endpoints, unicast, broadcast and multicast.

@@ -4,11 +4,11 @@
 use std::process::ExitCode;
 
 use mproxy_core::Error;
-use mproxy_core::cli::{Args, Command, Program, raise_descriptor_limit};
+use mproxy_core::cli::{Args, Command, ProgramSpec, raise_descriptor_limit};
 use mproxy_reverse::{Kind, Reverse};
 
 const COMMAND: Command = Command {
-    program: Program::REVERSE,
+    program: ProgramSpec::REVERSE,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY reverse: gathers UDP endpoints and accepted TCP connections in one
 multicast channel, and hands it out to many TCP clients and UDP endpoints.

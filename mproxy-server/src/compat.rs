@@ -14,7 +14,7 @@ use crate::Server;
 ///
 /// # Errors
 /// If the address is malformed, does not resolve, or cannot be bound.
-#[deprecated(since = "0.2.0", note = "use `Server` with `listen`, or `mproxy_core::listen_udp`")]
+#[deprecated(since = "0.3.0", note = "use `Server` with `listen`, or `mproxy_core::listen_udp`")]
 #[allow(clippy::needless_pass_by_value)] // the signature of 0.1.8
 pub fn upstream_socket_interface(listen_addr: String) -> io::Result<(SocketAddr, UdpSocket)> {
     let options = Options::default();
@@ -26,7 +26,7 @@ pub fn upstream_socket_interface(listen_addr: String) -> io::Result<(SocketAddr,
 
 /// Appends what arrives at the endpoint to a file, with `tee` to standard output too. The address is
 /// bound when this returns; a failure is printed on stderr, and ends the thread.
-#[deprecated(since = "0.2.0", note = "use `Server` with `listen`, `path` and `tee`")]
+#[deprecated(since = "0.3.0", note = "use `Server` with `listen`, `path` and `tee`")]
 #[must_use]
 pub fn listener(addr: String, logfile: PathBuf, tee: bool) -> JoinHandle<()> {
     Handle::detach(Server::new().listen(addr).path(logfile).tee(tee).spawn())

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 #[allow(deprecated)]
 pub use compat::{listener, upstream_socket_interface};
 pub use mproxy_core::{Allow, Direction, EndpointStats, Error, Framing, Handle, Options, Stats, Stopper};
-use mproxy_core::{Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource, check_options};
+use mproxy_core::{Endpoint, Output, Program, Role, Sinks, Stdout, UdpSource, check_options, stdio};
 
 /// Receive buffer of a listener, as far as the system allows: a file system takes its time now and then,
 /// and what comes meanwhile must wait. Nothing of it is used as long as the file keeps up.
@@ -150,13 +150,10 @@ impl Server {
     }
 }
 
-/// The path with `{addr}` replaced. On Windows what the name of a file must not hold becomes an underscore: a
-/// colon, for one, would have the data written to an alternate stream that hardly anything shows.
+/// The path with `{addr}` replaced, with an underscore for each character that no file name may hold. On Windows a colon
+/// would have the data written to an alternate stream that hardly anything shows.
 fn own_path(path: &Path, endpoint: &Endpoint) -> PathBuf {
-    let mut address = endpoint.to_string();
-    if cfg!(windows) {
-        address = address.replace(['<', '>', ':', '"', '/', '\\', '|', '?', '*'], "_");
-    }
+    let address = endpoint.to_string().replace(stdio::FORBIDDEN_IN_FILE_NAMES, "_");
     match path.to_str() {
         Some(text) => text.replace("{addr}", &address).into(),
         None => path.to_owned(),

@@ -4,11 +4,11 @@
 use std::process::ExitCode;
 
 use mproxy_core::Error;
-use mproxy_core::cli::{Args, Command, Program};
+use mproxy_core::cli::{Args, Command, ProgramSpec};
 use mproxy_server::Server;
 
 const COMMAND: Command = Command {
-    program: Program::SERVER,
+    program: ProgramSpec::SERVER,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY server: receives UDP datagrams, unicast and multicast, into a file and to
 standard output.

@@ -3,7 +3,7 @@
 //!
 //! Everything here panics when something is not as a test expects.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
-#![allow(clippy::print_stderr, clippy::must_use_candidate)]
+#![allow(clippy::print_stderr, clippy::must_use_candidate, missing_debug_implementations)]
 
 mod capture;
 #[cfg(feature = "tls")]

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use pico_args::Arguments;
 
-use crate::cli::options::{OptionSpec, Program};
+use crate::cli::options::{OptionSpec, ProgramSpec};
 use crate::error::Error;
 use crate::sys::split_at_equals;
 use crate::tcp::tls;
@@ -28,7 +28,7 @@ impl Args {
     /// # Errors
     /// Wrong use if there is anything else, a value is missing or a second one is given, or an option is
     /// not built in.
-    pub fn parse(program: Program, arguments: Vec<OsString>) -> Result<Self, Error> {
+    pub fn parse(program: ProgramSpec, arguments: Vec<OsString>) -> Result<Self, Error> {
         let arguments = split_options(arguments);
         let mut args = Vec::new();
         for option in program.options() {
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn parse(list: &[&str]) -> Result<Args, Error> {
-        Args::parse(Program::CLIENT, list.iter().map(OsString::from).collect())
+        Args::parse(ProgramSpec::CLIENT, list.iter().map(OsString::from).collect())
     }
 
     fn args(list: &[&str]) -> Args {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::cli::args::Args;
 use crate::cli::help::help;
-use crate::cli::options::Program;
+use crate::cli::options::ProgramSpec;
 use crate::error::Error;
 use crate::log::{Exit, info, say};
 use crate::program::program::Handle;
@@ -17,7 +17,7 @@ use crate::sys::stdio;
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
     /// The program, which has its options in the table.
-    pub program: Program,
+    pub program: ProgramSpec,
     /// Its version.
     pub version: &'static str,
     /// What it is, for the help: lines of ASCII, 80 columns at most, as are all that follow.

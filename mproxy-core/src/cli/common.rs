@@ -109,16 +109,17 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::options::Program;
+    use crate::cli::options::ProgramSpec;
     use crate::io::framing::Framing;
 
-    fn args(program: Program, list: &[&str]) -> Args {
+    fn args(program: ProgramSpec, list: &[&str]) -> Args {
         Args::parse(program, list.iter().map(Into::into).collect()).unwrap()
     }
 
     #[test]
     fn the_defaults_of_the_table_are_those_of_the_options() {
-        for program in [Program::CLIENT, Program::SERVER, Program::FORWARD, Program::REVERSE] {
+        for program in [ProgramSpec::CLIENT, ProgramSpec::SERVER, ProgramSpec::FORWARD, ProgramSpec::REVERSE]
+        {
             for option in program.options() {
                 let Some(default) = option.default else { continue };
                 let options = args(program, &[option.long, default]).options().unwrap();
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn each_option_sets_what_it_stands_for() {
         let mut all = args(
-            Program::FORWARD,
+            ProgramSpec::FORWARD,
             &[
                 "--interface=127.0.0.1",
                 "--ttl=7",

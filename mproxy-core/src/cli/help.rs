@@ -104,21 +104,22 @@ fn pad(line: &mut String, column: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::options::Program;
+    use crate::cli::options::ProgramSpec;
 
-    fn help_of(program: Program) -> String {
+    fn help_of(program: ProgramSpec) -> String {
         help(&Command { program, version: "1", about: "a\n", usage: "u\n", notes: "n\n", examples: "e\n" })
     }
 
     #[test]
     fn every_option_has_a_line_of_its_own_with_its_text_beside_or_below() {
-        let help = help_of(Program::CLIENT);
+        let help = help_of(ProgramSpec::CLIENT);
         assert!(help.starts_with("a\n\nUSAGE:\nu\n\nOPTIONS:\n      --path FILE             What to send"));
         assert!(help.ends_with("  -V, --version               Print the version\n\nn\n\nEXAMPLES:\ne\n"));
         assert!(help.contains("      --server-addr HOST:PORT\n"), "{help}");
         assert!(help.contains("Where to send it; may be repeated\n"), "{help}");
         assert!(help.contains("; default 60\n"), "{help}");
-        for program in [Program::CLIENT, Program::SERVER, Program::FORWARD, Program::REVERSE] {
+        for program in [ProgramSpec::CLIENT, ProgramSpec::SERVER, ProgramSpec::FORWARD, ProgramSpec::REVERSE]
+        {
             let help = help_of(program);
             for option in program.options().iter().filter(|option| option.is_built_in()) {
                 let count = help.lines().filter(|line| {
@@ -132,7 +133,8 @@ mod tests {
 
     #[test]
     fn lines_are_ascii_and_fit() {
-        for program in [Program::CLIENT, Program::SERVER, Program::FORWARD, Program::REVERSE] {
+        for program in [ProgramSpec::CLIENT, ProgramSpec::SERVER, ProgramSpec::FORWARD, ProgramSpec::REVERSE]
+        {
             let help = help_of(program);
             let options = help.lines().skip_while(|line| *line != "OPTIONS:").skip(1);
             for line in options.take_while(|line| !line.is_empty()) {
@@ -146,10 +148,10 @@ mod tests {
 
     #[test]
     fn options_that_are_not_built_in_are_named_together() {
-        let help = help_of(Program::REVERSE);
+        let help = help_of(ProgramSpec::REVERSE);
         let note = help.contains("TLS, in a build with cargo's --features tls\n");
         assert_eq!(note, !Feature::Tls.is_built_in(), "{help}");
-        for option in Program::REVERSE.options() {
+        for option in ProgramSpec::REVERSE.options() {
             assert!(help.contains(option.long), "{}", option.long);
         }
     }

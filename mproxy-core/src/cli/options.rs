@@ -3,16 +3,16 @@
 use std::ffi::OsStr;
 
 use Feature::Tls;
-use Group::{Access, Endpoints, Framing, General, Multicast, Security, Sockets, Transparency};
+use Section::{Access, Endpoints, Framing, General, Multicast, Security, Sockets, Transparency};
 
 /// A program that has a command line: its name, and its rows of the table.
 #[derive(Debug, Clone, Copy)]
-pub struct Program {
+pub struct ProgramSpec {
     name: &'static str,
     options: &'static [OptionSpec],
 }
 
-impl Program {
+impl ProgramSpec {
     /// `mproxy-client`.
     pub const CLIENT: Self = Self { name: "mproxy-client", options: &rows::<{ count(CLIENT) }>(CLIENT) };
     /// `mproxy-server`.
@@ -72,14 +72,14 @@ impl Programs {
     }
 }
 
-/// What an option is about. The options of a group stand together.
+/// The section of the help that an option belongs to. The options of a section stand together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
+pub enum Section {
     /// What data comes from and goes to.
     Endpoints,
     /// TLS.
     Security,
-    /// Multicast groups and interfaces.
+    /// Multicast sections and interfaces.
     Multicast,
     /// Sockets and addresses.
     Sockets,
@@ -127,8 +127,8 @@ pub struct OptionSpec {
     pub programs: Programs,
     /// The feature that it needs.
     pub feature: Option<Feature>,
-    /// The group that it belongs to.
-    pub group: Group,
+    /// The section that it belongs to.
+    pub section: Section,
     /// The help text, without a full stop at the end: the help adds the default and whether it repeats.
     pub help: &'static str,
 }
@@ -166,7 +166,7 @@ impl OptionSpec {
     }
 }
 
-const fn flag(long: &'static str, group: Group, programs: Programs) -> OptionSpec {
+const fn flag(long: &'static str, section: Section, programs: Programs) -> OptionSpec {
     OptionSpec {
         long,
         short: None,
@@ -175,18 +175,18 @@ const fn flag(long: &'static str, group: Group, programs: Programs) -> OptionSpe
         default: None,
         programs,
         feature: None,
-        group,
+        section,
         help: "",
     }
 }
 
-const fn value(long: &'static str, value: &'static str, group: Group, programs: Programs) -> OptionSpec {
-    OptionSpec { value: Some(value), ..flag(long, group, programs) }
+const fn value(long: &'static str, value: &'static str, section: Section, programs: Programs) -> OptionSpec {
+    OptionSpec { value: Some(value), ..flag(long, section, programs) }
 }
 
 /// An option that may be repeated.
-const fn values(long: &'static str, name: &'static str, group: Group, programs: Programs) -> OptionSpec {
-    OptionSpec { repeats: true, ..value(long, name, group, programs) }
+const fn values(long: &'static str, name: &'static str, section: Section, programs: Programs) -> OptionSpec {
+    OptionSpec { repeats: true, ..value(long, name, section, programs) }
 }
 
 const CLIENT: Programs = Programs(1);
@@ -201,7 +201,7 @@ const STREAMING: Programs = CLIENT.and(RELAYS);
 const ALL: Programs = LISTENING.and(CLIENT);
 
 /// All options, in the order of the help.
-pub const OPTIONS: &[OptionSpec] = &[
+const OPTIONS: &[OptionSpec] = &[
     value("--path", "FILE", Endpoints, CLIENT)
         .help("What to send: a file, FIFO or device; - is standard input"),
     value("--path", "FILE", Endpoints, SERVER).help(
@@ -295,22 +295,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_in_each_program_and_groups_stand_together() {
-        for program in [Program::CLIENT, Program::SERVER, Program::FORWARD, Program::REVERSE] {
+    fn names_are_unique_in_each_program_and_sections_stand_together() {
+        for program in [ProgramSpec::CLIENT, ProgramSpec::SERVER, ProgramSpec::FORWARD, ProgramSpec::REVERSE]
+        {
             let mut names = Vec::new();
-            let mut groups = Vec::new();
+            let mut sections = Vec::new();
             for option in program.options() {
                 names.push(option.long);
                 names.extend(option.short);
-                groups.push(option.group);
+                sections.push(option.section);
             }
             let count = names.len();
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), count, "{}: {names:?}", program.name());
-            groups.dedup();
-            for (index, group) in groups.iter().enumerate() {
-                assert!(!groups[..index].contains(group), "{}: {group:?} stands twice", program.name());
+            sections.dedup();
+            for (index, section) in sections.iter().enumerate() {
+                assert!(!sections[..index].contains(section), "{}: {section:?} stands twice", program.name());
             }
         }
     }

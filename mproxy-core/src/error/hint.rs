@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use crate::sys;
+
 use rustix::io::Errno;
 
 /// The error, printed with the hint for this system if there is one.
@@ -14,14 +16,14 @@ struct WithOsHint<'a>(&'a io::Error);
 impl fmt::Display for WithOsHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(error) = self;
-        match os_hint(std::env::consts::OS, error) {
+        match os_hint(sys::NAME, error) {
             Some(hint) => write!(f, "{error}: {hint}"),
             None => write!(f, "{error}"),
         }
     }
 }
 
-/// The hint for an error on a system, named as in [`std::env::consts::OS`].
+/// The hint for an error on a system, named as in [`sys::NAME`].
 fn os_hint(system: &str, error: &io::Error) -> Option<&'static str> {
     match (system, Errno::from_io_error(error)?) {
         ("macos" | "freebsd", Errno::MSGSIZE) => {

@@ -13,7 +13,6 @@ use crate::sys;
 pub(crate) const WRITE_TIMEOUT_AT_STOP: Duration = Duration::from_millis(300);
 
 /// What ended a wait.
-#[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// The descriptor is ready, has an error, or was hung up: a read or write will not block.
@@ -27,22 +26,24 @@ pub enum Wait {
 /// A byte stream to read from that can be waited for.
 pub trait Input {
     /// Reads some bytes into the area; 0 is the end of the stream.
-    #[doc(hidden)]
+    ///
+    /// # Errors
+    /// `WouldBlock` and `Interrupted` are tried again; another one ends the stream.
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize>;
 
-    /// Waits until a read will not block.
-    #[doc(hidden)]
+    /// Waits until a read will not block, until the timeout is over, or until a stop is requested.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait>;
 
     /// Whether a read never waits for a writer, so that there is no need to wait before it.
-    #[doc(hidden)]
     fn never_blocks(&self) -> bool {
         false
     }
 
     /// From now on a read gives bytes that have already arrived, and `WouldBlock` after them. False if none are to
     /// be read any more.
-    #[doc(hidden)]
     fn begin_drain(&self) -> bool;
 }
 

@@ -1,5 +1,6 @@
 //! Byte streams as a source of datagrams: files, pipes, terminals and TCP connections.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -14,7 +15,6 @@ use crate::relay::stats::Counters;
 use crate::relay::stop::Stop;
 
 /// Cuts a byte stream into datagrams.
-#[derive(Debug)]
 pub struct StreamSource<R> {
     input: R,
     name: String,
@@ -37,6 +37,15 @@ enum End {
     /// End of input, or of a drain.
     Clean,
     Failed(io::Error),
+}
+
+impl<R> fmt::Debug for StreamSource<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamSource")
+            .field("name", &self.name)
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<R: Input> StreamSource<R> {

@@ -64,7 +64,7 @@ fn target_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Resu
 
 /// Sets the options that are the same for all addresses of the family: DSCP, TTL, `IP_MULTICAST_LOOP`, broadcast.
 pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
-    set_dscp(socket, family, options)?;
+    options.set_dscp(socket, family)?;
     if family.is_ipv4() {
         socket.set_broadcast(true)?;
         socket.set_multicast_ttl_v4(options.ttl.into())?;
@@ -72,16 +72,6 @@ pub(crate) fn set_up_sender(socket: &Socket, family: SocketAddr, options: &Optio
         socket.set_multicast_hops_v6(options.ttl.into())?;
     }
     set_multicast_loop(socket, family, options.multicast_loop)
-}
-
-/// Sets the DSCP of what is sent (RFC 2474): the upper six bits of the old type of service (`IP_TOS`), or of the traffic
-/// class (`IPV6_TCLASS`).
-pub(crate) fn set_dscp(socket: &Socket, family: SocketAddr, options: &Options) -> io::Result<()> {
-    let field = u32::from(options.dscp) << 2;
-    if field == 0 {
-        return Ok(());
-    }
-    if family.is_ipv4() { socket.set_tos_v4(field) } else { sys::set_traffic_class(socket, field) }
 }
 
 /// Logs where a target's datagrams go.

@@ -7,11 +7,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::Error;
 use crate::log;
-use crate::net::connect::set_dscp;
-use crate::net::multicast::{groups, join_group, no_interface};
+use crate::net::multicast::{group_bind_address, groups, join, no_interface};
 use crate::net::options::Options;
 use crate::net::resolve::Resolved;
-use crate::net::routes::RouteTable;
+use crate::net::routes::{Route, RouteTable};
 use crate::sys;
 
 /// The default receive buffer (`SO_RCVBUF`), as far as the system allows: 8 MiB.
@@ -64,7 +63,7 @@ pub fn listen_tcp(endpoint: &Resolved, options: &Options) -> Result<Vec<TcpListe
         }
         sys::set_restartable(&socket)?;
         // Each connection inherits it.
-        set_dscp(&socket, address, options)?;
+        options.set_dscp(&socket, address)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -115,7 +114,7 @@ fn bind_error(endpoint: &Resolved, address: SocketAddr, error: io::Error) -> Err
 }
 
 /// A UDP socket to listen with, not bound yet, and how large its receive buffer became.
-pub(crate) fn udp_listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize)> {
+fn udp_listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // An IPv6 listener is one on every system; 0.0.0.0 is a listener of its own.
@@ -126,6 +125,27 @@ pub(crate) fn udp_listener(address: SocketAddr, options: &Options) -> io::Result
     sys::disable_connection_reset(&socket);
     let buffer = set_recv_buffer(&socket, options.recv_buffer)?;
     Ok((socket, buffer))
+}
+
+/// Joins the group of a route on its interface.
+pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) -> io::Result<UdpSocket> {
+    let (Some(group), Some(interface)) = (route.addresses.first(), &route.interface) else {
+        return Err(no_interface());
+    };
+    let (socket, buffer) = udp_listener(*group, options)?;
+    sys::set_reuse(&socket)?;
+    if group.is_ipv6() {
+        // Linux delivers IPv6 groups to every socket bound to them, whichever interface a membership is on.
+        sys::bind_to_interface(&socket, &interface.name);
+    }
+    socket.bind(&group_bind_address(*group).into())?;
+    let source = endpoint.endpoint.source();
+    join(&socket, group.ip(), source, interface)?;
+    let from = source.map(|source| format!(" from source {source}")).unwrap_or_default();
+    log::info(format_args!(
+        "{endpoint}: listening to group {group}{from} on interface {interface}, receive buffer {buffer} bytes"
+    ));
+    Ok(socket.into())
 }
 
 /// One socket, or several that share the port (`SO_REUSEPORT`). Then the system gives each sender to one of them, for

@@ -6,12 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::Error;
-use crate::log;
 use crate::net::interface::Interface;
-use crate::net::listen::udp_listener;
-use crate::net::options::Options;
 use crate::net::resolve::Resolved;
-use crate::net::routes::{NO_INTERFACE, Route};
+use crate::net::routes::NO_INTERFACE;
 use crate::sys;
 
 /// The error of a group that no interface leads to.
@@ -25,28 +22,8 @@ pub(crate) fn groups(endpoint: &Resolved) -> Vec<Resolved> {
     groups.map(|group| Resolved { addresses: vec![*group], ..endpoint.clone() }).collect()
 }
 
-/// Joins the group of a route on its interface.
-pub(crate) fn join_group(endpoint: &Resolved, route: &Route, options: &Options) -> io::Result<UdpSocket> {
-    let (Some(group), Some(interface)) = (route.addresses.first(), &route.interface) else {
-        return Err(no_interface());
-    };
-    let (socket, buffer) = udp_listener(*group, options)?;
-    sys::set_reuse(&socket)?;
-    if group.is_ipv6() {
-        // Linux delivers IPv6 groups to every socket bound to them, whichever interface a membership is on.
-        sys::bind_to_interface(&socket, &interface.name);
-    }
-    socket.bind(&group_bind_address(*group).into())?;
-    let source = endpoint.endpoint.source();
-    join(&socket, group.ip(), source, interface)?;
-    let from = source.map(|source| format!(" from source {source}")).unwrap_or_default();
-    log::info(format_args!(
-        "{endpoint}: listening to group {group}{from} on interface {interface}, receive buffer {buffer} bytes"
-    ));
-    Ok(socket.into())
-}
-
-/// Joins a group on the interface, of one source only or of all (RFC 3376, RFC 3810).
+/// Joins a group on the interface (`IP_ADD_MEMBERSHIP`, `IPV6_ADD_MEMBERSHIP`), of one source only
+/// (`IP_ADD_SOURCE_MEMBERSHIP`, `MCAST_JOIN_SOURCE_GROUP`) or of all (RFC 3376, RFC 3810).
 pub(crate) fn join(
     socket: &Socket,
     group: IpAddr,
@@ -66,8 +43,8 @@ pub(crate) fn join(
 }
 
 /// Whether this host hears what it sends to groups (`IP_MULTICAST_LOOP`).
-pub(crate) fn set_multicast_loop(socket: &Socket, family: SocketAddr, heard: bool) -> io::Result<()> {
-    if family.is_ipv4() { socket.set_multicast_loop_v4(heard) } else { socket.set_multicast_loop_v6(heard) }
+pub(crate) fn set_multicast_loop(socket: &Socket, family: SocketAddr, on: bool) -> io::Result<()> {
+    if family.is_ipv4() { socket.set_multicast_loop_v4(on) } else { socket.set_multicast_loop_v6(on) }
 }
 
 /// Sets the interface that multicast leaves through (`IP_MULTICAST_IF`).
@@ -83,7 +60,7 @@ pub(crate) fn send_through(socket: &Socket, group: SocketAddr, interface: &Inter
 }
 
 /// The group itself, so that datagrams for other groups on the port stay out. Windows has no such bind.
-fn group_bind_address(group: SocketAddr) -> SocketAddr {
+pub(crate) fn group_bind_address(group: SocketAddr) -> SocketAddr {
     match group {
         SocketAddr::V4(v4) if !sys::CAN_BIND_GROUPS => (Ipv4Addr::UNSPECIFIED, v4.port()).into(),
         SocketAddr::V6(v6) if !sys::CAN_BIND_GROUPS => (Ipv6Addr::UNSPECIFIED, v6.port()).into(),

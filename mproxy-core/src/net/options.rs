@@ -1,6 +1,10 @@
 //! The options that all programs have in common.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use socket2::Socket;
 
 use crate::error::Error;
 use crate::io::framing::Framing;
@@ -87,7 +91,14 @@ impl Options {
         self
     }
 
-    /// The mark of all that is sent (RFC 2474), 0 to 63; by default 0, and no other on Windows.
+    /// The option of 0.2.0 for [`multicast_loop(false)`](Self::multicast_loop).
+    #[deprecated(since = "0.3.0", note = "use `multicast_loop(false)`")]
+    #[must_use]
+    pub fn no_loop(self) -> Self {
+        self.multicast_loop(false)
+    }
+
+    /// The DSCP of all that is sent (RFC 2474), 0 to 63; by default 0, and no other on Windows.
     #[must_use]
     pub fn dscp(mut self, dscp: u8) -> Self {
         self.dscp = dscp;
@@ -215,6 +226,16 @@ impl Options {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sets the DSCP of what is sent (RFC 2474): the upper six bits of the old type of service (`IP_TOS`), or of the
+    /// traffic class (`IPV6_TCLASS`).
+    pub(crate) fn set_dscp(&self, socket: &Socket, family: SocketAddr) -> io::Result<()> {
+        let field = u32::from(self.dscp) << 2;
+        if field == 0 {
+            return Ok(());
+        }
+        if family.is_ipv4() { socket.set_tos_v4(field) } else { sys::set_traffic_class(socket, field) }
     }
 
     /// Whether this host hears what it sends to groups (`IP_MULTICAST_LOOP`).

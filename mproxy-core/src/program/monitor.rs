@@ -61,7 +61,7 @@ impl RouteMonitor {
     }
 }
 
-/// Does that with each table in such periods, until all of them are gone.
+/// Refreshes each table once a period, until nobody uses any.
 fn each(tables: &[WeakRouteTable], period: Duration, stop: &Stop, refresh: &mut dyn FnMut(&RouteTable)) {
     while !stop.requested() {
         stop.sleep(period);

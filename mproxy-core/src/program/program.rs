@@ -79,7 +79,6 @@ impl Program {
     }
 
     /// Adds a function that reads certificates again.
-    #[doc(hidden)]
     pub fn reloads_with(&mut self, reload: crate::tcp::tls::Reload) {
         self.reloads.push(reload);
     }
@@ -117,7 +116,6 @@ impl Program {
     }
 
     /// Adds listeners that no target may come back to when its name gets another address.
-    #[doc(hidden)]
     pub fn avoids(&mut self, listeners: &[Resolved]) {
         self.monitor.avoid(listeners);
     }
@@ -215,7 +213,7 @@ impl Handle {
         }
     }
 
-    /// Has SIGHUP do that too, if there is any certificate.
+    /// SIGHUP does the same from now on, if there is any certificate.
     pub(crate) fn reload_at_sighup(&self) -> Result<(), Error> {
         reload_at_sighup(self.0.reloads.clone())
     }
@@ -275,10 +273,16 @@ impl Handle {
 }
 
 /// Stops a program from any thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Stopper {
     stop: Stop,
     threads: Arc<Threads>,
+}
+
+impl std::fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stopper").field("requested", &self.stop.requested()).finish_non_exhaustive()
+    }
 }
 
 impl Stopper {

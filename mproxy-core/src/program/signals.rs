@@ -66,8 +66,8 @@ impl Signals {
     }
 }
 
-/// Calls all of these at each SIGHUP from now on, instead of the end that it would be; without any, and where there is no
-/// such signal, nothing changes.
+/// SIGHUP reads the certificates again from now on, instead of ending the program. Without certificates, and on Windows,
+/// nothing changes.
 pub(crate) fn reload_at_sighup(reloads: Vec<Reload>) -> Result<(), Error> {
     // Without TLS there are no certificates.
     if !cfg!(feature = "tls") || reloads.is_empty() {

@@ -60,12 +60,12 @@ pub(crate) fn set_user_timeout(_: &TcpStream, _: Duration) -> io::Result<()> {
 
 pub(crate) fn bound_retransmission_timeout(_: &TcpStream) {}
 
-/// Nobody tells.
+/// The send queue is not told.
 pub(crate) fn unacknowledged_bytes(_: &TcpStream) -> i32 {
     0
 }
 
-/// Nobody tells.
+/// Retransmissions and probes are not told.
 pub(crate) fn is_unanswered(_: &TcpStream) -> bool {
     false
 }

@@ -5,13 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-pub use system::{open, stdin, stdout};
+pub use system::{FORBIDDEN_IN_FILE_NAMES, open, stdin, stdout};
 pub(crate) use system::{write_stderr, write_stdout};
 
 #[cfg(unix)]
 mod system {
     use super::{File, OpenOptions, Path, io};
     use rustix::fd::BorrowedFd;
+
+    /// Characters of an endpoint that no file name may hold: none.
+    pub const FORBIDDEN_IN_FILE_NAMES: &[char] = &[];
 
     /// Opens a file, or anything else that has a path.
     ///
@@ -67,6 +70,9 @@ mod system {
     use std::os::windows::io::AsHandle;
 
     use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
+
+    /// Characters of an endpoint that no file name may hold.
+    pub const FORBIDDEN_IN_FILE_NAMES: &[char] = &['<', '>', ':', '"', '/', '\\', '|', '?', '*'];
 
     /// Opens a file, or a named pipe, whose server learns who opens it and cannot act in that name.
     ///

@@ -138,7 +138,7 @@ pub(crate) fn set_traffic_class(socket: &Socket, field: u32) -> io::Result<()> {
 
 /// Each receiver hears what the sender lets it hear.
 #[allow(clippy::unnecessary_wraps)] // the signature of Windows's
-pub(crate) fn set_receiver_loop(_: &Socket, _family: SocketAddr, _on: bool) -> io::Result<()> {
+pub(crate) fn set_receiver_multicast_loop(_: &Socket, _family: SocketAddr, _on: bool) -> io::Result<()> {
     Ok(())
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn set_reuse(socket: &Socket) -> io::Result<()> {
 }
 
 /// Whether the receiver hears what this host sends to the group (Winsock's `IP_MULTICAST_LOOP`).
-pub(crate) fn set_receiver_loop(socket: &Socket, family: SocketAddr, on: bool) -> io::Result<()> {
+pub(crate) fn set_receiver_multicast_loop(socket: &Socket, family: SocketAddr, on: bool) -> io::Result<()> {
     if family.is_ipv4() { socket.set_multicast_loop_v4(on) } else { socket.set_multicast_loop_v6(on) }
 }
 

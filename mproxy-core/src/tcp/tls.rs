@@ -95,7 +95,6 @@ impl Tls {
     /// # Errors
     /// If a file cannot be used; wrong use if the server's name can be in no certificate, or without the
     /// feature `tls`.
-    #[doc(hidden)]
     pub fn connector(&self, server: &Endpoint) -> Result<Reloadable, Error> {
         #[cfg(feature = "tls")]
         {
@@ -115,7 +114,6 @@ impl Tls {
     /// # Errors
     /// If a file cannot be used; wrong use if there is no [identity](Self::identity), or without the
     /// feature `tls`.
-    #[doc(hidden)]
     pub fn acceptor(&self) -> Result<Reloadable, Error> {
         #[cfg(feature = "tls")]
         {

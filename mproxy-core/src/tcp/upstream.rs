@@ -11,7 +11,7 @@ use socket2::SockRef;
 use crate::error::Error;
 use crate::io::stream::StreamSource;
 use crate::log;
-use crate::net::connect::{set_dscp, set_up_stream};
+use crate::net::connect::set_up_stream;
 use crate::net::options::Options;
 use crate::net::resolve::Resolved;
 use crate::relay::batch::Batch;
@@ -81,7 +81,7 @@ impl TcpServerSource {
         let (endpoint, stop, transport, options) =
             (&self.endpoint, &self.stop, &self.transport, &self.options);
         let connected = connect_tcp(endpoint, stop, &mut |stream| {
-            set_dscp(&SockRef::from(&stream), stream.peer_addr()?, options)?;
+            options.set_dscp(&SockRef::from(&stream), stream.peer_addr()?)?;
             transport.establish(stream, stop)
         });
         let (connection, address) =

@@ -7,11 +7,12 @@ use std::time::Instant;
 use socket2::SockRef;
 
 use super::socket_set::{BoundSocket, SocketSet};
-use crate::net::multicast::{join_group, no_interface};
+use crate::net::listen::join_group;
+use crate::net::multicast::no_interface;
 use crate::net::options::Options;
 use crate::net::routes::{REFRESH_INTERVAL, Route, RouteTable};
 use crate::relay::stop::POLL_INTERVAL;
-use crate::sys::set_receiver_loop;
+use crate::sys::set_receiver_multicast_loop;
 
 #[derive(Debug)]
 pub(super) struct Membership {
@@ -94,7 +95,8 @@ impl Membership {
         let group = self.routes.resolved().addresses.first().copied().ok_or_else(no_interface)?;
         let mut result = Ok(());
         for (index, bound) in sockets.iter().enumerate() {
-            result = result.and(set_receiver_loop(&SockRef::from(&*bound.socket), group, index == 0));
+            result =
+                result.and(set_receiver_multicast_loop(&SockRef::from(&*bound.socket), group, index == 0));
         }
         result
     }

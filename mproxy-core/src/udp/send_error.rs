@@ -211,7 +211,7 @@ mod tests {
             (&["windows"], 10_065, UNREACHABLE),
             (&["windows"], 10_052, OTHER),
         ] {
-            if systems.contains(&std::env::consts::OS) {
+            if systems.contains(&crate::sys::NAME) {
                 check(&io::Error::from_raw_os_error(code), expected);
             }
         }

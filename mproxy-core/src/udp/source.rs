@@ -129,7 +129,7 @@ impl UdpSource {
     }
 
     /// Follows the routes of a group, if they have changed.
-    fn refresh(&mut self) {
+    fn sync_if_due(&mut self) {
         let is_due = self.membership.as_ref().is_some_and(Membership::is_due);
         if is_due
             && !self.draining
@@ -226,7 +226,7 @@ impl Source for UdpSource {
     }
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        self.refresh();
+        self.sync_if_due();
         match self.sockets.receive(batch) {
             Ok(missed) => {
                 if missed != Missed::default() {

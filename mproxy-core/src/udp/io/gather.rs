@@ -50,27 +50,27 @@ pub(crate) fn gather<'a>(
     let segment = of_run.min(first.len());
     let alone = segment == 0 || segment > limits.largest;
     let most = if alone { 1 } else { limits.segments.min(MAX_DATAGRAM / segment) };
-    let mut group = Gathered { segment, datagrams: 0, end: from };
-    while group.datagrams < most
-        && batch.same_sender(from, group.end)
-        && let Some((payload, of_run)) = batch.remaining(group.end)
+    let mut gathered = Gathered { segment, datagrams: 0, end: from };
+    while gathered.datagrams < most
+        && batch.same_sender(from, gathered.end)
+        && let Some((payload, of_run)) = batch.remaining(gathered.end)
     {
         let next = of_run.min(payload.len());
         let len = if next == segment {
-            payload.len().min((most - group.datagrams) * segment)
+            payload.len().min((most - gathered.datagrams) * segment)
         } else if 0 < next && next < segment {
             next
         } else {
             break;
         };
         add(&payload[..len]);
-        group.end = batch.advance(group.end, len);
-        group.datagrams += if segment == 0 { 1 } else { len.div_ceil(segment) };
+        gathered.end = batch.advance(gathered.end, len);
+        gathered.datagrams += if segment == 0 { 1 } else { len.div_ceil(segment) };
         if segment == 0 || !len.is_multiple_of(segment) {
             break;
         }
     }
-    Some(group)
+    Some(gathered)
 }
 
 #[cfg(test)]
@@ -78,40 +78,40 @@ mod tests {
     use super::*;
 
     /// The groups of a batch of runs (bytes, segment), as datagrams and bytes of each.
-    fn groups(runs: &[(usize, usize)], limits: Limits) -> Vec<(usize, usize)> {
+    fn gather_all(runs: &[(usize, usize)], limits: Limits) -> Vec<(usize, usize)> {
         let mut batch = Batch::with_capacity(1 << 20);
         for (len, segment) in runs {
             batch.push_coalesced(*len, *segment);
         }
-        let (mut at, mut groups) = (Cursor::default(), vec![]);
+        let (mut at, mut all) = (Cursor::default(), vec![]);
         let mut bytes = 0;
-        while let Some(group) = gather(&batch, at, limits, &mut |slice| bytes += slice.len()) {
-            groups.push((group.datagrams, std::mem::take(&mut bytes)));
-            at = group.end;
+        while let Some(gathered) = gather(&batch, at, limits, &mut |slice| bytes += slice.len()) {
+            all.push((gathered.datagrams, std::mem::take(&mut bytes)));
+            at = gathered.end;
         }
-        groups
+        all
     }
 
     #[test]
     fn equal_ones_go_together_and_a_shorter_one_ends_them() {
-        assert_eq!(groups(&[(9, 3), (3, 3), (2, 2), (3, 3)], Limits::OFFLOAD), [(5, 14), (1, 3)]);
-        assert_eq!(groups(&[(3, 3), (4, 4), (5, 2)], Limits::OFFLOAD), [(1, 3), (2, 6), (2, 3)]);
+        assert_eq!(gather_all(&[(9, 3), (3, 3), (2, 2), (3, 3)], Limits::OFFLOAD), [(5, 14), (1, 3)]);
+        assert_eq!(gather_all(&[(3, 3), (4, 4), (5, 2)], Limits::OFFLOAD), [(1, 3), (2, 6), (2, 3)]);
     }
 
     #[test]
     fn empty_ones_go_alone() {
         assert_eq!(
-            groups(&[(0, 0), (0, 0), (2, 2), (0, 0)], Limits::OFFLOAD),
+            gather_all(&[(0, 0), (0, 0), (2, 2), (0, 0)], Limits::OFFLOAD),
             [(1, 0), (1, 0), (1, 2), (1, 0)]
         );
     }
 
     #[test]
     fn no_more_go_together_than_the_limits_allow() {
-        assert_eq!(groups(&[(100, 1)], Limits::OFFLOAD), [(64, 64), (36, 36)]);
-        assert_eq!(groups(&[(8192 * 8, 8192)], Limits::OFFLOAD), [(7, 57_344), (1, 8192)]);
-        assert_eq!(groups(&[(40_000, 20_000)], Limits::OFFLOAD.below(20_000)), [(1, 20_000); 2]);
-        assert_eq!(groups(&[(5, 2)], Limits::SINGLE), [(1, 2), (1, 2), (1, 1)]);
-        assert_eq!(groups(&[(65_527, 65_527), (10, 10)], Limits::OFFLOAD), [(1, 65_527), (1, 10)]);
+        assert_eq!(gather_all(&[(100, 1)], Limits::OFFLOAD), [(64, 64), (36, 36)]);
+        assert_eq!(gather_all(&[(8192 * 8, 8192)], Limits::OFFLOAD), [(7, 57_344), (1, 8192)]);
+        assert_eq!(gather_all(&[(40_000, 20_000)], Limits::OFFLOAD.below(20_000)), [(1, 20_000); 2]);
+        assert_eq!(gather_all(&[(5, 2)], Limits::SINGLE), [(1, 2), (1, 2), (1, 1)]);
+        assert_eq!(gather_all(&[(65_527, 65_527), (10, 10)], Limits::OFFLOAD), [(1, 65_527), (1, 10)]);
     }
 }
