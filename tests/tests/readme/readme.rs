@@ -287,6 +287,32 @@ fn the_pages_for_maintainers_name_what_there_is() {
     assert!(commands > 8, "{commands} commands");
 }
 
+/// Each source file of the core is a word of ARCHITECTURE.md: in its tree, or in the way of a datagram.
+fn the_pages_of_the_architecture_name_every_file() {
+    let page = text("ARCHITECTURE.md");
+    let section = |title: &str| {
+        let (_, rest) = page.split_once(&format!("\n## {title}\n")).unwrap();
+        rest.split("\n## ").next().unwrap()
+    };
+    let sections = [section("The tree"), section("The way of a datagram")].concat();
+    let named: BTreeSet<_> = sections.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let (mut directories, mut files) = (vec![workspace().join("mproxy-core/src")], 0);
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            files += 1;
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            let is_known = named.contains(stem) || ["tests", "fuzzing"].contains(&stem);
+            assert!(is_known, "ARCHITECTURE.md does not name {}", path.display());
+        }
+    }
+    assert!(files > 60, "{files} files");
+}
+
 fn the_table_lists_every_option_of_every_program_and_no_other() {
     let readme = text("README.md");
     let mut written = BTreeSet::new();
@@ -765,6 +791,7 @@ mproxy_tests::main!(
     every_command_of_the_readme_is_run_by_a_test_or_by_ci,
     the_commands_of_the_crates_readmes_are_those_of_the_workspaces,
     the_pages_for_maintainers_name_what_there_is,
+    the_pages_of_the_architecture_name_every_file,
     the_table_lists_every_option_of_every_program_and_no_other,
     the_quick_start_works_in_two_terminals,
     the_client_recipes_work,
