@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     let options = match Options::parse(arguments) {
         Ok(options) => options,
         Err(fault) => {
-            eprintln!("network: {fault}; see --help");
+            eprintln!("bench: {fault}; see --help");
             return ExitCode::from(2);
         }
     };
@@ -69,13 +69,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !asked {
-        eprintln!("network: measures under `cargo bench` only");
+        eprintln!("bench: measures under `cargo bench -p mproxy-bench` only");
         return ExitCode::SUCCESS;
     }
     // Cargo starts it in the directory of the package.
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if let Err(error) = std::env::set_current_dir(&root) {
-        eprintln!("network: {}: {error}", root.display());
+        eprintln!("bench: {}: {error}", root.display());
         return ExitCode::FAILURE;
     }
     measure(&options)
@@ -88,6 +88,6 @@ fn measure(options: &Options) -> ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn measure(_: &Options) -> ExitCode {
-    eprintln!("network: needs Linux, whose network namespaces it runs in");
+    eprintln!("bench: needs Linux, whose network namespaces it runs in");
     ExitCode::from(2)
 }

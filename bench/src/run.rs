@@ -21,7 +21,7 @@ pub(crate) fn part() -> Option<ExitCode> {
     Some(match parts::run(&arguments.collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("network: a part of the benchmark failed: {error}");
+            eprintln!("bench: a part of the benchmark failed: {error}");
             ExitCode::FAILURE
         }
     })
@@ -42,21 +42,21 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if chosen.is_empty() {
-        eprintln!("network: no scenario has such a name; see --list");
+        eprintln!("bench: no scenario has such a name; see --list");
         return ExitCode::from(2);
     }
     if !geteuid().is_root() {
-        eprintln!("network: needs root, for a network namespace of its own");
+        eprintln!("bench: needs root, for a network namespace of its own");
         return ExitCode::from(2);
     }
     match measure(options, &chosen) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failures) => {
-            eprintln!("network: {failures} runs of ours or of the limit failed");
+            eprintln!("bench: {failures} runs of ours or of the limit failed");
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("network: {error}");
+            eprintln!("bench: {error}");
             ExitCode::FAILURE
         }
     }
@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 
 /// Returns how many runs failed that never should: those of our own programs and of the limit.
 fn measure(options: &Options, chosen: &[Scenario]) -> Outcome<u32> {
-    eprintln!("network: building the four programs");
+    eprintln!("bench: building the four programs");
     let mut candidates = candidates(options, chosen)?;
     namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
     processes::watch()?;
@@ -146,7 +146,7 @@ fn candidates(options: &Options, chosen: &[Scenario]) -> Outcome<Vec<Candidate>>
     if !streamed.is_empty() && !candidates.iter().any(Candidate::is_socat) {
         match Candidate::socat() {
             Some(socat) => candidates.push(socat),
-            None => eprintln!("network: there is no socat to measure TCP and TLS beside"),
+            None => eprintln!("bench: there is no socat to measure TCP and TLS beside"),
         }
     }
     Ok(candidates)
@@ -173,6 +173,6 @@ fn write(path: &Path, content: &str) -> Outcome {
         std::fs::create_dir_all(directory).map_err(fault)?;
     }
     std::fs::write(path, content).map_err(fault)?;
-    eprintln!("network: {} written", path.display());
+    eprintln!("bench: {} written", path.display());
     Ok(())
 }
