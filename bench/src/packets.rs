@@ -191,8 +191,8 @@ impl Sender {
         let sent = match segment {
             None => sendmmsg(socket, &mut self.single, messages, connected, [], flags)?.count(),
             Some(size) => {
-                let cut = [ControlMessage::UdpGsoSegments(size)];
-                sendmmsg(socket, &mut self.offloaded, messages, connected, cut, flags)?.count()
+                let segment = [ControlMessage::UdpGsoSegments(size)];
+                sendmmsg(socket, &mut self.offloaded, messages, connected, segment, flags)?.count()
             }
         };
         Ok(sent)

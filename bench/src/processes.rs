@@ -1,4 +1,4 @@
-//! Processes: started, watched, measured, and ended whatever happens.
+//! Processes: started, supervised, measured, and ended whatever happens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -44,7 +44,7 @@ fn signal(id: u32, signal: Signal) {
 }
 
 /// Ends all that runs when this process is interrupted or terminated, and when the deadline has passed.
-pub(crate) fn watch() -> Outcome {
+pub(crate) fn start_watchdog() -> Outcome {
     ctrlc::set_handler(|| {
         end_all();
         std::process::exit(130);
@@ -148,7 +148,7 @@ impl Process {
     }
 
     /// The figures in the next line that it prints.
-    pub(crate) fn told(&mut self) -> Outcome<Figures> {
+    pub(crate) fn next_figures(&mut self) -> Outcome<Figures> {
         Figures::parse(&self.line()?)
     }
 

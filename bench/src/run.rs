@@ -67,7 +67,7 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome<u32> {
     eprintln!("bench: building the four programs");
     let mut candidates = candidates(options, chosen)?;
     namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
-    processes::watch()?;
+    processes::start_watchdog()?;
 
     let stage = Stage::new(options.seconds);
     let (mut measured, mut failures) = (Vec::new(), 0);

@@ -279,7 +279,7 @@ impl Stage {
         clients.line()?;
         let before = proxy.usage()?;
         let sent = send(from, load)?;
-        let got = clients.told()?;
+        let got = clients.next_figures()?;
         let used = proxy.usage()?;
         let (size, number) = (load.size as f64, number as f64);
         let (bytes, expected) = (got.get("bytes")?, sent.datagrams * size);

@@ -68,11 +68,11 @@ impl FromStr for Framing {
 pub(crate) struct Streamed {
     pub(crate) tls: bool,
     framing: Framing,
-    way: Way,
+    direction: Direction,
 }
 
 #[derive(Clone, Copy)]
-enum Way {
+enum Direction {
     /// From a server, to be cut into datagrams of this size.
     In(usize),
     /// To a client.
@@ -84,27 +84,31 @@ pub(crate) fn all() -> Vec<(String, String, Streamed)> {
     let mut all = Vec::new();
     for tls in [false, true] {
         let (name, title) = if tls { ("tls", "TLS") } else { ("tcp", "TCP") };
-        let mut add = |what: &str, how: String, framing, way| {
-            all.push((format!("{name}-{what}"), format!("{title} {how}"), Streamed { tls, framing, way }));
+        let mut add = |what: &str, how: String, framing, direction| {
+            all.push((
+                format!("{name}-{what}"),
+                format!("{title} {how}"),
+                Streamed { tls, framing, direction },
+            ));
         };
         for size in [SIZE, LARGE] {
             let how = format!("in, blocks of {size} B");
-            add(&format!("in-{size}"), how, Framing::Blocks, Way::In(size));
+            add(&format!("in-{size}"), how, Framing::Blocks, Direction::In(size));
         }
         if !tls {
-            add("in-raw", format!("in, reads of {SIZE} B"), Framing::Raw, Way::In(SIZE));
-            add("in-length", format!("in, lengths, {SIZE} B"), Framing::Length, Way::In(SIZE));
+            add("in-raw", format!("in, reads of {SIZE} B"), Framing::Raw, Direction::In(SIZE));
+            add("in-length", format!("in, lengths, {SIZE} B"), Framing::Length, Direction::In(SIZE));
         }
         for mode in [Mode::Plain, Mode::Coalesced] {
             let how = format!("out, {SIZE} B, {}", mode.name());
-            add(&format!("out-{}", mode.name()), how, Framing::Raw, Way::Out(mode, None));
+            add(&format!("out-{}", mode.name()), how, Framing::Raw, Direction::Out(mode, None));
         }
         if !tls {
             let how = format!("out, lengths, {SIZE} B, coalesced");
-            add("out-length", how, Framing::Length, Way::Out(Mode::Coalesced, None));
+            add("out-length", how, Framing::Length, Direction::Out(Mode::Coalesced, None));
         }
         let how = "out, 500 Mbit/s".to_owned();
-        add("out-paced", how, Framing::Raw, Way::Out(Mode::Single, Some(PACE)));
+        add("out-paced", how, Framing::Raw, Direction::Out(Mode::Single, Some(PACE)));
     }
     all
 }
@@ -112,11 +116,11 @@ pub(crate) fn all() -> Vec<(String, String, Streamed)> {
 impl Stage {
     /// Runs a scenario once; none if the candidate has nothing for it.
     pub(crate) fn streamed(&self, candidate: &Candidate, streamed: Streamed) -> Outcome<Option<Sample>> {
-        let Streamed { tls, framing, way } = streamed;
+        let Streamed { tls, framing, direction } = streamed;
         let certificates = if tls { Some(self.certificates()?) } else { None };
-        match way {
-            Way::In(size) => self.stream_in(candidate, framing, size, certificates),
-            Way::Out(mode, pace) => {
+        match direction {
+            Direction::In(size) => self.stream_in(candidate, framing, size, certificates),
+            Direction::Out(mode, pace) => {
                 let load = self.load(SIZE, mode, pace);
                 self.stream_out(candidate, framing, load, certificates)
             }
@@ -144,7 +148,7 @@ impl Stage {
         program.ready(|| bound("tcp", server, 2))?;
         feed.line()?;
         let before = program.usage()?;
-        let sent = feed.told()?.get("bytes")?;
+        let sent = feed.next_figures()?.get("bytes")?;
         let got = sinks.remove(0).figures()?;
         let used = program.usage()?;
         Passed { got, framed: size, size, sent, before, used }.sample(false)
@@ -166,7 +170,7 @@ impl Stage {
         clients.line()?;
         let before = program.usage()?;
         let sent = send(from, load)?;
-        let got = clients.told()?;
+        let got = clients.next_figures()?;
         let used = program.usage()?;
         let (size, framed) = (load.size, framing.framed(load.size).len());
         let sent = sent.datagrams * size as f64;

@@ -53,8 +53,8 @@ fn payload(number: usize, len: usize) -> Vec<u8> {
 
 /// What is sent and awaited together: each size by itself, then all of them several times, in disorder.
 fn lots() -> Vec<Vec<Vec<u8>>> {
-    let few = |size: &usize| if *size > 9000 { 2 } else { 5 };
-    let mut burst: Vec<_> = SIZES.iter().flat_map(|size| vec![*size; few(size)]).enumerate().collect();
+    let copies = |size: &usize| if *size > 9000 { 2 } else { 5 };
+    let mut burst: Vec<_> = SIZES.iter().flat_map(|size| vec![*size; copies(size)]).enumerate().collect();
     burst.sort_by_key(|(number, _)| number.pow(3) % 103);
     // Some that are alike stand together, as those do that the kernel takes and gives as one.
     assert!(burst.windows(2).any(|pair| pair[0].1 == pair[1].1));

@@ -659,8 +659,8 @@ fn works_soon_on_eth0(network: &Network, hears: &Running, away: &Running, what: 
 fn tells(program: &Running, times: usize, endpoint: &str, what: &str) {
     eventually(&format!("'{endpoint} ... {what}', {times} times"), || {
         let messages = program.messages();
-        let told = messages.lines().filter(|line| line.contains(endpoint) && line.contains(what)).count();
-        (told >= times).then_some(())
+        let lines = messages.lines().filter(|line| line.contains(endpoint) && line.contains(what)).count();
+        (lines >= times).then_some(())
     });
 }
 

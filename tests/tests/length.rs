@@ -238,10 +238,10 @@ fn cuts_through_lines_that_are_too_long_are_counted() {
         }
     }
     let arguments = ["--path", path.to_str().unwrap(), "--tee", "--framing", "lines", "--datagram-size", "8"];
-    let told = run("mproxy-client", &[&arguments[..], &["-v"]].concat(), b"").stderr;
+    let stderr = run("mproxy-client", &[&arguments[..], &["-v"]].concat(), b"").stderr;
     assert!(
-        told.contains("a line longer than 8 bytes is cut") && told.contains(": 2 cut where no line ends"),
-        "{told}"
+        stderr.contains("a line longer than 8 bytes is cut") && stderr.contains(": 2 cut where no line ends"),
+        "{stderr}"
     );
     // Nobody who did not ask is bothered with it.
     assert_eq!(run("mproxy-client", &arguments, b"").stderr, "");

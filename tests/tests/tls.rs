@@ -234,11 +234,11 @@ fn a_server_that_is_cut_off_is_told_from_one_that_ends() {
 
     let server = showing(&pki.server);
     let (running, target) = tls_forward(&server.address(), &options);
-    let mut cut = server.accept();
-    cut.send(b"\0\0\0\x03one\0");
+    let mut truncated = server.accept();
+    truncated.send(b"\0\0\0\x03one\0");
     assert_eq!(datagram(&target), b"");
     assert_eq!(datagram(&target), b"one");
-    cut.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    truncated.socket.shutdown(std::net::Shutdown::Write).unwrap();
     let line = running.says("connecting again until it works");
     assert!(line.contains("cut off: the connection ended without TLS's close_notify"), "{line}");
     running.says("ends inside a frame: 1 bytes discarded");
@@ -485,11 +485,11 @@ fn a_client_that_goes_frees_its_place_with_a_goodbye_and_without() {
     let mut output = Output::new(&pki, &["--max-clients", "1"]);
     for (version, _) in TLS_VERSIONS {
         let options = TlsOptions { version: Some(version), ..TlsOptions::default() };
-        let cut = output.client(&pki, options);
-        let address = cut.socket.local_addr().unwrap();
+        let reset = output.client(&pki, options);
+        let address = reset.socket.local_addr().unwrap();
         // At once, that is as a reset.
-        socket_of(&cut).set_linger(Some(std::time::Duration::ZERO)).unwrap();
-        drop(cut);
+        socket_of(&reset).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(reset);
         output.running.says(&format!("TLS client {address} has gone: "));
     }
     // Before TLS 1.3 a goodbye is that of both; TCP alone would not tell before the next datagram.

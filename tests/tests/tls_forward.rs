@@ -240,12 +240,12 @@ fn a_stream_that_is_cut_off_is_told_from_one_that_ends() {
     running.says(&format!("127.0.0.1:{}: ends inside a frame: 4 bytes discarded", ending.port));
     running.says("has closed the connection");
 
-    let mut cut = Server::openssl(&pki.server, &[]);
-    let (running, target) = tls_forward(&cut.address(), &options);
-    cut.input.write_all(b"\0\0\0\x03one\0").unwrap();
+    let mut truncated = Server::openssl(&pki.server, &[]);
+    let (running, target) = tls_forward(&truncated.address(), &options);
+    truncated.input.write_all(b"\0\0\0\x03one\0").unwrap();
     assert_eq!(datagram(&target), b"");
     assert_eq!(datagram(&target), b"one");
-    cut.running.signal(Signal::KILL);
+    truncated.running.signal(Signal::KILL);
     let line = running.says("connecting again until it works");
     assert!(line.contains("cut off: the connection ended without TLS's close_notify"), "{line}");
     running.says("ends inside a frame: 1 bytes discarded");

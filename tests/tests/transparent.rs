@@ -1048,9 +1048,9 @@ fn iperf3_measures_through_a_transparent_forward() {
         transparent(&network, PROXY, FORWARD.0, &["--udp-listen-addr", &input, FORWARD.1, &target]);
     let options = ["--udp", "--length", "1316", "--bitrate", "4M", "--bytes", "1M"];
     let out = network.run(SENDER, "iperf3", &[&["--client", &addresses[0]], &options[..]].concat());
-    let told = String::from_utf8_lossy(&out.stdout);
-    let receiver = told.lines().find(|line| line.ends_with("receiver"));
-    assert!(receiver.is_some_and(|line| line.contains("(0%)")), "{told}");
+    let printed = String::from_utf8_lossy(&out.stdout);
+    let receiver = printed.lines().find(|line| line.ends_with("receiver"));
+    assert!(receiver.is_some_and(|line| line.contains("(0%)")), "{printed}");
     proxy.stop();
 }
 

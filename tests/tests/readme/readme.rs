@@ -492,9 +492,9 @@ fn the_multicast_recipes_work_across_hosts() {
     for host in [1, 2] {
         site.members(host, "eth0", "239.1.2.3", 1);
     }
-    let told = site.terminal(1, "troubleshooting, membership").ends();
-    assert!(told.contains("inet  239.1.2.3\n"), "{told}");
-    assert!(told.contains("239.1.2.3:9920 ") && told.contains("\"mproxy-server\""), "{told}");
+    let printed = site.terminal(1, "troubleshooting, membership").ends();
+    assert!(printed.contains("inet  239.1.2.3\n"), "{printed}");
+    assert!(printed.contains("239.1.2.3:9920 ") && printed.contains("\"mproxy-server\""), "{printed}");
     site.terminal(0, "multicast, sender").ends();
     for host in [1, 2] {
         assert_eq!(file_with(&site.path(host, "received.log"), 10), b"over IPv4\n");
@@ -665,9 +665,9 @@ fn a_bridge_tells_what_it_knows_and_asks_when_it_is_told_to() {
     let groups = ["--listen-addr", "239.1.2.3:9920", "--listen-addr", "[ff15::3]:9920"];
     let _listener = server(&site.network, 1, &groups);
     eventually("the groups on the bridge", || {
-        let told = site.terminal(0, "switch, to look").ends();
-        assert!(told.contains("mcast_snooping 1 ") && told.contains("mcast_querier 0 "), "{told}");
-        let known = |group| told.contains(&format!("port eth0 grp {group} "));
+        let printed = site.terminal(0, "switch, to look").ends();
+        assert!(printed.contains("mcast_snooping 1 ") && printed.contains("mcast_querier 0 "), "{printed}");
+        let known = |group| printed.contains(&format!("port eth0 grp {group} "));
         (known("239.1.2.3") && known("ff15::3")).then_some(())
     });
     let wire = Capture::new(&site.network, 1, "eth0");
@@ -693,9 +693,9 @@ fn tcpdump_shows_datagrams_and_reports_of_the_version_that_was_asked_for() {
         std::thread::sleep(std::time::Duration::from_secs(1));
         dump.signal(Signal::INT);
         assert_eq!(dump.0.exit_code(), 0, "{}", dump.0.messages());
-        let told = dump.0.text();
+        let printed = dump.0.text();
         for text in seen {
-            assert!(told.contains(text), "no '{text}' in {told}");
+            assert!(printed.contains(text), "no '{text}' in {printed}");
         }
     };
     shown(&[
@@ -757,12 +757,12 @@ fn the_reverse_path_filter_is_seen_and_loosened() {
     let listener = server(&site.network, 0, &["--listen-addr", "239.1.2.3%eth0:9920"]);
     site.network.switched(0, 0, "239.1.2.3", true);
     site.network.succeeds(0, "sysctl", &["net.ipv4.conf.all.rp_filter=1"]);
-    let told = site.terminal(0, "reverse path, to look").ends();
-    assert!(told.contains("net.ipv4.conf.all.rp_filter = 1\n"), "{told}");
-    assert!(told.contains("net.ipv4.conf.eth0.rp_filter = "), "{told}");
+    let printed = site.terminal(0, "reverse path, to look").ends();
+    assert!(printed.contains("net.ipv4.conf.all.rp_filter = 1\n"), "{printed}");
+    assert!(printed.contains("net.ipv4.conf.eth0.rp_filter = "), "{printed}");
     let counted = |name: &str| -> u64 {
-        let told = site.terminal(0, "troubleshooting, counters").ends();
-        let line = told.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{told}"));
+        let printed = site.terminal(0, "troubleshooting, counters").ends();
+        let line = printed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{printed}"));
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     assert_eq!((counted("UdpRcvbufErrors"), counted("Udp6RcvbufErrors")), (0, 0));
