@@ -39,7 +39,7 @@ pub use certificates::{Authority, Certificate, Pki, Valid, openssl};
 pub use console::press_ctrl_c;
 #[cfg(feature = "harness")]
 pub use harness::run_tests;
-pub use log::GroupLine;
+pub use log::{GroupLine, is_warning};
 pub use loopback::{loopback, member, sender_to};
 pub use needs::{
     is_wine, needs_ipv6, needs_loopback_network, needs_source_specific_multicast, needs_tools, skip,

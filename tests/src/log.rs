@@ -1,11 +1,11 @@
-//! The programs' log lines that tell tests where a program listens, sends and is connected: their words, and how to
-//! parse them, are here only. The programs must run with `-v`. An endpoint is as the command line has it.
+//! The programs' log lines that tests read: warnings, and where a program listens, sends and is connected. Their words,
+//! and how to parse them, are here only. All but warnings need `-v`. An endpoint is as the command line has it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Running;
 
-/// Where a group is joined or sent to.
+/// The group of a listener or a target.
 #[derive(Debug)]
 pub struct GroupLine {
     /// The endpoint, which the program may have chosen itself.
@@ -20,7 +20,17 @@ pub struct GroupLine {
     pub ttl: Option<u32>,
 }
 
+/// Whether this line is a warning.
+pub fn is_warning(line: &str) -> bool {
+    line.contains("warning: ")
+}
+
 impl Running {
+    /// The warnings so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.messages().lines().filter(|line| is_warning(line)).map(str::to_owned).collect()
+    }
+
     /// Waits until the program listens to all that these arguments of it name.
     pub fn is_ready(&self, arguments: &[&str]) {
         // Without an output nobody listens to the channel.
@@ -50,7 +60,12 @@ impl Running {
         self.says(&format!(" {target}: sending to "));
     }
 
-    /// The address to which a target is sent that is no group.
+    /// Whether the program has said that a target is reached again.
+    pub fn has_recovered(&self, target: &str) -> bool {
+        self.count(&format!("sending to {target} works again")) > 0
+    }
+
+    /// The address of a target that is no group.
     pub fn target_address(&self, target: &str) -> SocketAddr {
         let before = format!(" {target}: sending to ");
         address(between(&self.says(&before), &before, " on interface "))
@@ -75,23 +90,28 @@ impl Running {
         address(between(&self.says(&before), &before, "\n"))
     }
 
+    /// The number of UDP listeners so far.
+    pub fn listeners(&self) -> usize {
+        self.count(": listening ")
+    }
+
     /// The size of a UDP listener's receive buffer.
     pub fn receive_buffer(&self, endpoint: &str) -> usize {
         let line = self.says(&format!(" {endpoint}: listening "));
         between(&line, ", receive buffer ", " bytes").parse().unwrap()
     }
 
-    /// Where a listener has joined its group.
+    /// The group of a listener.
     pub fn joined_group(&self, endpoint: &str) -> GroupLine {
         GroupLine::read(&self.says(&format!(" {endpoint}: listening to group ")))
     }
 
-    /// How a target that is a group is sent to.
+    /// The group of a target.
     pub fn target_group(&self, endpoint: &str) -> GroupLine {
         GroupLine::read(&self.says(&format!(" {endpoint}: sending to group ")))
     }
 
-    /// How the only channel of a reverse proxy is sent to.
+    /// The group of a reverse proxy's only channel.
     pub fn channel(&self) -> GroupLine {
         GroupLine::read(&self.says(": sending to group "))
     }
@@ -99,6 +119,11 @@ impl Running {
     /// Waits until a TCP or TLS client is served.
     pub fn serves_a_client(&self) {
         self.says(" connected");
+    }
+
+    /// The number of TCP and TLS peers, clients and inputs, that have been served so far.
+    pub fn served_peers(&self) -> usize {
+        self.count(" connected\n")
     }
 
     /// Waits until this TCP or TLS peer, a client or an input, is served.
@@ -109,6 +134,11 @@ impl Running {
     /// Waits until the program is connected to this TCP or TLS server.
     pub fn is_connected(&self, server: &str) {
         self.says(&format!(" {server}: connected to "));
+    }
+
+    /// The number of connections to TCP and TLS servers so far.
+    pub fn connections(&self) -> usize {
+        self.count(": connected to ")
     }
 }
 
@@ -133,7 +163,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|error| panic!("'{text}': {error}"))
 }
 
-/// What stands in the line behind `before`, up to `after` or the line's end.
+/// The text of the line behind `before`, up to `after` or the line's end.
 fn between<'a>(line: &'a str, before: &str, after: &str) -> &'a str {
     let (_, rest) = line.split_once(before).unwrap_or_else(|| panic!("no '{before}' in '{line}'"));
     rest.split(after).next().unwrap_or(rest)

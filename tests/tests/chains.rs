@@ -194,7 +194,7 @@ impl Chain {
         }
         for running in &mut self.running {
             assert_eq!(running.exit_code(), 0, "{}", running.messages());
-            assert!(!running.messages().contains("warning"), "{}", running.messages());
+            assert!(running.warnings().is_empty(), "{}", running.messages());
         }
         self.receiver.set_nonblocking(true).unwrap();
         assert!(self.receiver.recv(&mut [0; 16]).is_err(), "one datagram more than was sent");

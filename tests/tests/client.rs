@@ -349,17 +349,18 @@ fn a_target_given_by_name_and_a_group_are_reached() {
         ("--ttl=0", group),
     ] {
         let arguments = ["--path", "-", "--server-addr", &name, "--server-addr", &group, option];
-        let outcome = run(CLIENT, &arguments, b"for all\n");
-        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let (mut client, mut stdin) = start_piped(CLIENT, &arguments);
+        stdin.write_all(b"for all\n").unwrap();
+        drop(stdin);
+        assert_eq!(client.exit_code(), 0, "{}", client.messages());
         assert_eq!(datagram(&socket), b"for all\n");
         assert_eq!(datagram(&receiver), b"for all\n", "{option}");
         if option == "--verbose" {
-            for words in [[name.as_str(), "127.0.0.1", "sending to"], [&group, " on interface ", "TTL 1"]] {
-                let told = outcome.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-                assert!(told, "no line with {words:?}: {}", outcome.stderr);
-            }
+            assert_eq!(client.target_address(&name), address);
+            let line = client.target_group(&group);
+            assert!(!line.interface.is_empty() && line.ttl == Some(1), "{line:?}");
         } else {
-            assert_eq!(outcome.stderr, "");
+            assert_eq!(client.messages(), "");
         }
     }
 }

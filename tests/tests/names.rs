@@ -1,7 +1,7 @@
 //! Targets that are given by name, while what the name stands for changes. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mproxy_tests::{Network, Running, eventually, receives, send, server};
+use mproxy_tests::{Network, Running, eventually, is_warning, receives, send, server};
 
 fn name(host: usize) -> String {
     format!("{} feed\n", Network::ipv4(host))
@@ -94,7 +94,7 @@ fn a_name_without_address_is_tried_until_it_has_one_but_not_if_it_is_all_there_i
     let target = format!("{}:9920", Network::ipv4(1));
     let forward = forward(&network, "127.0.0.1:9900", &[&target, "feed:9920"], &[]);
     let warning = forward.says("feed:9920");
-    assert!(warning.contains("warning: "), "{warning}");
+    assert!(is_warning(&warning), "{warning}");
     let mut expected = String::new();
     for n in 0..10 {
         let line = format!("{n}\n");

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use mproxy_forward::{Forward, Options};
 use mproxy_tests::{
-    Network, PATIENCE, Running, assert_empty, eventually, force_receive_buffer, needs_tools, output, program,
-    segment, share_port, skip,
+    Network, PATIENCE, Running, assert_empty, eventually, force_receive_buffer, is_warning, needs_tools,
+    output, program, segment, share_port, skip,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -110,7 +110,7 @@ fn receives(socket: &UdpSocket, text: &str, from: &UdpSocket) {
 /// The proxy has nothing to complain of, and ends as it should.
 fn ends_without_a_word(mut proxy: Running) {
     proxy.stop();
-    assert!(!proxy.messages().contains("warning"), "{}", proxy.messages());
+    assert!(proxy.warnings().is_empty(), "{}", proxy.messages());
 }
 
 /// Gives a host a second address of each family: `10.77.0.101` and `fd77::101`.
@@ -271,10 +271,10 @@ fn a_sender_that_cannot_be_sent_on_costs_the_others_nothing() {
             receives(&receiver, &number.to_string(), &sender);
         }
         let warning = proxy.says("[fe80::77:0");
-        assert!(warning.contains("warning") && warning.contains("[fd78::3]:9930"), "{warning}");
+        assert!(is_warning(&warning) && warning.contains("[fd78::3]:9930"), "{warning}");
         proxy.stop();
         assert_empty(&receiver);
-        assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+        assert_eq!(proxy.warnings().len(), 1, "{}", proxy.messages());
     }
 }
 
@@ -346,7 +346,7 @@ fn a_sender_at_any_address_of_the_proxys_host_is_left_out_and_keeps_its_port() {
             other.send_to(b"other", there).unwrap();
             receives(receiver, "other", other);
             let warning = proxy.says(own);
-            assert!(warning.contains("warning") && warning.contains(&target), "{warning}");
+            assert!(is_warning(&warning) && warning.contains(&target), "{warning}");
             drop(network.on(PROXY, || bound(own.parse().unwrap())));
             proxy.stop();
             assert_empty(receiver);
@@ -432,11 +432,11 @@ fn a_sender_whose_port_is_taken((program, option): Proxy, taken: &UdpSocket, net
     }
     let address = taken.local_addr().unwrap().to_string();
     let warning = proxy.says(&address);
-    assert!(warning.contains("warning") && warning.contains("10.77.0.3:9930"), "{warning}");
+    assert!(is_warning(&warning) && warning.contains("10.77.0.3:9930"), "{warning}");
     replies_still_find(network, taken);
     proxy.stop();
     assert_empty(&receiver);
-    assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+    assert_eq!(proxy.warnings().len(), 1, "{}", proxy.messages());
 }
 
 fn a_sender_whose_port_is_taken_is_left_out_and_told_once_by_forward() {
@@ -532,10 +532,10 @@ fn a_target_of_the_other_ip_version_gets_nothing() {
                 receives(&receiver, &text, &sender);
             }
             let warning = proxy.says(this.senders[0]);
-            assert!(warning.contains("warning") && warning.contains(that.targets[0]), "{warning}");
+            assert!(is_warning(&warning) && warning.contains(that.targets[0]), "{warning}");
             proxy.stop();
             assert_empty(&other);
-            assert_eq!(proxy.messages().matches("warning").count(), 1, "{}", proxy.messages());
+            assert_eq!(proxy.warnings().len(), 1, "{}", proxy.messages());
         }
     }
 }
