@@ -1,4 +1,4 @@
-//! Who is measured: our programs, others of the same names, the limit, and relays of any kind.
+//! The candidates: our programs, others of the same names, the limit, and relays of any kind.
 
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use crate::processes::Process;
 use crate::streams::Framing;
 use crate::tls::Certificates;
 
-/// One of those that take turns in every scenario.
+/// A candidate: they take turns in every scenario.
 pub(crate) struct Candidate {
     pub(crate) name: String,
     kind: Kind,
 }
 
-/// What a relay is called that does more than UDP.
+/// The name of the relay that does more than UDP.
 const SOCAT: &str = "socat";
 
 /// Bytes that socat takes at a time by default.
 const BUFFER: usize = 8192;
 
 enum Kind {
-    /// Those with TLS may be in a directory of their own, or not be there at all.
+    /// Programs with TLS may be in a directory of their own, or not be there at all.
     Programs {
         directory: PathBuf,
         tls: Option<PathBuf>,
@@ -60,7 +60,7 @@ impl Candidate {
         Self { name, kind: Kind::Relay(words) }
     }
 
-    /// What socat does with streams, if it is installed.
+    /// socat, for scenarios with streams, if it is installed.
     pub(crate) fn socat() -> Option<Self> {
         Process::part(Command::new(SOCAT).arg("-V")).and_then(Process::output).ok()?;
         Some(Self::relay(SOCAT.to_owned(), Vec::new()))
@@ -181,7 +181,7 @@ impl Candidate {
     ) -> Option<Command> {
         let mut command = Command::new(self.program("mproxy-reverse")?);
         command.args(["--udp-listen-addr", &from.to_string()]);
-        // Who knows no interfaces takes the one that the group is routed to, which is the same here.
+        // A program without interfaces takes the one that the group is routed to, which is the same here.
         let zone = if self.knows("mproxy-reverse", "--interface") { "%127.0.0.1" } else { "" };
         command.arg("--multicast-addr").arg(format!("{}{zone}:{}", group.ip(), group.port()));
         if let Some(clients) = clients {

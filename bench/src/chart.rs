@@ -10,7 +10,7 @@ const WIDTH: usize = 860;
 const MARGIN: usize = 20;
 const BAR: usize = 13;
 const STEP: usize = BAR + 3;
-/// Where bars begin, after the names of the candidates.
+/// The left end of the bars, after the names of the candidates.
 const LEFT: usize = 130;
 /// The longest bar; the rest is for its figures.
 const LONGEST: f64 = 470.0;

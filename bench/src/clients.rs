@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{Outcome, tls};
 
-/// How often a probe is sent while some client has not got one yet.
+/// The interval of probes while some client has not got one yet.
 const PROBE: Duration = Duration::from_millis(50);
 
 /// Without a byte for so long, the probes have all arrived; and the load is over.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::streams::Framing;
 use crate::{Outcome, tls};
 
-/// How long nothing is sent at first: time to look at what has been used for the connection.
+/// A pause before the first byte, in which the usage for the connection is measured.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes that are written at a time, about.
 const WRITTEN: usize = 256 << 10;
 
-/// What there is for the one who connects.
+/// The stream for the client that connects.
 #[derive(Clone, Copy)]
 pub(crate) struct Feed {
     pub(crate) framing: Framing,

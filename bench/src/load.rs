@@ -14,12 +14,12 @@ use crate::packets::{self, SLOTS, Sender};
 /// Bytes at the head of a datagram: its number and the time it was sent at.
 pub(crate) const HEAD: usize = 16;
 
-/// How datagrams are sent.
+/// The send calls of a load.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Each by itself, 64 in a call.
     Plain,
-    /// As many in one send as the kernel cuts up itself, as fast senders and network cards do.
+    /// The most that one send with `UDP_SEGMENT` takes, as fast senders and network cards do.
     Coalesced,
     /// One a call.
     Single,
@@ -46,7 +46,7 @@ impl FromStr for Mode {
     }
 }
 
-/// What is to be sent, and where it ends.
+/// The datagrams to send, and their end.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) size: usize,

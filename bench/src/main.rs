@@ -45,7 +45,7 @@ use std::process::ExitCode;
 
 use options::{HELP, Options};
 
-/// How everything here ends that can fail.
+/// The result of everything here that can fail.
 #[cfg(target_os = "linux")]
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         return code;
     }
     let mut arguments = pico_args::Arguments::from_env();
-    // What `cargo bench` says; `cargo test --benches` does not, and wants nothing measured.
+    // The argument of `cargo bench`; `cargo test --benches` has none, and wants nothing measured.
     let asked = arguments.contains("--bench");
     let options = match Options::parse(arguments) {
         Ok(options) => options,

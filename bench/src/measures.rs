@@ -1,4 +1,4 @@
-//! What is measured, and how it is written.
+//! The kinds of figures, and how they are written.
 
 /// One kind of figure, in its base unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Measure {
         !matches!(self, Self::Throughput | Self::Sent | Self::Arrived | Self::Least)
     }
 
-    /// Whether one figure by another says something.
+    /// Whether the ratio of two figures says something.
     pub(crate) fn has_ratio(self) -> bool {
         !matches!(self, Self::Arrived | Self::Least)
     }

@@ -24,7 +24,7 @@ const SLOT: usize = 65_536;
 const SOCKET_BUFFER: usize = 4 << 20;
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// How many datagrams of a size go in one offloaded send.
+/// The number of datagrams of a size in one offloaded send (`UDP_SEGMENT`).
 pub(crate) fn in_one_send(size: usize) -> usize {
     (LARGEST / size.max(1)).clamp(1, SEGMENTS)
 }
@@ -71,8 +71,8 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What one slot holds after a receive: datagrams of `segment` bytes back to back, of which the last may
-/// be shorter.
+/// The content of a slot after a receive (`UDP_GRO`): datagrams of `segment` bytes back to back, of which the last
+/// may be shorter.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Coalesced {
     pub(crate) len: usize,
@@ -80,7 +80,7 @@ pub(crate) struct Coalesced {
 }
 
 impl Coalesced {
-    /// How many datagrams these are: an empty one is one too.
+    /// The number of datagrams: an empty one is one too.
     pub(crate) fn datagrams(self) -> usize {
         self.len.div_ceil(self.segment.max(1)).max(1)
     }
@@ -91,7 +91,7 @@ pub(crate) struct Receiver {
     socket: UdpSocket,
     buffer: Vec<u8>,
     headers: Option<MultiHeaders<()>>,
-    /// How many slots the next call may fill.
+    /// The number of slots that the next call may fill.
     room: usize,
     batch: [Coalesced; SLOTS],
 }

@@ -13,16 +13,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Outcome, parts};
 
-/// How long a program may take to be ready.
+/// The time limit for a program to be ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often a condition is looked at.
+/// The interval at which a condition is polled.
 const GLANCE: Duration = Duration::from_millis(2);
 
 /// The processes that run, to be ended if this one has to end, or is kept waiting too long.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// When whatever still runs is ended.
+/// The time at which all that still runs is ended.
 static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -66,7 +66,7 @@ pub(crate) fn set_deadline(after: Duration) {
     *locked(&DEADLINE) = Some(Instant::now() + after);
 }
 
-/// What a process has used up to now.
+/// Processor time and memory of a process up to now.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Processor time.
@@ -111,10 +111,10 @@ impl Process {
         self.child.stdin.take()
     }
 
-    /// What it has used. Of a process that has ended nothing is known.
+    /// Its usage so far. Of a process that has ended nothing is known.
     pub(crate) fn usage(&self) -> Outcome<Usage> {
         let id = self.child.id();
-        // What /proc says has ticks of 10 ms; this has nanoseconds, and what ended threads have used, too.
+        // Times in /proc have ticks of 10 ms; this clock has nanoseconds, and counts threads that have ended.
         let clock = clock_getcpuclockid(nix::unistd::Pid::from_raw(i32::try_from(id)?))?;
         let seconds = Duration::from(clock_gettime(clock)?).as_secs_f64();
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
@@ -204,7 +204,7 @@ fn children_seconds() -> Outcome<f64> {
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
-/// What a part of the benchmark has measured.
+/// The figures that a part of the benchmark has measured.
 pub(crate) struct Figures(BTreeMap<String, f64>);
 
 impl Figures {

@@ -6,7 +6,7 @@ use crate::candidates::Candidate;
 use crate::measures::{Sample, figure, medians, ratio};
 use crate::scenarios::Scenario;
 
-/// What was measured in one scenario: for each candidate, every run.
+/// The samples of one scenario: for each candidate, every run.
 pub(crate) struct Measured<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) runs: Vec<Vec<Sample>>,

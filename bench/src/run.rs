@@ -95,7 +95,7 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome<u32> {
         measured.push(Measured { scenario, runs });
     }
 
-    // Those that have nothing for any of the chosen scenarios would be empty columns.
+    // Candidates that have nothing for any of the chosen scenarios would be empty columns.
     let taken: Vec<bool> = (0..candidates.len())
         .map(|n| measured.iter().any(|measured: &Measured<'_>| !measured.runs[n].is_empty()))
         .collect();
@@ -127,7 +127,7 @@ fn retain<T>(items: &mut Vec<T>, taken: &[bool]) {
     items.retain(|_| taken.next() == Some(&true));
 }
 
-/// Those that take turns, in their order.
+/// The candidates, in the order in which they take turns.
 fn candidates(options: &Options, chosen: &[Scenario]) -> Outcome<Vec<Candidate>> {
     let streamed: Vec<Streamed> = chosen.iter().filter_map(Scenario::streamed).collect();
     let mut candidates = vec![Candidate::ours(streamed.iter().any(|streamed| streamed.tls))];
@@ -152,7 +152,7 @@ fn candidates(options: &Options, chosen: &[Scenario]) -> Outcome<Vec<Candidate>>
     Ok(candidates)
 }
 
-/// What the figures depend on.
+/// The machine that the figures depend on.
 fn machine() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = release.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");

@@ -32,7 +32,7 @@ const BLOCK: usize = 1452;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 7);
 
-/// What happens in a scenario.
+/// The kind of a scenario, with its load.
 #[derive(Clone, Copy)]
 enum Kind {
     Relay { targets: usize, size: usize, mode: Mode },
@@ -55,7 +55,7 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// What goes through a stream in it, if anything does.
+    /// The stream in it, if there is one.
     pub(crate) fn streamed(&self) -> Option<Streamed> {
         match self.kind {
             Kind::Streamed(streamed) => Some(streamed),
@@ -146,7 +146,7 @@ pub(crate) fn fresh_ports(count: usize) -> Vec<SocketAddrV4> {
     (0..count).map(|_| fresh(Ipv4Addr::LOCALHOST)).collect()
 }
 
-/// Where and how long it all happens.
+/// The setting of all scenarios: seconds of a load, and files that are made once.
 pub(crate) struct Stage {
     pub(crate) seconds: f64,
     input: OnceCell<File>,
@@ -195,7 +195,7 @@ impl Stage {
         Ok(self.certificates.get_or_init(|| certificates))
     }
 
-    /// How long to wait for what may never come, besides the load itself.
+    /// The time limit for datagrams that may never come: the load, and some more.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs_f64(self.seconds) + Duration::from_secs(8)
     }
@@ -396,7 +396,7 @@ fn all_figures(sinks: Vec<Process>) -> Outcome<Vec<Figures>> {
     sinks.into_iter().map(Process::figures).collect()
 }
 
-/// What has passed through a relay.
+/// Datagrams that have passed through a relay, and its usage.
 struct Passed {
     sent: Sent,
     receivers: f64,
@@ -450,7 +450,7 @@ fn scratch() -> io::Result<File> {
     if memory.is_dir() { tempfile::tempfile_in(memory) } else { tempfile::tempfile() }
 }
 
-/// How another process opens the file.
+/// The path by which another process opens the file.
 fn path(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }

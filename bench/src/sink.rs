@@ -11,7 +11,7 @@ use crate::packets::{self, Receiver};
 /// After this long without a datagram it is over.
 const IDLE: Duration = Duration::from_millis(400);
 
-/// So many latencies are kept at most; a paced load has fewer.
+/// The most latencies that are kept; a paced load has fewer.
 const LATENCIES: usize = 1 << 20;
 
 #[derive(Default)]

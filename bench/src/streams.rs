@@ -16,13 +16,13 @@ use crate::{Outcome, parts};
 /// Of MPEG's transport stream, seven packets.
 const SIZE: usize = 1316;
 
-/// What socat takes at a time by default, and `mproxy-forward` at most.
+/// Bytes that socat takes at a time by default, and `mproxy-forward` at most.
 const LARGE: usize = 8192;
 
 /// Both must be able to take it: 500 Mbit/s.
 const PACE: u32 = 47_500;
 
-/// How datagrams are told apart in the stream.
+/// The framing: how datagrams are delimited in the stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// All are of one size.
@@ -63,7 +63,7 @@ impl FromStr for Framing {
     }
 }
 
-/// What goes through a stream, and which way.
+/// The protocol, framing and direction of a stream.
 #[derive(Clone, Copy)]
 pub(crate) struct Streamed {
     pub(crate) tls: bool,
@@ -178,7 +178,7 @@ impl Stage {
     }
 }
 
-/// What has passed through a program.
+/// The stream that has passed through a program.
 struct Passed {
     /// Among others, the bytes that came and the seconds from the first to the last.
     got: Figures,

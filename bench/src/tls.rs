@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::Outcome;
 
-/// What a server is called in its certificate, besides by its address.
+/// The name of a server in its certificate, beside its address.
 const NAME: &str = "localhost";
 
 pub(crate) type Server = StreamOwned<ServerConnection, TcpStream>;

@@ -1,4 +1,4 @@
-//! What goes over the wire, as tshark tells it.
+//! Packets on the wire, as tshark prints them.
 
 use std::net::IpAddr;
 use std::process::Stdio;
@@ -7,10 +7,10 @@ use tempfile::TempDir;
 
 use crate::{Network, Running, eventually, needs_tools};
 
-/// What is captured: UDP and TCP, but no part of it that an error message cites, and reports of memberships.
+/// The packets to capture: UDP and TCP, but not those that an ICMP error cites, and membership reports.
 const FILTER: &str = "igmp.type == 0x22 || icmpv6.type == 143 || (udp || tcp) && !(icmp || icmpv6)";
 
-/// What is told of each packet: of each pair the one that its family has.
+/// The fields of each packet to print: of each pair the one that its family has.
 const FIELDS: [[&str; 2]; 10] = [
     ["ip.src", "ipv6.src"],
     ["ip.dst", "ipv6.dst"],
@@ -51,14 +51,14 @@ pub struct Packet {
     pub port: u16,
     /// The payload of UDP or TCP.
     pub payload: String,
-    /// What a report of `IGMPv3` or `MLDv2` says, group by group.
+    /// The group records of an `IGMPv3` or `MLDv2` report.
     pub reports: Vec<Report>,
 }
 
-/// What a host reports of its membership of a group.
+/// A group record: the membership of a host in one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// What is said of the sources.
+    /// The kind: how the sources are meant.
     pub record: Record,
     /// The group.
     pub group: IpAddr,

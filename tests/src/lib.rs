@@ -1,4 +1,4 @@
-//! What the whole-network tests of MPROXY share: the real programs as child processes, whose messages
+//! The parts that the whole-network tests of MPROXY share: the real programs as child processes, whose messages
 //! can be waited for, and hosts of their own in network namespaces.
 //!
 //! Everything here panics when something is not as a test expects.
@@ -55,7 +55,7 @@ pub use socket::{force_receive_buffer, segment, share_port};
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, tls_forward, tls_refusal};
 pub use udp::{assert_empty, connected, datagram, framed, payload, udp, udp_on};
 
-/// How long anything may take. Far more than it does, so that a slow machine fails no test.
+/// The time limit of anything that is waited for. Far more than it takes, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `ready` gives something.

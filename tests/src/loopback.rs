@@ -1,4 +1,4 @@
-//! What the loopback interface of each system can do.
+//! The loopback interface, with what each system can do there.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 

@@ -1,4 +1,4 @@
-//! What a test needs of the machine, and the one way to skip a test where that is missing.
+//! Needs of a test that not every machine meets, and the one way to skip a test where it does not.
 
 use std::any::Any;
 use std::net::UdpSocket;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use crate::output;
 use crate::process::try_launch;
 
-/// What a skipped test unwinds with: the reason.
+/// The payload that a skipped test unwinds with: the reason.
 struct Skipped(String);
 
 /// Skips the test: it is ignored, with this reason in the summary. For a test of [`main!`](crate::main), and on the

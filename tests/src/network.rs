@@ -221,8 +221,7 @@ impl Network {
         }
     }
 
-    /// Does something on a host, in the test's own process. Sockets that are opened there, and threads that are
-    /// started there, stay there.
+    /// Runs a closure on a host, in the test's own process. The sockets and threads that it makes stay there.
     pub fn on<T: Send>(&self, host: usize, act: impl FnOnce() -> T + Send) -> T {
         let namespace = Path::new("/run/netns").join(self.namespace(Some(host)));
         let there = move || {
@@ -245,7 +244,7 @@ impl Network {
         self.succeeds(host, "sh", &["-c", disable]);
     }
 
-    /// Has the switch pass nothing to or from the host any more, without a word to anyone.
+    /// The switch passes nothing to or from the host any more, and nobody is told.
     pub fn cut_off(&self, host: usize) {
         let (switch, port) = (self.namespace(None), port(0, host));
         ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "state", "0"]);
@@ -323,7 +322,7 @@ impl Network {
         });
     }
 
-    /// Has the switch keep multicast from passing between hosts, as the Internet does.
+    /// The switch keeps multicast from passing between hosts, as the Internet does.
     pub fn without_multicast(&self) {
         for host in 0..self.hosts {
             let switch = self.namespace(None);
@@ -349,7 +348,7 @@ impl Network {
         std::fs::write(directory.join("hosts"), hosts).unwrap();
     }
 
-    /// Where iproute2 looks for the files of a namespace that stand in for those of the machine.
+    /// The directory of iproute2 with the files of a namespace that stand in for those of the machine.
     fn configuration(&self, host: usize) -> PathBuf {
         Path::new("/etc/netns").join(self.namespace(Some(host)))
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, PipeReader};
 
-/// How many bytes a pipe holds.
+/// The number of bytes that a pipe holds (FIONREAD).
 ///
 /// # Errors
 /// If the system does not tell.
@@ -29,7 +29,7 @@ mod windows {
         ConnectNamedPipe, CreateNamedPipeW, DisconnectNamedPipe, PIPE_TYPE_BYTE, PIPE_WAIT, PeekNamedPipe,
     };
 
-    /// How many bytes a pipe holds, with those of a write that waits for room.
+    /// The number of bytes that a pipe holds, with those of a write that waits for room.
     ///
     /// # Errors
     /// If the system does not tell.

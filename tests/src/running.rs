@@ -80,7 +80,7 @@ impl Running {
         self.messages.lock().unwrap().clone()
     }
 
-    /// How often this is in its messages so far.
+    /// The number of times that this is in its messages so far.
     pub fn count(&self, text: &str) -> usize {
         self.messages().matches(text).count()
     }
@@ -143,14 +143,13 @@ impl Running {
         }
     }
 
-    /// Has it take nothing more, a request to stop included, where the system can do that to a process. Elsewhere
-    /// it goes on as it is.
+    /// SIGSTOP: it takes nothing more, a request to stop included. Where the system has no such signal, it goes on.
     pub fn hold(&self) {
         #[cfg(unix)]
         self.signal(rustix::process::Signal::STOP);
     }
 
-    /// Has it go on after [`hold`](Self::hold).
+    /// SIGCONT: it goes on after [`hold`](Self::hold).
     pub fn release(&self) {
         #[cfg(unix)]
         self.signal(rustix::process::Signal::CONT);
@@ -177,8 +176,8 @@ impl Running {
         status
     }
 
-    /// How often its threads have gone to sleep and were woken; not known but on Linux, and no measure
-    /// where threads look for a stop now and then, as in the portable build.
+    /// Voluntary context switches of its threads: each was asleep and was woken. Known on Linux only, and no measure
+    /// where threads poll for a stop, as in the portable build.
     pub fn wakes(&self) -> Option<u64> {
         if cfg!(any(mproxy_portable, not(target_os = "linux"))) {
             return None;
@@ -215,7 +214,7 @@ impl Drop for Running {
     }
 }
 
-/// What a program that ends by itself leaves behind.
+/// Exit code and output of a program that has ended by itself.
 pub struct Outcome {
     /// The exit code.
     pub code: i32,

@@ -19,7 +19,7 @@ pub fn force_receive_buffer(socket: &UdpSocket, bytes: usize) {
     socket2::SockRef::from(socket).set_recv_buffer_size(bytes).unwrap();
 }
 
-/// Has each send of more than these bytes become several datagrams (`UDP_SEGMENT`), which only Linux does.
+/// `UDP_SEGMENT`: each send of more than these bytes becomes several datagrams. Linux only.
 pub fn segment(socket: &UdpSocket, bytes: u16) {
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::UdpGsoSegment, &bytes.into()).unwrap();

@@ -23,12 +23,12 @@ pub const TLS_VERSIONS: [(&SupportedProtocolVersion, &str); 2] =
 /// All of them.
 const ALL: &[&SupportedProtocolVersion] = &[TLS_VERSIONS[0].0, TLS_VERSIONS[1].0];
 
-/// What a peer does in its handshake.
+/// Settings of a peer's handshake.
 #[derive(Clone, Copy, Default)]
 pub struct TlsOptions<'a> {
     /// The only version that it speaks.
     pub version: Option<&'static SupportedProtocolVersion>,
-    /// What it shows. A server always has one.
+    /// The certificate that it shows. A server always has one.
     pub identity: Option<&'a Certificate>,
     /// The file of the authority that must have certified the other one; of a client that is needed.
     pub authority: Option<&'a str>,
@@ -105,7 +105,7 @@ impl TlsServer {
         Self { listener, config: Arc::new(options.server()) }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap()
     }
@@ -134,7 +134,7 @@ impl TlsServer {
 /// One end of a connection.
 pub struct TlsPeer {
     session: Connection,
-    /// What it goes through.
+    /// The TCP connection below.
     pub socket: TcpStream,
 }
 
@@ -160,7 +160,7 @@ impl TlsPeer {
         Ok(peer)
     }
 
-    /// What the other end has shown first.
+    /// The certificate of the other end: the first of its chain.
     pub fn shown(&self) -> CertificateDer<'static> {
         self.session.peer_certificates().unwrap()[0].clone().into_owned()
     }
@@ -227,7 +227,7 @@ impl TlsPeer {
         self.send(b"");
     }
 
-    /// What would be sent of these bytes, which are not.
+    /// The TLS records of these bytes, which are not sent.
     pub fn record(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.session.writer().write_all(bytes).unwrap();
         let mut record = Vec::new();

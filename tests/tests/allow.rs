@@ -172,7 +172,7 @@ fn nobody_shakes_hands_with_those_from_elsewhere() {
     assert!(reverse.warnings().is_empty(), "{}", reverse.messages());
 }
 
-/// What the proxy itself sends to its group is not from elsewhere, whatever the list says.
+/// The proxy's own datagrams to its group are allowed, whatever the list says.
 fn a_shared_channel_takes_the_proxys_own_datagrams_and_no_others() {
     if cfg!(not(target_os = "linux")) {
         skip("only Linux delivers to a group of the loopback interface from all of its addresses");

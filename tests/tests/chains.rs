@@ -9,7 +9,7 @@ use mproxy_tests::{
 };
 use tempfile::TempDir;
 
-/// Nothing, the least, around what IPv6 and IPv4 carry in one Ethernet frame, a jumbo frame, the largest.
+/// Payloads: none, the least, one Ethernet frame of IPv6 and of IPv4, one byte more, a jumbo frame, the largest.
 const SIZES: [usize; 7] = [0, 1, 1452, 1472, 1473, 9000, 65_507];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,7 +21,7 @@ enum Program {
 }
 use Program::{Client, Forward, Reverse, Server};
 
-/// What lies between one program and the next, and before the test's own socket at the end of a chain.
+/// The joint between a program and the next, or the test's own socket at the end of a chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Joint {
     Unicast,
@@ -51,7 +51,7 @@ fn payload(number: usize, len: usize) -> Vec<u8> {
     (0..len).map(byte).collect()
 }
 
-/// What is sent and awaited together: each size by itself, then all of them several times, in disorder.
+/// Datagrams that are sent and awaited together: each size by itself, then all several times, in disorder.
 fn lots() -> Vec<Vec<Vec<u8>>> {
     let copies = |size: &usize| if *size > 9000 { 2 } else { 5 };
     let mut burst: Vec<_> = SIZES.iter().flat_map(|size| vec![*size; copies(size)]).enumerate().collect();
@@ -66,7 +66,7 @@ fn lots() -> Vec<Vec<Vec<u8>>> {
 /// A chain of programs that run, but for a client, which runs anew for each lot.
 struct Chain {
     directory: TempDir,
-    /// Where a datagram must go to take its way through the chain.
+    /// The endpoint of the first program, which datagrams are sent to.
     entry: String,
     client: bool,
     sender: UdpSocket,
@@ -186,9 +186,9 @@ impl Chain {
         }
     }
 
-    /// Nothing has come out that was not asked for, and nobody has complained.
+    /// Stops the programs: there is neither a datagram too many nor a warning.
     fn ends(mut self) {
-        // Who connects before the one that it would miss.
+        // The last first: a TCP client would warn of the end of its server.
         for running in self.running.iter().rev() {
             running.interrupt();
         }
@@ -223,7 +223,7 @@ fn all_get_through(joint: Joint, chosen: impl Fn(&[Program]) -> bool) {
     let all: Vec<_> = chains().into_iter().filter(|programs| chosen(programs)).collect();
     assert!(!all.is_empty());
     for programs in all {
-        // What was captured is shown when the test fails.
+        // Standard output is shown when the test fails.
         println!("{programs:?}, joined by {joint:?}");
         let mut chain = Chain::new(&programs, joint);
         for lot in &lots {

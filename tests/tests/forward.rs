@@ -299,7 +299,7 @@ fn a_refused_target_costs_the_others_nothing_and_is_spoken_of_twice() {
         sleep(Duration::from_millis(20));
         running.has_recovered(&to_late.to_string()).then_some(())
     });
-    // What is sent from here on arrives, and there is no more to say.
+    // Datagrams arrive from here on, and there is no more to say.
     while late.set_nonblocking(true).is_ok() && late.recv(&mut [0; 16]).is_ok() {}
     late.set_nonblocking(false).unwrap();
     for _ in 0..200 {

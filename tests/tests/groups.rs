@@ -38,7 +38,7 @@ fn neighbour(group: &str) -> String {
     format!("239.193.1.{last}%127.0.0.1:{port}")
 }
 
-/// How an interface can be named: as messages call it, too.
+/// The names of an interface that an option takes; messages have one of them.
 fn names(interface: &Interface, address: &str) -> [String; 4] {
     [interface.name.clone(), interface.to_string(), interface.index.to_string(), address.to_owned()]
 }

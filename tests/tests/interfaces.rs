@@ -100,7 +100,7 @@ fn all_interfaces_are_all_but_loopback() {
     receives(&loopback, "loopback\n");
 }
 
-/// What the program sends through its channel it hears itself, but not on each interface.
+/// The program hears its own datagrams in the channel, but not on each interface.
 fn a_channel_on_two_interfaces_brings_each_datagram_once() {
     let network = multihomed();
     let away = [1, 2].map(|host| member(&network, host, &[host - 1], SENT, &[]));
@@ -393,7 +393,7 @@ struct Chooser<'a> {
     away: Vec<(Running, String)>,
 }
 
-/// What it sends to: one of each family, and everyone.
+/// Targets: a group of each family, and broadcast.
 const TARGETS: [&str; 3] = [SENT[0].1, SENT[1].1, "255.255.255.255:9922"];
 
 impl<'a> Chooser<'a> {
@@ -405,8 +405,8 @@ impl<'a> Chooser<'a> {
         Self { network, away: away.collect() }
     }
 
-    /// What is sent to each of the targets must leave on the segment that is given for it, and a listener to
-    /// groups of both families join these there.
+    /// Datagrams to each target must leave on the segment that is given for it, and a listener to groups of both
+    /// families must join them there.
     fn chooses(&mut self, what: &str, segments: [usize; 3]) {
         for (target, segment) in TARGETS.into_iter().zip(segments) {
             let text = format!("{what}, to {target}\n");

@@ -147,7 +147,7 @@ fn boundaries_survive_from_udp_through_tcp_to_udp_and_back() {
         ],
     );
     let input = second.tcp_address("127.0.0.1:0");
-    // What the one hands out goes to the other as it is: TCP to TCP.
+    // The stream of the one goes to the other unchanged: TCP to TCP.
     let mut from = TcpStream::connect(&server).unwrap();
     let mut to = TcpStream::connect(input).unwrap();
     std::thread::spawn(move || std::io::copy(&mut from, &mut to));
@@ -242,6 +242,6 @@ fn cuts_through_lines_that_are_too_long_are_counted() {
         stderr.contains("a line longer than 8 bytes is cut") && stderr.contains(": 2 cut where no line ends"),
         "{stderr}"
     );
-    // Nobody who did not ask is bothered with it.
+    // Without -v there is no message.
     assert_eq!(run("mproxy-client", &arguments, b"").stderr, "");
 }

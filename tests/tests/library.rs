@@ -182,7 +182,7 @@ fn the_reverse_proxys_functions_of_0_1_8_work() {
     send_to_group("to a client\n", &group);
     assert_eq!(line(&mut client), "to a client\n");
 
-    // What TCP connections send goes to the same group, and from it to the client.
+    // Input of TCP connections goes to the same group, and from it to the client.
     let input = free_address();
     let _thread = tcp_udp(input.clone(), group.clone());
     connect(&input).write_all(b"from a connection\n").unwrap();

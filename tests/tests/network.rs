@@ -299,7 +299,7 @@ fn datagrams_above_the_path_mtu_arrive_whole() {
     assert!(!forward.messages().contains("cannot send"), "{}", forward.messages());
 }
 
-/// What ICMP says of one datagram is no reason to leave out the next: the kernel tells it with them.
+/// An ICMP error of one datagram, which the kernel returns from a later send, is no reason to leave out that one.
 fn one_datagram_that_is_refused_on_its_way_costs_no_other() {
     let network = Network::new(3);
     // Host 1 routes from host 0 to an address of host 2.

@@ -102,7 +102,7 @@ fn line(number: usize) -> String {
     format!("{number:08} ").repeat(100) + "\n"
 }
 
-/// Sends these lines and has the client read them, with no more under way than any buffer holds.
+/// Sends these lines while the client reads them, with no more on the way than any buffer holds.
 fn pump(proxy: &Proxy, client: &TcpStream, numbers: std::ops::Range<usize>) {
     const UNDER_WAY: usize = 32;
     for number in numbers.start..numbers.end + UNDER_WAY {
@@ -118,7 +118,7 @@ fn pump(proxy: &Proxy, client: &TcpStream, numbers: std::ops::Range<usize>) {
 /// Whether no thread of the program wakes while nothing happens.
 #[track_caller]
 fn assert_asleep(running: &Running) {
-    // What happened before may still be on its way; a program that polls never sees a quiet second.
+    // Events from before may still come; a program that polls never sees a quiet second.
     eventually("a second without a wake-up", || {
         let before = running.wakes();
         sleep(Duration::from_secs(1));
@@ -459,7 +459,7 @@ fn it_works_on_a_host_that_has_only_loopback_with_and_without_ipv6() {
 }
 
 fn many_clients_each_get_every_byte_of_a_paced_stream() {
-    // Where system calls are slow, as under an emulator, these are minutes for as many; and macOS lets this process
+    // Fewer where system calls are slow, as under an emulator, which would take minutes; and macOS lets this process
     // open 256 descriptors.
     const CLIENTS: usize = if cfg!(target_os = "linux") { 200 } else { 20 };
     const LINES: usize = 2400;
@@ -723,7 +723,7 @@ fn lacks_descriptors(limit: u32) {
     assert_idle(&proxy.running);
     assert_eq!(warnings(&proxy), 1, "{}", proxy.running.messages());
 
-    // Those that are served miss nothing.
+    // Clients that are served miss nothing.
     others.retain(|stream| {
         let connected = format!("TCP client {} connected", stream.local_addr().unwrap());
         proxy.running.messages().contains(&connected)

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 const SERVER: &str = "mproxy-server";
 const LISTEN: &str = "127.0.0.1:0";
 
-/// What a message about a port in use tells of the reason.
+/// The cause in a message about a port in use (EADDRINUSE).
 const IN_USE: &str = if cfg!(windows) { "os error 10048" } else { "in use" };
 
 /// A server that appends what comes to one listener to a file.
@@ -159,7 +159,7 @@ fn a_tee_copies_what_the_file_gets() {
 
 fn many_senders_and_listeners_share_a_file_and_every_line_is_whole() {
     const SENDERS: usize = 2;
-    // What the smallest usual receive buffer holds of a listener's senders all at once.
+    // The lines of a listener's senders, all at once, that the smallest usual receive buffer holds.
     const LINES: usize = 120;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
@@ -227,7 +227,7 @@ fn an_addr_in_the_path_gives_each_listener_its_own_file() {
     connected(by_address).send(b"by address\n").unwrap();
     connected(by_name).send(b"by name\n").unwrap();
     sender_to(&group).send(b"by group\n").unwrap();
-    // What no name of a file may hold there: a colon would begin the name of an alternate stream.
+    // A colon in the name of a file would begin the name of an alternate stream there.
     let own = |name: String| if cfg!(windows) { name.replace(':', "_") } else { name };
     let file = |name: String| directory.path().join(own(name) + ".log");
     assert_eq!(file_with(&file(by_address.to_string()), 11), b"by address\n");
@@ -409,7 +409,7 @@ fn a_receive_buffer_is_made_as_large_as_was_asked_for() {
 /// The receive buffer is large, and nothing more comes in while it is emptied.
 #[cfg(target_os = "linux")]
 fn all_that_the_socket_holds_at_sigterm_is_in_the_file() {
-    /// What the system counts for a datagram of this size, and more.
+    /// Buffer space that the system counts for a datagram of this size, and more.
     const ROOM: usize = 4096;
     const SIZE: usize = 1316;
     let mut to_file = ToFile::start(&[]);
@@ -694,7 +694,7 @@ fn a_stop_signal_ends_a_server_whose_standard_output_alone_is_not_read() {
 }
 
 fn a_hundred_megabytes_of_lines_arrive_byte_for_byte() {
-    /// How much may be on the way: what the smallest usual receive buffer holds. The rate spreads it, and
+    /// Bytes on the way: as many as the smallest usual receive buffer holds. The rate spreads them, and
     /// this keeps a busy machine from losing any, since UDP has no other way to wait for a receiver.
     const WINDOW: u64 = 128 * 1024;
     const TOTAL: usize = 100_000_000;

@@ -38,7 +38,7 @@ fn assert_refused(server: &TlsServer, options: &[&str], why: &str) {
 fn forward_takes_what_a_server_sends_with_either_version() {
     let pki = Pki::new();
     for (version, words) in TLS_VERSIONS {
-        // What protocols the server knows is no concern of a client that names none.
+        // The protocols of the server (ALPN) do not matter to a client that names none.
         let options = TlsOptions {
             version: Some(version),
             identity: Some(&pki.server),
@@ -360,7 +360,7 @@ impl Output {
         TlsPeer::connect(self.address, TlsOptions { authority: Some(&pki.authority.path), ..options })
     }
 
-    /// Who must be refused, with this word, and gets nothing.
+    /// A client that must be refused, for this reason, and gets nothing.
     #[track_caller]
     fn refuses(&self, pki: &Pki, options: TlsOptions<'_>, why: &str) {
         let before = self.running.count(why);
@@ -401,7 +401,7 @@ fn clients_of_a_reverse_proxy_get_everything_and_a_goodbye() {
     for (_, words) in TLS_VERSIONS {
         output.running.says(words);
     }
-    // What comes with the stop is not lost.
+    // Datagrams that come with the stop are not lost.
     output.running.hold();
     for number in 0..50_u16 {
         output.send(&number.to_be_bytes());
@@ -456,7 +456,7 @@ fn an_input_that_is_cut_off_is_told() {
     assert!(is_warning(&line) && line.contains("cut off"), "{line}");
 }
 
-/// What was good before something broken goes on, though both came at once.
+/// Data before a broken record goes on, though both came at once.
 #[test]
 fn what_came_before_a_broken_record_is_not_lost() {
     let pki = Pki::new();
@@ -532,7 +532,7 @@ fn only_clients_with_a_certificate_of_that_authority_get_in() {
             output.refuses(&pki, TlsOptions { identity: Some(certificate), ..nobody }, why);
         }
         output.refuses(&pki, nobody, "refused: the peer shows no certificate");
-        // Those that are certified by one whom the authority has certified are as good.
+        // A chain with an intermediate authority is as good.
         for certificate in [&good, &of_branch] {
             let mut client = output.client(&pki, TlsOptions { identity: Some(certificate), ..nobody });
             output.send(b"welcome\n");
@@ -634,7 +634,7 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     std::fs::copy(&next.key, &pki.server.key).unwrap();
     assert_eq!(shown(), read(&next.path));
 
-    // What cannot be read for now is read as soon as it can be.
+    // A file that cannot be read now is read as soon as it can be.
     std::fs::rename(&pki.server.key, pki.path().join("away")).unwrap();
     let third = pki.authority.certify("third", &NAMES, Valid::Now);
     std::fs::copy(&third.path, &pki.server.path).unwrap();
@@ -643,7 +643,7 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     std::fs::copy(&third.key, &pki.server.key).unwrap();
     assert_eq!(shown(), read(&third.path));
 
-    // Who was there has noticed nothing of all that.
+    // The connection from before has noticed nothing.
     output.send(b"still here\n");
     assert_eq!(client.receive(11), b"still here\n");
     output.running.stop();

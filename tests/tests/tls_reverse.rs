@@ -1,5 +1,5 @@
 //! `mproxy-reverse` as a TLS server: OpenSSL's and socat's clients on the other side, good ones and bad.
-// What they can do and say differs from build to build; those of Linux are known.
+// Their abilities and messages differ from build to build; those of Linux are known.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -39,7 +39,7 @@ impl Output {
         Self { running, sender, address }
     }
 
-    /// How many clients have been let in so far.
+    /// The number of clients that have been let in so far.
     fn let_in(&self) -> usize {
         self.running.served_peers()
     }
@@ -253,7 +253,7 @@ fn only_clients_with_a_certificate_of_that_authority_get_in() {
             refused(&[&identity(certificate)[..], &[version]].concat(), why);
         }
         refused(&[version], "refused: the peer shows no certificate");
-        // Those that are certified by one whom the authority has certified are as good.
+        // A chain with an intermediate authority is as good.
         for certificate in [&good, &of_branch] {
             let chain = ["-cert_chain", &certificate.path];
             let (client, _stdin) =
@@ -342,7 +342,7 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     output.running.signal(Signal::HUP);
     eventually("a word", || (output.running.count("TLS certificates read again") > before).then_some(()));
 
-    // What cannot be read for now is read as soon as it can be.
+    // A file that cannot be read now is read as soon as it can be.
     std::fs::rename(&pki.server.key, pki.path().join("away")).unwrap();
     pki.authority.certify("third", &names, Valid::Now);
     std::fs::copy(pki.path().join("third.pem"), &pki.server.path).unwrap();
@@ -351,7 +351,7 @@ fn renewed_certificates_are_shown_without_a_restart_and_broken_ones_are_not() {
     std::fs::copy(pki.path().join("third.key"), &pki.server.key).unwrap();
     assert_eq!(shown(&output, &pki), serial(&pki.server.path));
 
-    // Who was there has noticed nothing of all that.
+    // The connection from before has noticed nothing.
     output.send(b"still here\n");
     assert_eq!(client.writes(11), b"still here\n");
     output.running.stop();

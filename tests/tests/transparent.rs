@@ -129,7 +129,7 @@ fn many_addresses(network: &Network) {
     }
 }
 
-/// What is listened to, where senders send, and targets of one family.
+/// Listeners, the addresses that senders send to, and targets, of one family.
 struct Endpoints {
     senders: [&'static str; 3],
     listeners: &'static [&'static str],
@@ -480,7 +480,7 @@ fn what_a_sender_whose_port_is_taken_has_sent_counts_as_errors() {
     assert_eq!((stats.received(), stats.sent(), stats.errors()), (14, 7, 7), "{stats:?}");
 }
 
-/// What others send to it is its own, from wherever it is.
+/// Replies to the sender reach its own socket, from any port.
 fn replies_still_find(network: &Network, sender: &UdpSocket) {
     for port in 9940..9960 {
         let receiver = socket(network, RECEIVER, &format!("10.77.0.3:{port}"));
@@ -548,18 +548,18 @@ fn many(i: usize, ipv6: bool) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// How many descriptors a process has open.
+/// The number of descriptors that a process has open.
 fn descriptors(running: &Running) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count()
 }
 
-/// What most systems allow a process, until it asks for more.
+/// The soft limit of descriptors that most systems set (`RLIMIT_NOFILE`).
 const USUAL: &str = "-Sn 1024";
 
 /// Twice a datagram from each of 6000 senders, of which the proxy can remember some only.
 fn flood((program, option): Proxy, most: Option<usize>, ipv6: bool, limit: &str) {
     const SENDERS: usize = 6000;
-    /// As many as all queues on the way hold.
+    /// A number that every queue between the hosts holds.
     const AT_ONCE: usize = 250;
     let network = three_hosts();
     many_addresses(&network);
@@ -687,7 +687,7 @@ fn a_sender_may_send_to_several_listeners() {
     }
 }
 
-/// What each sender has sent, in order; what came, in order for each seeming sender, must be the same.
+/// The datagrams of each sender, in order: sent ones, and received ones by their source address.
 #[derive(Default)]
 struct Sent(HashMap<SocketAddr, Vec<String>>);
 
@@ -1011,7 +1011,7 @@ fn replies_reach_the_sender_through_the_proxys_host_as_their_router() {
         for (program, option) in [FORWARD, REVERSE] {
             let proxy =
                 transparent(&network, ROUTER, program, &["--udp-listen-addr", listen, option, &target]);
-            // What was sent to find the way may still be coming.
+            // Probes of the route may still arrive.
             eventually("silence", || {
                 sender.set_nonblocking(true).unwrap();
                 let silent = sender.recv(&mut [0; 16]).is_err();
@@ -1041,7 +1041,7 @@ fn iperf3_measures_through_a_transparent_forward() {
     };
     let server = run(RECEIVER, "iperf3", &["--server", "--one-off", "--forceflush"]);
     eventually("iperf3", || String::from_utf8_lossy(&server.stdout()).contains("listening").then_some(()));
-    // What it says by TCP goes another way.
+    // iperf3's control connection: TCP, beside the proxy.
     let tcp = run(PROXY, "socat", &["-d", "-d", "TCP-LISTEN:5201,reuseaddr,fork", &format!("TCP:{target}")]);
     tcp.says("listening on");
     let mut proxy =

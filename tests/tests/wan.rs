@@ -28,7 +28,7 @@ const PORT: u16 = 9918;
 /// The largest datagram.
 const LARGEST: usize = 65_507;
 
-/// What goes before each datagram in a record: its length.
+/// The header of each datagram in a record: its length.
 const HEADER: usize = 2;
 
 fn host(site: usize) -> usize {
@@ -58,7 +58,7 @@ struct Sites {
     certificates: [Certificate; 2],
 }
 
-/// What a connection between the sites goes through.
+/// The protocol of a connection between the sites.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Through {
     Tcp,
@@ -249,7 +249,7 @@ fn datagrams_of(mut record: &[u8]) -> Vec<&[u8]> {
     datagrams
 }
 
-/// How many of the datagrams that were sent are missing. The others must have arrived as they were, in order
+/// The number of sent datagrams that are missing. The others must have arrived as they were, in order
 /// and only once.
 fn missing(sent: &[impl AsRef<[u8]>], received: &[impl AsRef<[u8]>]) -> usize {
     let mut to_come = sent.iter();
@@ -264,7 +264,7 @@ fn missing(sent: &[impl AsRef<[u8]>], received: &[impl AsRef<[u8]>]) -> usize {
     sent.len() - received.len()
 }
 
-/// What a record holds when it has as many bytes, or has not become longer for some time.
+/// The content of a record, once it has as many bytes or has not grown for some time.
 fn record_of(path: &str, bytes: usize) -> Vec<u8> {
     let len = || fs::metadata(path).map_or(0, |meta| usize::try_from(meta.len()).unwrap());
     let (mut last, mut since) = (len(), Instant::now());
@@ -286,7 +286,7 @@ fn becomes(path: &str, expected: &[u8]) {
     assert!(record == expected);
 }
 
-/// What is hard to carry: nothing, the largest, several that look like one, and what looks like a header.
+/// Datagrams that are hard to carry: empty ones, the largest, several like one, and one like a header.
 fn awkward() -> Vec<Vec<u8>> {
     let mut datagrams =
         vec![vec![], vec![b'\n'], vec![], vec![], b"two\nlines\n".to_vec(), vec![0; 4], vec![0xff; LARGEST]];
@@ -298,8 +298,7 @@ fn awkward() -> Vec<Vec<u8>> {
     datagrams
 }
 
-/// What is sent at the one site arrives at the other, as sockets see it that have nothing to do with the
-/// programs.
+/// Datagrams of the one site arrive at the other, for sockets that are not of the programs.
 fn carries_what_is_awkward(through: Through) {
     let sites = Sites::new();
     let group = Ipv4Addr::new(239, 1, 2, 3);
@@ -378,7 +377,7 @@ fn a_record_replayed_at_another_site_is_what_was_recorded() {
     assert_eq!(missing(&datagrams, &received), 0);
 }
 
-/// What came of a stream that an outage had interrupted.
+/// The result of a stream that an outage has interrupted.
 struct Interrupted {
     bridge: Bridge,
     _sites: Sites,
@@ -475,11 +474,11 @@ fn a_large_receive_buffer_carries_a_stream_across_an_outage() {
 }
 
 fn an_outage_costs_whole_datagrams_and_not_the_connection() {
-    // The gateway is told that there is no way to the other site.
+    // The gateway gets an ICMP error: no route to the other site.
     let outage = Outage { bits_per_second: 10e6, interface: (ROUTER, "wan1"), seconds: 10, at_rest: false };
     let result = interrupted(Sites::new(), &[], &outage);
     assert!(missing(&result.sent, &result.arrived) > 0, "all fitted into small buffers");
-    // Only Linux's own way of receiving tells.
+    // SO_RXQ_OVFL, which only Linux's datagram I/O has.
     if !cfg!(mproxy_portable) {
         result.bridge.reverse.says("the system has dropped some");
     }

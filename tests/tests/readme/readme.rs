@@ -67,7 +67,7 @@ struct Site {
 }
 
 impl Site {
-    /// Those that the README writes of, with its addresses.
+    /// The hosts of the README, with its addresses.
     fn new() -> Self {
         let site = Self::on(Network::new(3));
         for host in 0..3 {
@@ -93,7 +93,7 @@ impl Site {
         site
     }
 
-    /// Where programs are that every shell finds first.
+    /// The directory of programs that every shell finds first.
     fn bin(&self) -> PathBuf {
         self.directory.path().join("bin")
     }
@@ -637,7 +637,7 @@ fn a_group_is_routed_to_another_segment() {
         ("router, forward", "mproxy-client --path feed.log --server-addr 239.1.2.3%eth0:9920".to_owned()),
     ] {
         let before = far.stdout().len();
-        // What it keeps in /run is its own: a process of `ip netns` has mounts of its own.
+        // Its /run is its own: a process of `ip netns` has mounts of its own.
         let commands = if name == "router" {
             "mount -t tmpfs none /run\n".to_owned() + &block("router")
         } else {

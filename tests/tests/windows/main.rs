@@ -1,4 +1,4 @@
-//! What is so on Windows only.
+//! Tests for Windows only.
 
 use std::process::ExitCode;
 

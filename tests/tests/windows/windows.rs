@@ -1,5 +1,4 @@
-//! What is Windows's own: its paths and devices, named pipes, its consoles' events, and that no text is
-//! translated.
+//! Windows's own paths and devices, named pipes and console events, and that no text is translated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::{OsStr, OsString};
@@ -28,7 +27,7 @@ fn awkward() -> Vec<u8> {
     bytes
 }
 
-/// Has a client, in this directory, send a file of this path.
+/// A client, in this directory, sends the file of this path.
 #[track_caller]
 fn sends(path: &OsStr, directory: &Path, content: &[u8]) {
     let (socket, address) = udp();
@@ -40,7 +39,7 @@ fn sends(path: &OsStr, directory: &Path, content: &[u8]) {
     assert_eq!(payload(&socket, content.len()), content, "{}", path.display());
 }
 
-/// Has a server, in this directory, append to a file of this path, and stops it.
+/// A server, in this directory, appends to the file of this path until it is stopped.
 #[track_caller]
 fn appends(path: &OsStr, directory: &Path, content: &[u8]) {
     let mut command = Command::new(program(SERVER));
@@ -303,13 +302,13 @@ fn a_server_writes_to_a_named_pipe() {
     assert!(server.messages().contains(r"cannot write to \\.\pipe\"), "{}", server.messages());
 }
 
-/// Nobody is at the console that the programs get here: what is read from it never comes, and what is written
-/// to it is not seen.
+/// The console that the programs get here has no user: a read from it never returns, and output to it is not
+/// seen.
 fn the_console_is_a_path() {
     let (_socket, address) = udp();
     for path in ["CON", "CONIN$"] {
         let mut client = start(CLIENT, &["--path", path, "--server-addr", &address.to_string(), "-v"]);
-        // What it reads is open by then.
+        // The console is open by then.
         client.sends(&address.to_string());
         client.stop();
     }
