@@ -53,7 +53,7 @@ pub use running::{Outcome, Running, piped, run, start, start_piped};
 pub use socket::{force_receive_buffer, segment, share_port};
 #[cfg(feature = "tls")]
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, tls_forward, tls_refusal};
-pub use udp::{assert_empty, connected, datagram, framed, payload, udp, udp_on};
+pub use udp::{assert_empty, connected, datagram, datagram_from, framed, payload, udp, udp_on};
 
 /// The time limit of anything that is waited for. Far more than it takes, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);

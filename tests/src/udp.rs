@@ -30,16 +30,22 @@ pub fn connected(to: SocketAddr) -> UdpSocket {
 
 /// The next datagram.
 pub fn datagram(socket: &UdpSocket) -> Vec<u8> {
+    datagram_from(socket).0
+}
+
+/// The next datagram, and its sender.
+pub fn datagram_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
-    let len = loop {
-        match socket.recv(&mut buffer) {
-            // Under QEMU a signal for another thread can do that.
+    let (len, sender) = loop {
+        match socket.recv_from(&mut buffer) {
+            // EINTR: a receive with a time-out is not begun again after the process was stopped (signal(7)); and under
+            // QEMU a signal for another thread can do that.
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             received => break received.expect("no datagram came"),
         }
     };
     buffer.truncate(len);
-    buffer
+    (buffer, sender)
 }
 
 /// The payload of the next datagrams, until it is as long.

@@ -8,8 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, assert_empty, datagram, eventually, loopback, loopback_group, member, needs_ipv6,
-    payload, program, run, sender_to, start, udp, udp_on,
+    Network, Running, assert_empty, datagram, datagram_from, eventually, loopback, loopback_group, member,
+    needs_ipv6, payload, program, run, sender_to, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -230,10 +230,9 @@ fn threads_divide_the_senders_and_each_keeps_its_order() {
             }
         }
         for _ in 0..4 * senders.len() {
-            let mut buffer = [0; 64];
-            let (len, source) = target.recv_from(&mut buffer).unwrap();
+            let (datagram, source) = datagram_from(&target);
             from.insert(source);
-            let text = std::str::from_utf8(&buffer[..len]).unwrap();
+            let text = std::str::from_utf8(&datagram).unwrap();
             let (i, number) = text.split_once(' ').unwrap();
             let next = &mut next[i.parse::<usize>().unwrap()];
             assert_eq!(number.parse::<i32>().unwrap(), *next, "sender {i}");

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use mproxy_forward::{Forward, Options};
 use mproxy_tests::{
-    Network, PATIENCE, Running, assert_empty, eventually, force_receive_buffer, is_warning, needs_tools,
-    output, program, segment, share_port, skip,
+    Network, PATIENCE, Running, assert_empty, datagram_from, eventually, force_receive_buffer, is_warning,
+    needs_tools, output, program, segment, share_port, skip,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -96,9 +96,8 @@ fn transparent(network: &Network, host: usize, program: &str, arguments: &[&str]
 
 /// The next datagram, and where it seems to come from.
 fn next(socket: &UdpSocket) -> (String, SocketAddr) {
-    let mut buffer = vec![0; 65_536];
-    let (len, from) = socket.recv_from(&mut buffer).expect("no datagram came");
-    (String::from_utf8_lossy(&buffer[..len]).into_owned(), from)
+    let (datagram, from) = datagram_from(socket);
+    (String::from_utf8_lossy(&datagram).into_owned(), from)
 }
 
 /// The next datagram has come from there.
