@@ -114,8 +114,9 @@ pub use tcp::connection::{Connection, EstablishError, Plain, Transport};
 pub use tcp::tls::{Reload, Reloadable, Tls};
 pub use tcp::upstream::TcpServerSource;
 pub use udp::datagram_size;
-pub use udp::sink::{UdpSink, UdpTarget};
+pub use udp::sink::UdpSink;
 pub use udp::source::UdpSource;
+pub use udp::target::UdpTarget;
 
 // For the crates of the programs.
 #[cfg(fuzzing)]

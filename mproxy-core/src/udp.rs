@@ -7,6 +7,7 @@ mod send_error;
 pub(crate) mod sink;
 mod socket_set;
 pub(crate) mod source;
+pub(crate) mod target;
 mod target_sender;
 mod transparent;
 

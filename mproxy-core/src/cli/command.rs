@@ -10,7 +10,7 @@ use crate::cli::options::ProgramSpec;
 use crate::error::Error;
 use crate::log::{Exit, info, say};
 use crate::program::program::Handle;
-use crate::program::signals::Signals;
+use crate::program::signals::{Signals, reload_at_sighup};
 use crate::sys::stdio;
 
 /// A command line.
@@ -95,7 +95,7 @@ impl Command {
 
 /// Waits for the program's end, and tells what its endpoints left out.
 fn wait(handle: Handle, signals: &Signals) -> Result<(), Error> {
-    handle.reload_at_sighup()?;
+    reload_at_sighup(handle.reloads().to_vec())?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {
         for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "cut where no line ends")] {

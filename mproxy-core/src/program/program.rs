@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::net::resolve::Resolved;
 use crate::program::monitor::RouteMonitor;
-use crate::program::signals::reload_at_sighup;
 use crate::relay::flow::{Sinks, Source, relay};
 use crate::relay::stats::{Registry, Stats};
 use crate::relay::stop::Stop;
 use crate::relay::thread::{Task, spawn};
-use crate::udp::sink::UdpTarget;
+use crate::tcp::tls::Reload;
 use crate::udp::source::UdpSource;
+use crate::udp::target::UdpTarget;
 
 /// The grace period of a stop, in which the threads deliver what their sockets hold.
 const GRACE: Duration = Duration::from_millis(850);
@@ -25,7 +25,7 @@ pub struct Program {
     threads: Arc<Threads>,
     registry: Registry,
     addresses: Vec<SocketAddr>,
-    reloads: Vec<crate::tcp::tls::Reload>,
+    reloads: Vec<Reload>,
     monitor: RouteMonitor,
 }
 
@@ -79,7 +79,7 @@ impl Program {
     }
 
     /// Adds a function that reads certificates again.
-    pub fn reloads_with(&mut self, reload: crate::tcp::tls::Reload) {
+    pub fn reloads_with(&mut self, reload: Reload) {
         self.reloads.push(reload);
     }
 
@@ -213,9 +213,9 @@ impl Handle {
         }
     }
 
-    /// SIGHUP does the same from now on, if there is any certificate.
-    pub(crate) fn reload_at_sighup(&self) -> Result<(), Error> {
-        reload_at_sighup(self.0.reloads.clone())
+    /// The functions that read certificates again.
+    pub(crate) fn reloads(&self) -> &[Reload] {
+        &self.0.reloads
     }
 
     /// A handle that only stops the program, from any thread.

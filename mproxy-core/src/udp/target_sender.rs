@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::route_sender::RouteSender;
-use super::sink::UdpTarget;
+use super::target::UdpTarget;
 use super::transparent::SourceSockets;
 use crate::relay::batch::Batch;
 use crate::relay::stats::Counters;

@@ -1,0 +1,57 @@
+//! UDP targets, as all threads of a program know them.
+
+use std::sync::Arc;
+
+use crate::log;
+use crate::net::options::Options;
+use crate::net::resolve::Resolved;
+use crate::net::routes::{NO_INTERFACE, RouteTable};
+use crate::relay::stats::{Counters, Meter};
+
+/// A UDP target as all threads of a program know it; each [opens](crate::udp::sink::UdpSink::open) a sink of its own.
+#[derive(Debug, Clone)]
+pub struct UdpTarget {
+    routes: RouteTable,
+    multicast_loop_once: bool,
+    options: Options,
+    meter: Meter,
+}
+
+impl UdpTarget {
+    /// Takes the target; nothing is opened yet.
+    #[must_use]
+    pub fn new(resolved: &Resolved, options: &Options, meter: Meter) -> Self {
+        let routes = RouteTable::new(resolved);
+        if routes.lack_an_interface() {
+            log::warn(format_args!("cannot send to {resolved}: {NO_INTERFACE}; going on when there is one"));
+        }
+        Self { routes, multicast_loop_once: false, options: options.clone(), meter }
+    }
+
+    /// Turns `IP_MULTICAST_LOOP` on for one interface of a group alone: this host hears each datagram once,
+    /// though it may listen on several interfaces.
+    #[must_use]
+    pub fn multicast_loop_once(mut self) -> Self {
+        self.multicast_loop_once = true;
+        self
+    }
+
+    /// The routes to the target, which change.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn routes(&self) -> &RouteTable {
+        &self.routes
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(super) fn has_multicast_loop_once(&self) -> bool {
+        self.multicast_loop_once
+    }
+
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        self.meter.counters()
+    }
+}
