@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, assert_empty, datagram, datagram_from, eventually, loopback, loopback_group, member,
+    Network, Running, assert_empty, datagram, eventually, loopback, loopback_group, member,
     needs_ipv6, payload, program, run, sender_to, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
@@ -230,7 +230,7 @@ fn threads_divide_the_senders_and_each_keeps_its_order() {
             }
         }
         for _ in 0..4 * senders.len() {
-            let (datagram, source) = datagram_from(&target);
+            let (datagram, source) = mproxy_tests::datagram_from(&target);
             from.insert(source);
             let text = std::str::from_utf8(&datagram).unwrap();
             let (i, number) = text.split_once(' ').unwrap();
