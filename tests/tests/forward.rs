@@ -8,8 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Network, Running, assert_empty, datagram, eventually, loopback, loopback_group, member,
-    needs_ipv6, payload, program, run, sender_to, start, udp, udp_on,
+    Network, Running, assert_empty, datagram, eventually, loopback, loopback_group, member, needs_ipv6,
+    payload, program, run, sender_to, start, udp, udp_on,
 };
 use socket2::{Domain, Socket, Type};
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -65,13 +66,13 @@ impl<I: Input + ?Sized> Input for Box<I> {
     }
 }
 
-impl Input for TcpStream {
+impl Input for Arc<TcpStream> {
     fn read(&mut self, area: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(self, area)
+        io::Read::read(&mut &**self, area)
     }
 
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
-        wait(&mut [PollFd::new(self, PollFlags::IN)], timeout, stop)
+        wait(&mut [PollFd::new(&**self, PollFlags::IN)], timeout, stop)
     }
 
     fn begin_drain(&self) -> bool {

@@ -1,11 +1,13 @@
 //! Source, sinks, and the loop between them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::log;
 use crate::relay::batch::Batch;
 use crate::relay::stop::Stop;
+use crate::sys::PollSet;
 
 /// The drain timeout: how long after a stop request a source that takes nothing more in may deliver what it has.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(750);
@@ -39,6 +41,53 @@ pub trait Source {
     ///
     /// False if it cannot tell those from what is still arriving, so that it may never end by itself.
     fn drain(&mut self) -> bool;
+}
+
+/// A source that its owner waits for together with other sockets, as a fan-out does with its clients.
+///
+/// A source that is made of another one passes these on to it.
+pub trait PolledSource: Source {
+    /// Adds its sockets to the poll set, now and whenever it has further ones. From then on
+    /// [`receive`](Source::receive) does not wait: it is called when one of the sockets is ready, and at the
+    /// [deadline](Self::deadline).
+    ///
+    /// # Errors
+    /// If the system has no room for it.
+    fn poll_with(&mut self, set: &Arc<PollSet>, keys: PollKeys) -> Result<(), Error>;
+
+    /// The socket with this key can be read from, or has failed.
+    fn ready(&mut self, key: usize);
+
+    /// When to receive at the latest, though no socket is ready.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Has no socket become ready until it is resumed, since there is no room for what would be received. False if
+    /// that would lose data, as with UDP, whose senders do not wait: then nothing changes.
+    fn pause(&mut self, paused: bool) -> bool;
+}
+
+/// The keys of one of the sources in a poll set: those of others are different.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PollKeys(u8);
+
+impl PollKeys {
+    /// Keys have the number of their owner in the lowest bits.
+    const OWNER_BITS: u32 = 6;
+
+    /// The keys of the owner with this number; none if there are too many owners.
+    pub(crate) fn of(owner: usize) -> Option<Self> {
+        u8::try_from(owner).ok().filter(|owner| u32::from(*owner) < (1 << Self::OWNER_BITS)).map(Self)
+    }
+
+    /// The owner's key for a socket with this index.
+    pub(crate) fn key(self, index: usize) -> usize {
+        index << Self::OWNER_BITS | usize::from(self.0)
+    }
+
+    /// The number of the owner, and the index.
+    pub(crate) fn split(key: usize) -> (usize, usize) {
+        (key & ((1 << Self::OWNER_BITS) - 1), key >> Self::OWNER_BITS)
+    }
 }
 
 /// A sink of datagrams.

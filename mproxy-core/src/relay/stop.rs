@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFd;
 
 use crate::error::Error;
-use crate::sys::{self, StopPipe};
+use crate::sys::{self, PollSet, StopPipe};
 
 /// How often a wait looks for a stop request where nothing can interrupt it.
 pub(crate) const POLL_INTERVAL: Option<Duration> =
@@ -24,6 +24,8 @@ struct State {
     when: OnceLock<Instant>,
     /// Sockets whose blocked readers must be woken. Weak: a socket closes when its thread ends.
     sockets: Mutex<Vec<Weak<UdpSocket>>>,
+    /// Poll sets whose waits must end.
+    poll_sets: Mutex<Vec<Weak<PollSet>>>,
     sleepers: Condvar,
     pipe: StopPipe,
 }
@@ -38,6 +40,7 @@ impl Stop {
             requested: AtomicBool::new(false),
             when: OnceLock::new(),
             sockets: Mutex::default(),
+            poll_sets: Mutex::default(),
             sleepers: Condvar::new(),
             pipe: StopPipe::new().map_err(|e| Error::io("create", "a pipe", e))?,
         })))
@@ -56,6 +59,9 @@ impl Stop {
             wake(&socket);
         }
         state.sleepers.notify_all();
+        for set in self.lock_poll_sets().drain(..).filter_map(|weak| weak.upgrade()) {
+            set.wake();
+        }
     }
 
     /// Whether the request was made.
@@ -104,6 +110,17 @@ impl Stop {
         }
     }
 
+    /// Ends the wait for this poll set at the request; the next one if it was made already.
+    pub(crate) fn watch_poll_set(&self, set: &Arc<PollSet>) {
+        let mut sets = self.lock_poll_sets();
+        if self.requested() {
+            set.wake();
+        } else {
+            sets.retain(|weak| weak.strong_count() > 0);
+            sets.push(Arc::downgrade(set));
+        }
+    }
+
     /// What becomes readable at the request, for a poll set; none where the system polls only sockets.
     pub(crate) fn poll_fd(&self) -> Option<PollFd<'_>> {
         self.0.pipe.poll_fd()
@@ -111,6 +128,10 @@ impl Stop {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<UdpSocket>>> {
         self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_poll_sets(&self) -> MutexGuard<'_, Vec<Weak<PollSet>>> {
+        self.0.poll_sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

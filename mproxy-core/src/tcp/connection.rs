@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 
 use crate::io::poll::Input;
 use crate::relay::stop::Stop;
@@ -11,7 +12,7 @@ use crate::relay::stop::Stop;
 /// something to read, polling the [socket](Self::socket) for room to write.
 pub trait Connection: Input + Send {
     /// The TCP connection itself.
-    fn socket(&self) -> &TcpStream;
+    fn socket(&self) -> &Arc<TcpStream>;
 
     /// Takes some or all of the bytes to send. All that was taken before must be [flushed](Self::flush).
     ///
@@ -101,17 +102,17 @@ impl Transport for Plain {
 
     fn establish(&self, stream: TcpStream, _: &Stop) -> Result<Box<dyn Connection>, EstablishError> {
         stream.set_nonblocking(true)?;
-        Ok(Box::new(stream))
+        Ok(Box::new(Arc::new(stream)))
     }
 }
 
-impl Connection for TcpStream {
-    fn socket(&self) -> &TcpStream {
+impl Connection for Arc<TcpStream> {
+    fn socket(&self) -> &Self {
         self
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.write_vectored(slices)
+        (&**self).write_vectored(slices)
     }
 
     fn flush(&mut self) -> io::Result<usize> {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -21,7 +22,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct TlsStream {
     /// None only once [`into_parts`](Self::into_parts) has taken it.
     session: Option<Session>,
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     /// Bytes of plaintext that the session holds.
     plaintext: usize,
     /// The peer's `close_notify` has come.
@@ -42,7 +43,7 @@ impl TlsStream {
         socket.set_nonblocking(true)?;
         let mut stream = Self {
             session: Some(session),
-            socket,
+            socket: Arc::new(socket),
             plaintext: 0,
             peer_closed: false,
             pending_error: None,
@@ -80,7 +81,7 @@ impl TlsStream {
         let mut open = true;
         while open {
             let left = end.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            let mut fds = [PollFd::new(&*self.socket, PollFlags::IN)];
             let ready = wait(&mut fds, Some(left), stop).is_ok_and(|wait| wait == Wait::Ready);
             open = ready && !left.is_zero() && discard_socket_input(&self.socket);
         }
@@ -114,7 +115,7 @@ impl TlsStream {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    let mut fds = [PollFd::new(&self.socket, interest)];
+                    let mut fds = [PollFd::new(&*self.socket, interest)];
                     let ready =
                         if left.is_zero() { Wait::TimedOut } else { wait(&mut fds, Some(left), stop)? };
                     match ready {
@@ -135,7 +136,7 @@ impl TlsStream {
 
     /// Receives records from the socket; false at its end (FIN).
     fn receive_records(&mut self) -> io::Result<bool> {
-        let mut socket = &self.socket;
+        let mut socket = &*self.socket;
         let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         Ok(session.read_tls(&mut socket)? > 0)
     }
@@ -232,7 +233,7 @@ impl Input for TlsStream {
 }
 
 impl Connection for TlsStream {
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Arc<TcpStream> {
         &self.socket
     }
 
@@ -241,7 +242,7 @@ impl Connection for TlsStream {
     }
 
     fn flush(&mut self) -> io::Result<usize> {
-        let mut socket = &self.socket;
+        let mut socket = &*self.socket;
         let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         if session.wants_write() { session.write_tls(&mut socket) } else { Ok(0) }
     }
