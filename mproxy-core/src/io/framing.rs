@@ -53,6 +53,22 @@ pub(crate) struct Frame {
     pub(crate) cuts_line: bool,
 }
 
+/// What framing adds to a datagram in a byte stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// The length, before the payload.
+    pub(crate) header: bool,
+    /// A newline, after the payload.
+    pub(crate) newline: bool,
+}
+
+impl Added {
+    /// The bytes of both.
+    pub(crate) fn len(self) -> usize {
+        HEADER * usize::from(self.header) + usize::from(self.newline)
+    }
+}
+
 impl Framing {
     /// The frame at the head of `bytes`; none if it must wait for more. With `flush`, it waits for no more.
     ///
@@ -94,6 +110,33 @@ impl Framing {
         (self == Self::Auto).then_some(FLUSH_TIMEOUT)
     }
 
+    /// What is added to the datagram in a byte stream.
+    pub(crate) fn added(self, datagram: &[u8]) -> Added {
+        Added {
+            header: self == Self::Length,
+            newline: self == Self::Lines && datagram.last() != Some(&b'\n'),
+        }
+    }
+
+    /// What is added to the first of the datagrams of `segment` bytes, and the length of those at the head of `run` to
+    /// which the same is added.
+    pub(crate) fn added_to_run(self, run: &[u8], segment: usize) -> (Added, usize) {
+        let added = self.added(&run[..segment.min(run.len())]);
+        let len = match self {
+            Self::Lines => {
+                let same = run.chunks(segment.max(1)).take_while(|datagram| self.added(datagram) == added);
+                same.map(<[u8]>::len).sum()
+            }
+            _ => run.len(),
+        };
+        (added, len)
+    }
+
+    /// The header of a datagram with `length`. No UDP datagram is longer than 65,535 bytes.
+    pub(crate) fn header(datagram: &[u8]) -> [u8; HEADER] {
+        u16::try_from(datagram.len()).unwrap_or(u16::MAX).to_be_bytes()
+    }
+
     /// The batch as a byte stream, in slices for a vectored write. `headers` is where the headers are kept.
     pub(crate) fn slices<'a>(self, batch: &'a Batch, headers: &'a mut Vec<[u8; HEADER]>) -> Vec<IoSlice<'a>> {
         match self {
@@ -101,19 +144,18 @@ impl Framing {
                 let mut slices = Vec::new();
                 for datagram in batch.datagrams() {
                     slices.push(IoSlice::new(datagram));
-                    if datagram.last() != Some(&b'\n') {
+                    if self.added(datagram).newline {
                         slices.push(IoSlice::new(b"\n"));
                     }
                 }
                 slices
             }
             Self::Length => {
-                // No UDP datagram is longer than 65,535 bytes.
-                let len = |datagram: &[u8]| u16::try_from(datagram.len()).unwrap_or(u16::MAX);
-                headers.extend(batch.datagrams().map(|datagram| len(datagram).to_be_bytes()));
+                headers.extend(batch.datagrams().map(Self::header));
                 let mut slices = Vec::with_capacity(2 * headers.len());
                 for (header, datagram) in headers.iter().zip(batch.datagrams()) {
-                    slices.extend([IoSlice::new(header), IoSlice::new(&datagram[..len(datagram).into()])]);
+                    let len = usize::from(u16::from_be_bytes(*header));
+                    slices.extend([IoSlice::new(header), IoSlice::new(&datagram[..len])]);
                 }
                 slices
             }
@@ -127,15 +169,11 @@ impl Framing {
     pub(crate) fn whole_datagrams_len(self, batch: &Batch, written: usize) -> usize {
         let mut end = 0;
         for datagram in batch.datagrams() {
-            let added = match self {
-                Self::Lines => usize::from(datagram.last() != Some(&b'\n')),
-                Self::Length => HEADER,
-                Self::Auto | Self::Blocks | Self::Raw => 0,
-            };
-            if end + added + datagram.len() > written {
+            let len = self.added(datagram).len() + datagram.len();
+            if end + len > written {
                 break;
             }
-            end += added + datagram.len();
+            end += len;
         }
         end
     }
@@ -250,6 +288,19 @@ mod tests {
         assert_eq!(Framing::Auto.whole_datagrams_len(&batch, 2), 1);
         assert_eq!(Framing::Lines.whole_datagrams_len(&batch, 4), 3);
         assert_eq!(Framing::Lines.whole_datagrams_len(&batch, 5), 5);
+    }
+
+    #[test]
+    fn a_run_is_divided_where_the_added_bytes_change() {
+        let run = b"a\nb\ncde";
+        let newline = |newline| Added { header: false, newline };
+        assert_eq!(Framing::Lines.added_to_run(run, 2), (newline(false), 4));
+        assert_eq!(Framing::Lines.added_to_run(&run[4..], 2), (newline(true), 3));
+        assert_eq!(Framing::Lines.added_to_run(b"", 0), (newline(true), 0));
+        assert_eq!(Framing::Auto.added_to_run(run, 2), (newline(false), 7));
+        let header = Added { header: true, newline: false };
+        assert_eq!(Framing::Length.added_to_run(run, 2), (header, 7));
+        assert_eq!([newline(false).len(), newline(true).len(), header.len()], [0, 1, HEADER]);
     }
 
     #[test]
