@@ -8,6 +8,7 @@ pub mod fuzzing;
 pub(crate) mod input;
 pub(crate) mod pace;
 pub(crate) mod poll;
+pub(crate) mod ring;
 pub(crate) mod stdout;
 pub(crate) mod stream;
 pub(crate) mod write;

@@ -52,7 +52,7 @@ impl Run {
 }
 
 /// A position between two datagrams of a batch; by default before the first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cursor {
     run: usize,
     offset: usize,
@@ -171,6 +171,13 @@ impl Batch {
     pub(crate) fn remaining(&self, cursor: Cursor) -> Option<(&[u8], usize)> {
         let run = self.runs.get(cursor.run)?;
         Some((&self.area[run.start + cursor.offset..run.start + run.len], run.segment))
+    }
+
+    /// The same, but only as far as the cursor `end`; none if that is not behind `cursor`.
+    pub(crate) fn remaining_before(&self, cursor: Cursor, end: Cursor) -> Option<(&[u8], usize)> {
+        let (rest, segment) = self.remaining(cursor).filter(|_| cursor < end)?;
+        let len = if end.run == cursor.run { end.offset - cursor.offset } else { rest.len() };
+        Some((&rest[..len], segment))
     }
 
     /// The datagram at the cursor; none at the end of the batch.
@@ -295,6 +302,22 @@ mod tests {
         batch.push(2);
         assert_eq!(batch.datagrams().collect::<Vec<_>>(), [b"ab", b"ab"]);
         assert_eq!((batch.runs().count(), batch.bytes()), (2, 4));
+    }
+
+    #[test]
+    fn a_second_cursor_ends_what_remains() {
+        let mut batch = Batch::with_capacity(64);
+        filled(&mut batch, b"aabbc");
+        batch.push_coalesced(5, 2);
+        batch.push(3);
+        let start = Cursor::default();
+        let middle = batch.advance(start, 4);
+        let next = batch.advance(start, 5);
+        assert_eq!(batch.remaining_before(start, middle), Some((&b"aabb"[..], 2)));
+        assert_eq!(batch.remaining_before(middle, next), Some((&b"c"[..], 2)));
+        assert_eq!(batch.remaining_before(start, batch.advance(next, 3)), Some((&b"aabbc"[..], 2)));
+        assert_eq!(batch.remaining_before(middle, middle), None);
+        assert_eq!(batch.remaining_before(next, start), None);
     }
 
     #[test]
