@@ -111,8 +111,9 @@ pub use relay::stats::{Counters, Direction, EndpointStats, Meter, Registry, Stat
 pub use relay::stop::Stop;
 pub use relay::thread::Task;
 pub use sys::PollSet;
-pub use tcp::connection::{Connection, EstablishError, Plain, Transport};
+pub use tcp::connection::Connection;
 pub use tcp::tls::{Reload, Reloadable, Tls};
+pub use tcp::transport::{EstablishError, Plain, Transport};
 pub use tcp::upstream::TcpServerSource;
 pub use udp::datagram_size;
 pub use udp::sink::UdpSink;

@@ -4,4 +4,5 @@ pub(crate) mod accept;
 pub(crate) mod client;
 pub(crate) mod connection;
 pub(crate) mod tls;
+pub(crate) mod transport;
 pub(crate) mod upstream;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::net::endpoint::Endpoint;
-use crate::tcp::connection::Transport;
+use crate::tcp::transport::Transport;
 
 #[cfg(feature = "tls")]
 use crate::tcp::tls::transport::{TlsClient, TlsServer};

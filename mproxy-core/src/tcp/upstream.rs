@@ -18,7 +18,8 @@ use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
-use crate::tcp::connection::{Connection, EstablishError, Transport};
+use crate::tcp::connection::Connection;
+use crate::tcp::transport::{EstablishError, Transport};
 
 type Stream = StreamSource<Box<dyn Connection>>;
 

@@ -4,7 +4,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-use crate::tcp::connection::EstablishError;
+use crate::tcp::transport::EstablishError;
 
 /// An error of the handshake.
 impl From<Error> for EstablishError {

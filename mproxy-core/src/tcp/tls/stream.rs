@@ -12,8 +12,9 @@ use crate::io::poll::Input;
 use crate::io::poll::{Wait, wait};
 use crate::log;
 use crate::relay::stop::Stop;
-use crate::tcp::connection::{Connection, EstablishError, discard_socket_input};
+use crate::tcp::connection::{Connection, discard_socket_input};
 use crate::tcp::tls::error::session_error;
+use crate::tcp::transport::EstablishError;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

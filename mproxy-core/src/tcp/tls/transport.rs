@@ -11,10 +11,11 @@ use crate::error::Error;
 use crate::net::endpoint::{Endpoint, Role};
 use crate::net::options::Options;
 use crate::relay::stop::Stop;
-use crate::tcp::connection::{Connection, EstablishError, Transport};
+use crate::tcp::connection::Connection;
 use crate::tcp::tls::Tls;
 use crate::tcp::tls::files::ReloadingConfig;
 use crate::tcp::tls::stream::TlsStream;
+use crate::tcp::transport::{EstablishError, Transport};
 use crate::tcp::upstream::connect_tcp;
 
 /// TLS of connections to one server.
