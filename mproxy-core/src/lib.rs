@@ -113,7 +113,7 @@ pub use relay::thread::Task;
 pub use sys::PollSet;
 pub use tcp::connection::Connection;
 pub use tcp::tls::{Reload, Reloadable, Tls};
-pub use tcp::transport::{EstablishError, Plain, Transport};
+pub use tcp::transport::{EstablishError, Handshake, Plain, Step, Transport};
 pub use tcp::upstream::TcpServerSource;
 pub use udp::datagram_size;
 pub use udp::sink::UdpSink;
@@ -141,9 +141,13 @@ pub use relay::thread::spawn;
 #[doc(hidden)]
 pub use sys::stdio;
 #[doc(hidden)]
-pub use tcp::accept::accept_each;
+pub use tcp::accept::{Accepted, Acceptor};
 #[doc(hidden)]
 pub use tcp::client::TcpClient;
+#[doc(hidden)]
+pub use tcp::label::Label;
+#[doc(hidden)]
+pub use tcp::places::{Permit, Places, check_descriptor_limit};
 #[cfg(feature = "tls")]
 #[doc(hidden)]
 pub use tcp::tls::transport::{TlsClient, TlsServer};

@@ -27,6 +27,7 @@ mod windows;
 
 #[cfg(all(unix, not(target_os = "linux")))]
 pub(crate) use bsd::*;
+pub(crate) use descriptors::descriptor_limit;
 pub use descriptors::raise_descriptor_limit;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use fallback::*;

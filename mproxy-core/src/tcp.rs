@@ -3,6 +3,9 @@
 pub(crate) mod accept;
 pub(crate) mod client;
 pub(crate) mod connection;
+mod handshakes;
+pub(crate) mod label;
+pub(crate) mod places;
 pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod upstream;

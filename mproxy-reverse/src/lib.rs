@@ -20,7 +20,6 @@
 
 mod channel;
 mod compat;
-mod connections;
 mod plan;
 mod proxy;
 
@@ -129,7 +128,8 @@ impl Reverse {
     }
 
     /// How many TCP clients are served at the same time, and how many TCP connections are read from;
-    /// one more is closed at once. The default is 1024.
+    /// one more is closed at once, unless a client that has closed its sending side (FIN) can give way.
+    /// The default is 1024.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);

@@ -2,16 +2,16 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use mproxy_core::{
-    Connection, Direction, Error, Handle, Meter, Plain, Program, Registry, Resolved, Sinks, Source, Stdout,
-    Stop, StopOnDrop, StreamSource, Task, TcpClient, Transport, UdpSink, UdpSource, UdpTarget, datagram_size,
-    listen_tcp, relay,
+    Acceptor, Connection, Direction, Error, Handle, Label, Meter, Permit, Places, Plain, Program, Registry,
+    Resolved, Sinks, Source, Stdout, Stop, StopOnDrop, StreamSource, Task, TcpClient, Transport, UdpSink,
+    UdpSource, UdpTarget, check_descriptor_limit, datagram_size, listen_tcp, relay, spawn,
 };
 
 use crate::Reverse;
 use crate::channel::Channel;
-use crate::connections::{Acceptor, Connections, Serve};
 use crate::plan::{Kind, Plan};
 
 /// Receive buffer (`SO_RCVBUF`) of a TCP client's channel socket: modest, so that many stalled clients do not
@@ -23,6 +23,8 @@ pub(crate) struct Proxy<'a> {
     program: Program,
     registry: Registry,
     channel: Arc<Channel>,
+    /// The places of all TCP and TLS clients.
+    clients: Places,
     /// The transport of the TLS endpoints.
     tls: Arc<dyn Transport>,
     /// The stop request of the inputs.
@@ -32,6 +34,9 @@ pub(crate) struct Proxy<'a> {
     /// A reference for each input until it is drained; the last one stops the outputs.
     last_input: Option<Arc<StopOnDrop>>,
 }
+
+/// Makes the task of a connection, which has its permit.
+type Serve = dyn FnMut(Box<dyn Connection>, SocketAddr, Permit) -> Result<Task, Error> + Send;
 
 /// A TCP endpoint and its listeners.
 pub(crate) struct TcpEndpoint {
@@ -55,7 +60,11 @@ impl<'a> Proxy<'a> {
         let outputs = if reverse.has_inputs() { Stop::new()? } else { inputs.clone() };
         let last_input = reverse.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
         let channel = Arc::new(Channel::open(reverse, plan, &mut program)?);
-        Ok(Self { reverse, program, registry, channel, tls, inputs, outputs, last_input })
+        let max_clients = reverse.max_clients_or_default();
+        let limits = [[Kind::TcpListen, Kind::TlsListen], [Kind::TcpOutput, Kind::TlsOutput]];
+        check_descriptor_limit(limits.iter().filter(|kinds| reverse.has(&kinds[..])).count(), max_clients);
+        let clients = Places::new(max_clients);
+        Ok(Self { reverse, program, registry, channel, clients, tls, inputs, outputs, last_input })
     }
 
     pub(crate) fn listen_udp(&mut self, endpoints: &[Resolved]) -> Result<Vec<UdpSource>, Error> {
@@ -123,39 +132,38 @@ impl<'a> Proxy<'a> {
         self.program.thread(name.to_owned(), task(source, sinks, &self.outputs, None))
     }
 
-    /// One thread for each endpoint, and one for each of its clients.
+    /// One thread for each endpoint, which accepts, and one for each of its clients.
     pub(crate) fn start_tcp_outputs(&self, all: Vec<TcpEndpoint>) -> Result<(), Error> {
         if !all.is_empty() {
             // A channel that cannot be joined fails now, rather than for each client.
             drop(self.channel.source(&self.reverse.options, &self.outputs)?);
         }
-        let clients = Connections::new(self.reverse.max_clients_or_default());
         let options = Arc::new(self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER));
         let framing = options.chosen_framing();
         for tcp_endpoint in all {
             let meter = self.registry.endpoint(&tcp_endpoint.endpoint, Direction::Out);
             let (channel, outputs, options) = (self.channel.clone(), self.outputs.clone(), options.clone());
             let counted = meter.clone();
-            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
+            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit| {
                 let source = channel.source(&options, &outputs)?;
-                let client = TcpClient::new(connection, peer, framing, source, &counted, &outputs)?;
+                let client = TcpClient::new(connection, peer, framing, source, &counted, &outputs, permit)?;
                 Ok(task(client, Vec::new(), &outputs, None))
             };
-            self.start_accepting(tcp_endpoint, false, meter, &clients, Arc::new(serve))?;
+            self.start_accepting(tcp_endpoint, meter, &self.clients, false, Box::new(serve))?;
         }
         Ok(())
     }
 
-    /// One thread for each endpoint, and one for each connection.
+    /// One thread for each endpoint, which accepts, and one for each connection.
     pub(crate) fn start_tcp_inputs(&self, all: Vec<TcpEndpoint>) -> Result<(), Error> {
-        let senders = Connections::new(self.reverse.max_clients_or_default());
+        let senders = Places::new(self.reverse.max_clients_or_default());
         for tcp_endpoint in all {
             let meter = self.registry.endpoint(&tcp_endpoint.endpoint, Direction::In);
             let counted = meter.clone();
             let (channel, stop, last_input) =
                 (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
             let options = self.reverse.options.clone();
-            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr| {
+            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit| {
                 let sink = channel.sink();
                 let size = datagram_size(&options, &sink);
                 let source = StreamSource::new(
@@ -166,9 +174,14 @@ impl<'a> Proxy<'a> {
                     &stop,
                     counted.counters(),
                 );
-                Ok(task(source, vec![Box::new(sink)], &stop, last_input.clone()))
+                let task = task(source, vec![Box::new(sink)], &stop, last_input.clone());
+                let with_permit: Task = Box::new(move || {
+                    let _permit = permit;
+                    task()
+                });
+                Ok(with_permit)
             };
-            self.start_accepting(tcp_endpoint, true, meter, &senders, Arc::new(serve))?;
+            self.start_accepting(tcp_endpoint, meter, &senders, true, Box::new(serve))?;
         }
         Ok(())
     }
@@ -176,22 +189,41 @@ impl<'a> Proxy<'a> {
     fn start_accepting(
         &self,
         tcp_endpoint: TcpEndpoint,
-        is_input: bool,
         meter: Meter,
-        connections: &Connections,
-        serve: Arc<Serve>,
+        places: &Places,
+        is_input: bool,
+        mut serve: Box<Serve>,
     ) -> Result<(), Error> {
-        let (connections, stop) = (connections.clone(), self.inputs.clone());
+        let stop = self.inputs.clone();
         let TcpEndpoint { endpoint, listeners, transport } = tcp_endpoint;
-        let label = match (is_input, transport.has_handshake()) {
-            (true, true) => "TLS input",
-            (true, false) => "TCP input",
-            (false, true) => "TLS client",
-            (false, false) => "TCP client",
+        let label = Label::new(is_input, &*transport);
+        let acceptor = Acceptor {
+            label,
+            listeners,
+            transport,
+            allow: self.reverse.options.allowed().clone(),
+            meter,
+            places: places.clone(),
+            clients: self.clients.clone(),
         };
-        let allow = self.reverse.options.allowed().clone();
-        let acceptor = Arc::new(Acceptor { label, is_input, listeners, transport, allow, meter, serve });
-        let accept = move || connections.accept(&acceptor, &stop);
+        let accept = move || {
+            let mut threads = Vec::new();
+            acceptor.run(&stop, &mut |connection, peer, permit| {
+                threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
+                let (task, stop) = (serve(connection, peer, permit)?, stop.clone());
+                let run = move || {
+                    label.log_connected(peer);
+                    label.log_ended(peer, &task(), &stop);
+                };
+                threads.push(spawn(peer.to_string(), Box::new(run))?);
+                Ok(())
+            })?;
+            for thread in threads {
+                // A panic has printed its own message.
+                let _ = thread.join();
+            }
+            Ok(())
+        };
         self.program.thread(endpoint.to_string(), Box::new(accept))
     }
 

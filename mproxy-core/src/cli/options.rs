@@ -274,9 +274,10 @@ const OPTIONS: &[OptionSpec] = &[
     values("--allow", "NETWORK", Access, LISTENING).help(
         "Take datagrams and connections from there only, such as 10.1.0.0/16, 2001:db8::/32 or an address",
     ),
-    value("--max-clients", "N", Access, REVERSE)
-        .default("1024")
-        .help("TCP and TLS clients at a time, and as many inputs; one more is closed at once"),
+    value("--max-clients", "N", Access, REVERSE).default("1024").help(
+        "TCP and TLS clients at a time, and as many inputs; one more is closed at once, unless one that has \
+         closed its sending side gives way",
+    ),
     value("--threads", "N", Access, LISTENING).default("1").help(
         "Threads that receive at each unicast UDP listener, for many senders at full speed; each sender \
          stays with one of them (more than one need Linux)",

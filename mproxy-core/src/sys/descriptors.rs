@@ -15,3 +15,12 @@ pub fn raise_descriptor_limit() {
         }
     }
 }
+
+/// How many descriptors the process may have (`RLIMIT_NOFILE`).
+pub(crate) fn descriptor_limit() -> usize {
+    #[cfg(unix)]
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let limit = None;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}

@@ -88,11 +88,6 @@ pub(crate) fn set_unicast_interface(_: &UdpSocket, _index: u32) -> io::Result<()
 }
 
 /// Nobody asks there.
-pub(crate) fn descriptor_limit() -> usize {
-    usize::MAX
-}
-
-/// Nobody asks there.
 pub(crate) fn is_out_of_descriptors(_: &io::Error) -> bool {
     false
 }

@@ -13,7 +13,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use message::socklen;
@@ -113,12 +112,6 @@ pub(crate) fn open_transparent(family: SocketAddr) -> io::Result<Socket> {
 /// Has IPv4 unicast and broadcast leave through this interface (`ip(7)`, `IP_UNICAST_IF`); 0: through that of the route.
 pub(crate) fn set_unicast_interface(socket: &UdpSocket, index: u32) -> io::Result<()> {
     set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_UNICAST_IF, index.to_be().cast_signed())
-}
-
-/// How many descriptors the process may have (`RLIMIT_NOFILE`).
-pub(crate) fn descriptor_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// Whether the process or the system has no descriptor left (`EMFILE`, `ENFILE`).

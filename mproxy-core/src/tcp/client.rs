@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
 use crate::sys;
 use crate::tcp::connection::{Connection, discard_input, discard_socket_input};
+use crate::tcp::places::Permit;
 use crate::udp::source::UdpSource;
 
 /// How long a client may acknowledge nothing before it is dropped.
@@ -43,6 +44,7 @@ pub struct TcpClient {
     has_input: bool,
     stop: Stop,
     counters: Arc<Counters>,
+    permit: Permit,
 }
 
 impl fmt::Debug for TcpClient {
@@ -63,11 +65,12 @@ impl TcpClient {
         mut channel: UdpSource,
         meter: &Meter,
         stop: &Stop,
+        permit: Permit,
     ) -> Result<Self, Error> {
         let failed = |error| Error::io("set up the connection of", peer, error);
         channel.use_external_poll().map_err(failed)?;
         let (stop, counters) = (stop.clone(), meter.counters());
-        Ok(Self { channel, connection, peer, framing, has_input: true, stop, counters })
+        Ok(Self { channel, connection, peer, framing, has_input: true, stop, counters, permit })
     }
 
     /// Polls the channel and the connection, discards the client's input, and fails if the client has gone.
@@ -104,6 +107,10 @@ impl TcpClient {
             self.has_input = discard_input(&mut |area| self.connection.read(area))?;
             if self.connection.is_closed_by_peer() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            if !self.has_input {
+                let socket = self.connection.socket().clone();
+                self.permit.half_closed(Box::new(move || drop(socket.shutdown(Shutdown::Both))));
             }
         }
         Ok(())

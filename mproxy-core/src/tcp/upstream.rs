@@ -19,7 +19,7 @@ use crate::relay::flow::{Flow, Source};
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
 use crate::tcp::connection::Connection;
-use crate::tcp::transport::{EstablishError, Transport};
+use crate::tcp::transport::{EstablishError, Transport, establish};
 
 type Stream = StreamSource<Box<dyn Connection>>;
 
@@ -83,7 +83,7 @@ impl TcpServerSource {
             (&self.endpoint, &self.stop, &self.transport, &self.options);
         let connected = connect_tcp(endpoint, stop, &mut |stream| {
             options.set_dscp(&SockRef::from(&stream), stream.peer_addr()?)?;
-            transport.establish(stream, stop)
+            establish(&**transport, stream, stop)
         });
         let (connection, address) =
             connected.map_err(|error| Error::io("connect to", endpoint, error.into()))?;

@@ -3,27 +3,24 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
 use rustls::{Connection as Session, ProtocolVersion};
 
-use crate::io::poll::Input;
-use crate::io::poll::{Wait, wait};
+use crate::io::poll::{Input, Wait};
 use crate::log;
 use crate::relay::stop::Stop;
 use crate::tcp::connection::{Connection, discard_socket_input};
 use crate::tcp::tls::error::session_error;
-use crate::tcp::transport::EstablishError;
-
-/// How long a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::tcp::transport::{EstablishError, Handshake, Step};
 
 /// TLS over a non-blocking TCP connection.
 pub(super) struct TlsStream {
     /// None only once [`into_parts`](Self::into_parts) has taken it.
     session: Option<Session>,
     socket: Arc<TcpStream>,
+    /// The peer has sent something.
+    has_received: bool,
     /// Bytes of plaintext that the session holds.
     plaintext: usize,
     /// The peer's `close_notify` has come.
@@ -35,32 +32,18 @@ pub(super) struct TlsStream {
 }
 
 impl TlsStream {
-    /// Completes the handshake.
-    pub(super) fn establish(
-        session: Session,
-        socket: TcpStream,
-        stop: &Stop,
-    ) -> Result<Self, EstablishError> {
+    /// Begins the handshake.
+    pub(super) fn begin(session: Session, socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let mut stream = Self {
+        Ok(Self {
             session: Some(session),
             socket: Arc::new(socket),
+            has_received: false,
             plaintext: 0,
             peer_closed: false,
             pending_error: None,
             write_closed: false,
-        };
-        if let Err(error) = stream.complete_handshake(stop) {
-            stream.linger(stop);
-            return Err(error);
-        }
-        if let (Ok(peer), Ok(session)) = (stream.socket.peer_addr(), stream.session()) {
-            let (version, suite) = (session.protocol_version(), session.negotiated_cipher_suite());
-            if let (Some(version), Some(suite)) = (version, suite) {
-                log::info(format_args!("{peer}: {version:?}, {:?}", suite.suite()));
-            }
-        }
-        Ok(stream)
+        })
     }
 
     /// The session and the socket, without a `close_notify`.
@@ -69,70 +52,51 @@ impl TlsStream {
         Ok((session, self.socket.try_clone()?))
     }
 
+    fn log_handshake(&mut self) {
+        if let (Ok(peer), Ok(session)) = (self.socket.peer_addr(), self.session()) {
+            let (version, suite) = (session.protocol_version(), session.negotiated_cipher_suite());
+            if let (Some(version), Some(suite)) = (version, suite) {
+                log::info(format_args!("{peer}: {version:?}, {:?}", suite.suite()));
+            }
+        }
+    }
+
     fn session(&mut self) -> io::Result<&mut Session> {
         self.session.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Closes, and lingers until the peer has read the alert and closed too: a close with unread input would
-    /// be a reset (RST).
-    fn linger(&mut self, stop: &Stop) {
-        const LINGER: Duration = Duration::from_secs(1);
-        self.close();
-        let end = Instant::now() + LINGER;
-        let mut open = true;
-        while open {
-            let left = end.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(&*self.socket, PollFlags::IN)];
-            let ready = wait(&mut fds, Some(left), stop).is_ok_and(|wait| wait == Wait::Ready);
-            open = ready && !left.is_zero() && discard_socket_input(&self.socket);
+    /// Moves handshake messages in the one direction that is due; false once there is none.
+    fn move_handshake(&mut self) -> Result<bool, EstablishError> {
+        match self.handshake_step()? {
+            Step::Write => self.send_records()?,
+            Step::Read => {
+                let open = self.receive_records()?;
+                self.process_records()?;
+                if !open {
+                    return Err(if self.has_received {
+                        let error = EstablishError::NO_HANDSHAKE;
+                        io::Error::new(io::ErrorKind::UnexpectedEof, error).into()
+                    } else {
+                        EstablishError::PortProbe
+                    });
+                }
+                self.has_received = true;
+            }
+            Step::Done => return Ok(false),
         }
+        Ok(true)
     }
 
-    fn complete_handshake(&mut self, stop: &Stop) -> Result<(), EstablishError> {
-        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-        let mut has_received = false;
-        loop {
-            let session = self.session()?;
-            let (interest, moved) = if session.wants_write() {
-                (PollFlags::OUT, self.send_records().map(|()| true))
-            } else if session.is_handshaking() {
-                (PollFlags::IN, self.receive_records())
-            } else {
-                return Ok(());
-            };
-            match moved {
-                Ok(open) if interest == PollFlags::IN => {
-                    self.process_records()?;
-                    if !open {
-                        return Err(if has_received {
-                            let error = EstablishError::NO_HANDSHAKE;
-                            io::Error::new(io::ErrorKind::UnexpectedEof, error).into()
-                        } else {
-                            EstablishError::PortProbe
-                        });
-                    }
-                    has_received = true;
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    let mut fds = [PollFd::new(&*self.socket, interest)];
-                    let ready =
-                        if left.is_zero() { Wait::TimedOut } else { wait(&mut fds, Some(left), stop)? };
-                    match ready {
-                        Wait::Ready => {}
-                        Wait::TimedOut => {
-                            let error =
-                                format!("no TLS handshake in {} seconds", HANDSHAKE_TIMEOUT.as_secs());
-                            return Err(io::Error::new(io::ErrorKind::TimedOut, error).into());
-                        }
-                        Wait::Stopped => return Err(io::Error::from(io::ErrorKind::Interrupted).into()),
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+    /// What the handshake waits for.
+    fn handshake_step(&mut self) -> io::Result<Step> {
+        let session = self.session()?;
+        Ok(if session.wants_write() {
+            Step::Write
+        } else if session.is_handshaking() {
+            Step::Read
+        } else {
+            Step::Done
+        })
     }
 
     /// Receives records from the socket; false at its end (FIN).
@@ -203,6 +167,37 @@ impl TlsStream {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl Handshake for TlsStream {
+    fn socket(&self) -> &Arc<TcpStream> {
+        &self.socket
+    }
+
+    fn proceed(&mut self) -> Result<Step, EstablishError> {
+        loop {
+            match self.move_handshake() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.log_handshake();
+                    return Ok(Step::Done);
+                }
+                Err(EstablishError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(self.handshake_step()?);
+                }
+                Err(EstablishError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn abort(&mut self) {
+        self.close();
+    }
+
+    fn into_connection(self: Box<Self>) -> Box<dyn Connection> {
+        self
     }
 }
 

@@ -11,11 +11,10 @@ use crate::error::Error;
 use crate::net::endpoint::{Endpoint, Role};
 use crate::net::options::Options;
 use crate::relay::stop::Stop;
-use crate::tcp::connection::Connection;
 use crate::tcp::tls::Tls;
 use crate::tcp::tls::files::ReloadingConfig;
 use crate::tcp::tls::stream::TlsStream;
-use crate::tcp::transport::{EstablishError, Transport};
+use crate::tcp::transport::{EstablishError, Handshake, Transport, complete};
 use crate::tcp::upstream::connect_tcp;
 
 /// TLS of connections to one server.
@@ -58,7 +57,12 @@ impl TlsClient {
         let client = Self::new(&Tls::default(), &server.endpoint)?;
         let stop = Stop::new()?;
         let connect = || -> io::Result<_> {
-            let stream = connect_tcp(&server, &stop, &mut |stream| client.handshake(stream, &stop))?.0;
+            let handshake = &mut |stream| {
+                let mut handshake = client.handshake(stream)?;
+                complete(&mut handshake, &stop)?;
+                Ok(handshake)
+            };
+            let (stream, _) = connect_tcp(&server, &stop, handshake)?;
             let (session, stream) = stream.into_parts()?;
             stream.set_nonblocking(false)?;
             match session {
@@ -69,9 +73,9 @@ impl TlsClient {
         connect().map_err(|error| Error::io("connect to", &server, error))
     }
 
-    fn handshake(&self, stream: TcpStream, stop: &Stop) -> Result<TlsStream, EstablishError> {
+    fn handshake(&self, stream: TcpStream) -> Result<TlsStream, EstablishError> {
         let connection = ClientConnection::new(self.config.current(), self.name.clone())?;
-        TlsStream::establish(connection.into(), stream, stop)
+        Ok(TlsStream::begin(connection.into(), stream)?)
     }
 }
 
@@ -80,8 +84,8 @@ impl Transport for TlsClient {
         true
     }
 
-    fn establish(&self, stream: TcpStream, stop: &Stop) -> Result<Box<dyn Connection>, EstablishError> {
-        Ok(Box::new(self.handshake(stream, stop)?))
+    fn begin(&self, stream: TcpStream) -> Result<Box<dyn Handshake>, EstablishError> {
+        Ok(Box::new(self.handshake(stream)?))
     }
 }
 
@@ -116,8 +120,8 @@ impl Transport for TlsServer {
         true
     }
 
-    fn establish(&self, stream: TcpStream, stop: &Stop) -> Result<Box<dyn Connection>, EstablishError> {
+    fn begin(&self, stream: TcpStream) -> Result<Box<dyn Handshake>, EstablishError> {
         let connection = ServerConnection::new(self.config.current())?;
-        Ok(Box::new(TlsStream::establish(connection.into(), stream, stop)?))
+        Ok(Box::new(TlsStream::begin(connection.into(), stream)?))
     }
 }
