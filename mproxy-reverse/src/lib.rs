@@ -152,19 +152,8 @@ impl Reverse {
     pub fn spawn(&self) -> Result<Handle, Error> {
         let plan = Plan::new(self)?;
         let mut proxy = Proxy::open(self, &plan)?;
-        // Listeners are opened before any thread is started, and outputs are before inputs.
-        let udp_inputs = proxy.listen_udp(plan.of(Kind::UdpListen))?;
-        let mut tcp_inputs = Vec::new();
-        proxy.listen_tcp(&plan, Kind::TcpListen, &mut tcp_inputs)?;
-        proxy.listen_tcp(&plan, Kind::TlsListen, &mut tcp_inputs)?;
-        let mut tcp_outputs = Vec::new();
-        proxy.listen_tcp(&plan, Kind::TcpOutput, &mut tcp_outputs)?;
-        proxy.listen_tcp(&plan, Kind::TlsOutput, &mut tcp_outputs)?;
-        proxy.start_udp_output(plan.of(Kind::UdpOutput))?;
-        proxy.start_tee()?;
-        proxy.start_tcp_outputs(tcp_outputs)?;
-        proxy.start_tcp_inputs(tcp_inputs)?;
-        proxy.start_udp_inputs(udp_inputs)?;
+        let listeners = proxy.listen(&plan)?;
+        proxy.start(&plan, listeners)?;
         Ok(proxy.handle())
     }
 

@@ -103,6 +103,22 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Whether one thread can receive what comes in and hand it out, without a channel: with one input endpoint and one
+    /// output thread.
+    pub(crate) fn is_direct(&self, reverse: &Reverse) -> bool {
+        use Kind::{Channel, TcpListen, TcpOutput, TlsListen, TlsOutput, UdpListen, UdpOutput};
+        let count = |kinds: &[Kind]| kinds.iter().map(|kind| self.of(*kind).len()).sum::<usize>();
+        let threads = reverse.options.chosen_threads();
+        let inputs = count(&[UdpListen]) * threads + count(&[TcpListen, TlsListen]);
+        match (count(&[TcpOutput, TlsOutput]) * threads, reverse.tee) {
+            _ if inputs != 1 || count(&[Channel]) > 0 => false,
+            (1, false) => true,
+            // Standard output waits for its reader, which no other output should.
+            (0, true) => count(&[UdpOutput]) == 0,
+            _ => false,
+        }
+    }
+
     pub(crate) fn of(&self, kind: Kind) -> &[Resolved] {
         &self.0[kind as usize]
     }

@@ -2,29 +2,25 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use mproxy_core::{
-    Acceptor, Connection, Direction, Error, Handle, Label, Meter, Permit, Places, Plain, Program, Registry,
-    Resolved, Sinks, Source, Stdout, Stop, StopOnDrop, StreamSource, Task, TcpClient, Transport, UdpSink,
-    UdpSource, UdpTarget, check_descriptor_limit, datagram_size, listen_tcp, relay, spawn,
+    Acceptor, Connection, Direction, Error, FanIn, FanOut, FanOutHandle, Handle, Label, Meter, Permit, Places,
+    Plain, PolledSource, Program, Registry, Resolved, Sinks, Source, Stdout, Stop, StopOnDrop, Task, Transport, UdpSink, UdpSource, UdpTarget, check_descriptor_limit, datagram_size, listen_tcp, relay,
 };
 
 use crate::Reverse;
 use crate::channel::Channel;
 use crate::plan::{Kind, Plan};
 
-/// Receive buffer (`SO_RCVBUF`) of a TCP client's channel socket: modest, so that many stalled clients do not
-/// take all of the host's memory for UDP.
-const CLIENT_RECV_BUFFER: usize = 1 << 20;
-
 pub(crate) struct Proxy<'a> {
     reverse: &'a Reverse,
     program: Program,
     registry: Registry,
-    channel: Arc<Channel>,
-    /// The places of all TCP and TLS clients.
+    /// One thread receives what comes in and hands it out: there is no channel.
+    is_direct: bool,
+    /// The places of all TCP and TLS clients, and those of all connections that send data.
     clients: Places,
+    senders: Places,
     /// The transport of the TLS endpoints.
     tls: Arc<dyn Transport>,
     /// The stop request of the inputs.
@@ -35,14 +31,18 @@ pub(crate) struct Proxy<'a> {
     last_input: Option<Arc<StopOnDrop>>,
 }
 
-/// Makes the task of a connection, which has its permit.
-type Serve = dyn FnMut(Box<dyn Connection>, SocketAddr, Permit) -> Result<Task, Error> + Send;
-
 /// A TCP endpoint and its listeners.
 pub(crate) struct TcpEndpoint {
     endpoint: Resolved,
     listeners: Vec<TcpListener>,
     transport: Arc<dyn Transport>,
+}
+
+/// All listeners, opened before any thread is started.
+pub(crate) struct Listeners {
+    udp_inputs: Vec<UdpSource>,
+    tcp_inputs: Vec<TcpEndpoint>,
+    tcp_outputs: Vec<TcpEndpoint>,
 }
 
 impl<'a> Proxy<'a> {
@@ -57,51 +57,109 @@ impl<'a> Proxy<'a> {
         }
         let registry = program.registry().clone();
         let inputs = program.stop().clone();
-        let outputs = if reverse.has_inputs() { Stop::new()? } else { inputs.clone() };
-        let last_input = reverse.has_inputs().then(|| Arc::new(StopOnDrop(outputs.clone())));
-        let channel = Arc::new(Channel::open(reverse, plan, &mut program)?);
-        let max_clients = reverse.max_clients_or_default();
+        let is_direct = plan.is_direct(reverse);
+        let has_channel = reverse.has_inputs() && !is_direct;
+        let outputs = if has_channel { Stop::new()? } else { inputs.clone() };
+        let last_input = has_channel.then(|| Arc::new(StopOnDrop(outputs.clone())));
+        let max = reverse.max_clients_or_default();
         let limits = [[Kind::TcpListen, Kind::TlsListen], [Kind::TcpOutput, Kind::TlsOutput]];
-        check_descriptor_limit(limits.iter().filter(|kinds| reverse.has(&kinds[..])).count(), max_clients);
-        let clients = Places::new(max_clients);
-        Ok(Self { reverse, program, registry, channel, clients, tls, inputs, outputs, last_input })
+        check_descriptor_limit(limits.iter().filter(|kinds| reverse.has(&kinds[..])).count(), max);
+        let (clients, senders) = (Places::new(max), Places::new(max));
+        Ok(Self { reverse, program, registry, is_direct, clients, senders, tls, inputs, outputs, last_input })
     }
 
-    pub(crate) fn listen_udp(&mut self, endpoints: &[Resolved]) -> Result<Vec<UdpSource>, Error> {
-        let mut sources = Vec::new();
-        for endpoint in endpoints {
+    pub(crate) fn listen(&mut self, plan: &Plan) -> Result<Listeners, Error> {
+        let mut udp_inputs = Vec::new();
+        for endpoint in plan.of(Kind::UdpListen) {
             let meter = self.registry.endpoint(endpoint, Direction::In);
             for source in UdpSource::open(endpoint, &self.reverse.options, &meter, &self.inputs)? {
                 self.program.receives_with(&source);
-                sources.push(source);
+                udp_inputs.push(source);
             }
         }
-        Ok(sources)
+        let tcp_inputs = self.listen_tcp(plan, [Kind::TcpListen, Kind::TlsListen])?;
+        let tcp_outputs = self.listen_tcp(plan, [Kind::TcpOutput, Kind::TlsOutput])?;
+        Ok(Listeners { udp_inputs, tcp_inputs, tcp_outputs })
     }
 
-    pub(crate) fn listen_tcp(
-        &mut self,
-        plan: &Plan,
-        kind: Kind,
-        all: &mut Vec<TcpEndpoint>,
-    ) -> Result<(), Error> {
-        let transport = match kind {
-            Kind::TlsListen | Kind::TlsOutput => self.tls.clone(),
-            _ => Arc::new(Plain),
-        };
-        for endpoint in plan.of(kind) {
-            let listeners = listen_tcp(endpoint, &self.reverse.options)?;
-            for listener in &listeners {
-                self.program.listens_on(listener.local_addr());
+    /// Listens on the endpoints of two kinds: without TLS, and with it.
+    fn listen_tcp(&mut self, plan: &Plan, kinds: [Kind; 2]) -> Result<Vec<TcpEndpoint>, Error> {
+        let mut all = Vec::new();
+        for (kind, transport) in kinds.into_iter().zip([Arc::new(Plain), self.tls.clone()]) {
+            for endpoint in plan.of(kind) {
+                let listeners = listen_tcp(endpoint, &self.reverse.options)?;
+                for listener in &listeners {
+                    self.program.listens_on(listener.local_addr());
+                }
+                let (endpoint, transport) = (endpoint.clone(), transport.clone());
+                all.push(TcpEndpoint { endpoint, listeners, transport });
             }
-            all.push(TcpEndpoint { endpoint: endpoint.clone(), listeners, transport: transport.clone() });
+        }
+        Ok(all)
+    }
+
+    /// Starts all threads: outputs before inputs.
+    pub(crate) fn start(&mut self, plan: &Plan, listeners: Listeners) -> Result<(), Error> {
+        let mut channel = Channel::open(self.reverse, plan, &mut self.program);
+        if self.is_direct {
+            return self.start_direct(&channel, listeners);
+        }
+        self.start_udp_output(plan, &mut channel)?;
+        if self.reverse.tee {
+            let sinks: Sinks = vec![Box::new(self.stdout()?.sink(&self.outputs))];
+            self.start_output("tee", channel.source(&self.reverse.options, &self.outputs)?, sinks)?;
+        }
+        for endpoint in listeners.tcp_outputs {
+            let mut handles = Vec::new();
+            for _ in 0..self.reverse.options.chosen_threads() {
+                let mut fan_out = self.fan_out(&endpoint)?;
+                fan_out.add_source(Box::new(channel.source(&self.reverse.options, &self.outputs)?))?;
+                handles.push(fan_out.handle());
+                self.start_output("clients", fan_out, Vec::new())?;
+            }
+            self.accept_clients(endpoint, handles)?;
+        }
+        for endpoint in listeners.tcp_inputs {
+            let sink = channel.sink();
+            let fan_in = self.accept_senders(endpoint, &sink)?;
+            self.start_input("tcp input", fan_in, vec![Box::new(sink)])?;
+        }
+        for source in listeners.udp_inputs {
+            self.start_input("udp input", source, vec![Box::new(channel.sink())])?;
+        }
+        Ok(())
+    }
+
+    /// Starts the only output on the thread of the only input.
+    fn start_direct(&self, channel: &Channel, listeners: Listeners) -> Result<(), Error> {
+        let mut sources: Vec<Box<dyn PolledSource + Send>> = Vec::new();
+        for endpoint in listeners.tcp_inputs {
+            sources.push(Box::new(self.accept_senders(endpoint, &channel.sink())?));
+        }
+        for source in listeners.udp_inputs {
+            sources.push(Box::new(source));
+        }
+        for endpoint in listeners.tcp_outputs {
+            let mut fan_out = self.fan_out(&endpoint)?;
+            for source in sources.drain(..) {
+                fan_out.add_source(source)?;
+            }
+            self.accept_clients(endpoint, vec![fan_out.handle()])?;
+            self.start_input("clients", fan_out, vec![Box::new(channel.sink())])?;
+        }
+        if !sources.is_empty() {
+            let stdout = self.stdout()?;
+            for source in sources {
+                self.start_input("tee", source, vec![Box::new(stdout.sink(&self.inputs))])?;
+            }
         }
         Ok(())
     }
 
     /// One thread for all UDP outputs; none with a private channel, whose inputs send to them.
-    pub(crate) fn start_udp_output(&mut self, targets: &[Resolved]) -> Result<(), Error> {
-        if targets.is_empty() || self.channel.is_private() {
+    fn start_udp_output(&mut self, plan: &Plan, channel: &mut Channel) -> Result<(), Error> {
+        let targets = plan.of(Kind::UdpOutput);
+        if targets.is_empty() || plan.of(Kind::Channel).is_empty() {
             return Ok(());
         }
         let mut all = Vec::new();
@@ -111,130 +169,75 @@ impl<'a> Proxy<'a> {
             self.program.sends_to(&target);
             all.push(target);
         }
-        self.start_output("udp output", vec![Box::new(UdpSink::open(&all))])
+        let source = channel.source(&self.reverse.options, &self.outputs)?;
+        self.start_output("udp output", source, vec![Box::new(UdpSink::open(&all))])
     }
 
-    /// One thread for standard output, with its own membership of the channel, so that it holds up no other
-    /// output.
-    pub(crate) fn start_tee(&self) -> Result<(), Error> {
+    fn stdout(&self) -> Result<Stdout, Error> {
         let reverse = self.reverse;
-        if !reverse.tee {
-            return Ok(());
-        }
         let meter = self.registry.endpoint("standard output", Direction::Out);
         let only = !reverse.has(&[Kind::TcpOutput, Kind::TlsOutput, Kind::UdpOutput, Kind::Channel]);
-        let stdout = Stdout::open(reverse.options.chosen_framing(), only, meter)?.sink(&self.outputs);
-        self.start_output("tee", vec![Box::new(stdout)])
+        Stdout::open(reverse.options.chosen_framing(), only, meter)
     }
 
-    fn start_output(&self, name: &str, sinks: Sinks) -> Result<(), Error> {
-        let source = self.channel.source(&self.reverse.options, &self.outputs)?;
-        self.program.thread(name.to_owned(), task(source, sinks, &self.outputs, None))
+    fn fan_out(&self, endpoint: &TcpEndpoint) -> Result<FanOut, Error> {
+        let meter = self.registry.endpoint(&endpoint.endpoint, Direction::Out);
+        let label = Label::new(false, &*endpoint.transport);
+        FanOut::new(&self.reverse.options, label, &meter, &self.outputs)
     }
 
-    /// One thread for each endpoint, which accepts, and one for each of its clients.
-    pub(crate) fn start_tcp_outputs(&self, all: Vec<TcpEndpoint>) -> Result<(), Error> {
-        if !all.is_empty() {
-            // A channel that cannot be joined fails now, rather than for each client.
-            drop(self.channel.source(&self.reverse.options, &self.outputs)?);
-        }
-        let options = Arc::new(self.reverse.options.clone().or_recv_buffer(CLIENT_RECV_BUFFER));
-        let framing = options.chosen_framing();
-        for tcp_endpoint in all {
-            let meter = self.registry.endpoint(&tcp_endpoint.endpoint, Direction::Out);
-            let (channel, outputs, options) = (self.channel.clone(), self.outputs.clone(), options.clone());
-            let counted = meter.clone();
-            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit| {
-                let source = channel.source(&options, &outputs)?;
-                let client = TcpClient::new(connection, peer, framing, source, &counted, &outputs, permit)?;
-                Ok(task(client, Vec::new(), &outputs, None))
-            };
-            self.start_accepting(tcp_endpoint, meter, &self.clients, false, Box::new(serve))?;
-        }
-        Ok(())
+    /// Starts the thread that accepts the clients of an output, which the fan-outs share.
+    fn accept_clients(&self, endpoint: TcpEndpoint, fan_outs: Vec<FanOutHandle>) -> Result<(), Error> {
+        let meter = self.registry.endpoint(&endpoint.endpoint, Direction::Out);
+        self.accept(endpoint, false, meter, move |connection, peer, permit| {
+            if let Some(fan_out) = fan_outs.iter().min_by_key(|fan_out| fan_out.clients()) {
+                fan_out.add_client(connection, peer, permit);
+            }
+            Ok(())
+        })
     }
 
-    /// One thread for each endpoint, which accepts, and one for each connection.
-    pub(crate) fn start_tcp_inputs(&self, all: Vec<TcpEndpoint>) -> Result<(), Error> {
-        let senders = Places::new(self.reverse.max_clients_or_default());
-        for tcp_endpoint in all {
-            let meter = self.registry.endpoint(&tcp_endpoint.endpoint, Direction::In);
-            let counted = meter.clone();
-            let (channel, stop, last_input) =
-                (self.channel.clone(), self.inputs.clone(), self.last_input.clone());
-            let options = self.reverse.options.clone();
-            let serve = move |connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit| {
-                let sink = channel.sink();
-                let size = datagram_size(&options, &sink);
-                let source = StreamSource::new(
-                    connection,
-                    peer.to_string(),
-                    options.chosen_framing(),
-                    size,
-                    &stop,
-                    counted.counters(),
-                );
-                let task = task(source, vec![Box::new(sink)], &stop, last_input.clone());
-                let with_permit: Task = Box::new(move || {
-                    let _permit = permit;
-                    task()
-                });
-                Ok(with_permit)
-            };
-            self.start_accepting(tcp_endpoint, meter, &senders, true, Box::new(serve))?;
-        }
-        Ok(())
+    /// The connections of an input, and the thread that accepts them.
+    fn accept_senders(&self, endpoint: TcpEndpoint, sink: &UdpSink) -> Result<FanIn, Error> {
+        let options = &self.reverse.options;
+        let meter = self.registry.endpoint(&endpoint.endpoint, Direction::In);
+        let size = datagram_size(options, sink);
+        let fan_in = FanIn::new(&*endpoint.transport, options.chosen_framing(), size, &meter, &self.inputs);
+        let handle = fan_in.handle();
+        self.accept(endpoint, true, meter, move |connection, peer, permit| {
+            handle.add(connection, peer, Box::new(permit));
+            Ok(())
+        })?;
+        Ok(fan_in)
     }
 
-    fn start_accepting(
+    fn accept(
         &self,
-        tcp_endpoint: TcpEndpoint,
-        meter: Meter,
-        places: &Places,
+        endpoint: TcpEndpoint,
         is_input: bool,
-        mut serve: Box<Serve>,
+        meter: Meter,
+        mut accepted: impl FnMut(Box<dyn Connection>, SocketAddr, Permit) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
-        let stop = self.inputs.clone();
-        let TcpEndpoint { endpoint, listeners, transport } = tcp_endpoint;
-        let label = Label::new(is_input, &*transport);
+        let TcpEndpoint { endpoint, listeners, transport } = endpoint;
         let acceptor = Acceptor {
-            label,
+            label: Label::new(is_input, &*transport),
             listeners,
             transport,
             allow: self.reverse.options.allowed().clone(),
             meter,
-            places: places.clone(),
+            places: if is_input { &self.senders } else { &self.clients }.clone(),
             clients: self.clients.clone(),
         };
-        let accept = move || {
-            let mut threads = Vec::new();
-            acceptor.run(&stop, &mut |connection, peer, permit| {
-                threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
-                let (task, stop) = (serve(connection, peer, permit)?, stop.clone());
-                let run = move || {
-                    label.log_connected(peer);
-                    label.log_ended(peer, &task(), &stop);
-                };
-                threads.push(spawn(peer.to_string(), Box::new(run))?);
-                Ok(())
-            })?;
-            for thread in threads {
-                // A panic has printed its own message.
-                let _ = thread.join();
-            }
-            Ok(())
-        };
-        self.program.thread(endpoint.to_string(), Box::new(accept))
+        let stop = self.inputs.clone();
+        self.program.thread(endpoint.to_string(), Box::new(move || acceptor.run(&stop, &mut accepted)))
     }
 
-    /// One thread for each listener.
-    pub(crate) fn start_udp_inputs(&self, sources: Vec<UdpSource>) -> Result<(), Error> {
-        for source in sources {
-            let task =
-                task(source, vec![Box::new(self.channel.sink())], &self.inputs, self.last_input.clone());
-            self.program.thread("udp input".to_owned(), task)?;
-        }
-        Ok(())
+    fn start_input(&self, name: &str, source: impl Source + Send + 'static, sinks: Sinks) -> Result<(), Error> {
+        self.program.thread(name.to_owned(), task(source, sinks, &self.inputs, self.last_input.clone()))
+    }
+
+    fn start_output(&self, name: &str, source: impl Source + Send + 'static, sinks: Sinks) -> Result<(), Error> {
+        self.program.thread(name.to_owned(), task(source, sinks, &self.outputs, None))
     }
 
     pub(crate) fn handle(self) -> Handle {

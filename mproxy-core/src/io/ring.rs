@@ -1,8 +1,7 @@
 //! The ring of a fan-out: a byte stream as its clients get it, framing applied once, with the datagram boundaries.
-#![cfg_attr(not(test), expect(dead_code, reason = "the fan-out uses it"))]
 
 use std::collections::VecDeque;
-use std::ops::Sub;
+use std::ops::{AddAssign, Sub};
 
 use crate::io::framing::{Added, Framing, MAX_FRAME};
 use crate::relay::batch::{Batch, Cursor};
@@ -39,6 +38,13 @@ impl Position {
 pub(crate) struct Counts {
     pub(crate) datagrams: u64,
     pub(crate) bytes: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
+    }
 }
 
 impl Sub for Counts {

@@ -37,6 +37,8 @@ pub struct Options {
     pub(crate) allow: Allow,
     pub(crate) framing: Framing,
     pub(crate) datagram_size: Option<usize>,
+    pub(crate) client_buffer: usize,
+    pub(crate) stall_timeout: Duration,
 }
 
 impl Default for Options {
@@ -54,6 +56,8 @@ impl Default for Options {
             allow: Allow::default(),
             framing: Framing::Auto,
             datagram_size: None,
+            client_buffer: 4 << 20,
+            stall_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -248,6 +252,12 @@ impl Options {
     #[must_use]
     pub fn allowed(&self) -> &Allow {
         &self.allow
+    }
+
+    /// The chosen number of threads.
+    #[must_use]
+    pub fn chosen_threads(&self) -> usize {
+        self.threads
     }
 
     /// The chosen framing.

@@ -67,7 +67,7 @@ pub trait PolledSource: Source {
 }
 
 /// The keys of one of the sources in a poll set: those of others are different.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PollKeys(u8);
 
 impl PollKeys {

@@ -13,13 +13,21 @@ pub struct Counters {
     dropped: AtomicU64,
     denied: AtomicU64,
     cut: AtomicU64,
+    missed: AtomicU64,
+    missed_bytes: AtomicU64,
+    gone: AtomicU64,
 }
 
 impl Counters {
     /// Counts datagrams that passed, and their payload bytes.
     pub fn passed(&self, datagrams: usize, bytes: usize) {
-        add(&self.datagrams, datagrams as u64);
-        add(&self.bytes, bytes as u64);
+        self.passed_in_all(datagrams as u64, bytes as u64);
+    }
+
+    /// The same for many clients together, whose sum may be more than memory can hold.
+    pub fn passed_in_all(&self, datagrams: u64, bytes: u64) {
+        add(&self.datagrams, datagrams);
+        add(&self.bytes, bytes);
     }
 
     /// Counts datagrams, or connections, that failed.
@@ -35,6 +43,17 @@ impl Counters {
     /// Counts datagrams, or connections, from addresses that are not allowed.
     pub fn denied(&self, n: usize) {
         add(&self.denied, n as u64);
+    }
+
+    /// Counts datagrams that a client was too slow for, and their payload bytes.
+    pub fn missed(&self, datagrams: u64, bytes: u64) {
+        add(&self.missed, datagrams);
+        add(&self.missed_bytes, bytes);
+    }
+
+    /// Counts datagrams that a client had not taken when it left.
+    pub fn gone(&self, datagrams: u64) {
+        add(&self.gone, datagrams);
     }
 
     /// Counts a line cut that was longer than a datagram.
@@ -82,6 +101,13 @@ pub struct EndpointStats {
     pub denied: u64,
     /// Cuts of lines of a byte stream that were longer than a datagram.
     pub cut: u64,
+    /// Datagrams that TCP clients were too slow for: they left the buffer that a client may lag by. As `datagrams`, the sum
+    /// over all clients.
+    pub missed: u64,
+    /// Their payload bytes.
+    pub missed_bytes: u64,
+    /// Datagrams that TCP clients had not taken when they left.
+    pub gone: u64,
 }
 
 /// The statistics of all endpoints of a program.
@@ -121,6 +147,12 @@ impl Stats {
     #[must_use]
     pub fn denied(&self) -> u64 {
         self.endpoints.iter().map(|e| e.denied).sum()
+    }
+
+    /// Datagrams that TCP clients were too slow for, at all endpoints.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.sum(Direction::Out, |e| e.missed)
     }
 
     fn sum(&self, direction: Direction, field: impl Fn(&EndpointStats) -> u64) -> u64 {
@@ -164,6 +196,9 @@ impl Registry {
             dropped: 0,
             denied: 0,
             cut: 0,
+            missed: 0,
+            missed_bytes: 0,
+            gone: 0,
         };
         entries.push(Entry { total, live: Vec::new() });
         Meter { registry: self.clone(), index: entries.len() - 1 }
@@ -221,6 +256,9 @@ fn include(sum: &mut EndpointStats, counters: &Counters) {
     sum.dropped += counters.dropped.load(Ordering::Relaxed);
     sum.denied += counters.denied.load(Ordering::Relaxed);
     sum.cut += counters.cut.load(Ordering::Relaxed);
+    sum.missed += counters.missed.load(Ordering::Relaxed);
+    sum.missed_bytes += counters.missed_bytes.load(Ordering::Relaxed);
+    sum.gone += counters.gone.load(Ordering::Relaxed);
 }
 
 #[cfg(test)]

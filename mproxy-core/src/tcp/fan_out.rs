@@ -1,0 +1,277 @@
+//! The fan-out: what its sources receive, to many TCP clients, on one thread.
+
+mod client;
+mod clients;
+pub(crate) mod handle;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::io::poll::WRITE_TIMEOUT_AT_STOP;
+use crate::io::ring::Ring;
+use crate::net::options::Options;
+use crate::relay::batch::{Batch, Cursor};
+use crate::relay::flow::{Flow, PollKeys, PolledSource, Source};
+use crate::relay::stats::Meter;
+use crate::relay::stop::{POLL_INTERVAL, Stop};
+use crate::sys::{Events, PollSet};
+use crate::tcp::fan_out::clients::Clients;
+use crate::tcp::label::Label;
+use crate::tcp::fan_out::handle::{FanOutHandle, Message};
+
+/// How often clients that lag are looked at, whether they still take anything.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a source waits for room in the ring while no client takes anything.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
+
+/// A source that hands what it receives to many TCP clients, too.
+///
+/// It owns one ring, which is the only queue, and for each client a cursor into it. Nothing waits for a client: one that
+/// has fallen out of the ring goes on at a later datagram, and what it has missed is counted. Whatever the relay passes
+/// the batches on to gets all of them.
+pub struct FanOut {
+    set: Arc<PollSet>,
+    events: Events,
+    sources: Vec<Option<Inlet>>,
+    /// The index of the source to receive from first.
+    next: usize,
+    ring: Ring,
+    clients: Clients,
+    handle: FanOutHandle,
+    stop: Stop,
+    stall_timeout: Duration,
+    next_check: Instant,
+    /// Sources that can wait do, until there is room in the ring.
+    paused: bool,
+    draining: bool,
+    capacity: usize,
+}
+
+/// A source, and whether it is to be received from.
+struct Inlet {
+    source: Box<dyn PolledSource + Send>,
+    is_ready: bool,
+    /// It can be had wait.
+    can_pause: bool,
+}
+
+impl fmt::Debug for FanOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FanOut").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+impl FanOut {
+    /// A fan-out without sources and clients. Messages call a client by the label.
+    ///
+    /// # Errors
+    /// If the process has run out of descriptors.
+    pub fn new(options: &Options, label: Label, meter: &Meter, stop: &Stop) -> Result<Self, Error> {
+        let set = PollSet::new().map_err(|error| Error::io("set up", "the clients of an output", error))?;
+        stop.watch_poll_set(&set);
+        let handle = FanOutHandle::new(set.clone());
+        let keys = PollKeys::default();
+        Ok(Self {
+            events: Events::new(),
+            sources: Vec::new(),
+            next: 0,
+            ring: Ring::new(options.client_buffer, options.framing),
+            clients: Clients::new(keys, label, handle.count(), meter.counters(), stop),
+            handle,
+            stop: stop.clone(),
+            stall_timeout: options.stall_timeout,
+            next_check: Instant::now(),
+            paused: false,
+            draining: false,
+            capacity: 0,
+            set,
+        })
+    }
+
+    /// Hands clients and sources over while it runs.
+    #[must_use]
+    pub fn handle(&self) -> FanOutHandle {
+        self.handle.clone()
+    }
+
+    /// Adds a source.
+    ///
+    /// # Errors
+    /// If the system has no room for it.
+    pub fn add_source(&mut self, mut source: Box<dyn PolledSource + Send>) -> Result<(), Error> {
+        let free = self.sources.iter().position(Option::is_none);
+        let index = free.unwrap_or_else(|| {
+            self.sources.push(None);
+            self.sources.len() - 1
+        });
+        let full = || std::io::Error::from(std::io::ErrorKind::QuotaExceeded);
+        let keys = PollKeys::of(index + 1).ok_or_else(|| Error::io("add", "a source", full()))?;
+        source.poll_with(&self.set, keys)?;
+        self.capacity = self.capacity.max(source.capacity());
+        let can_pause = source.pause(false);
+        if self.draining {
+            source.drain();
+        }
+        self.sources[index] = Some(Inlet { source, is_ready: true, can_pause });
+        Ok(())
+    }
+
+    /// Waits until a source or a client is ready, and serves the clients.
+    fn wait(&mut self) -> Result<(), Error> {
+        let timeout = self.timeout();
+        self.set
+            .wait(&mut self.events, timeout)
+            .map_err(|error| Error::io("wait for", "the clients of an output", error))?;
+        self.clients.begin_round();
+        for (key, ready) in self.events.iter() {
+            match PollKeys::split(key) {
+                (0, index) => self.clients.serve(index, ready, &self.ring, &self.handle),
+                (owner, index) => {
+                    if let Some(Some(inlet)) = self.sources.get_mut(owner - 1) {
+                        inlet.source.ready(index);
+                        inlet.is_ready = true;
+                    }
+                }
+            }
+        }
+        if self.clients.are_lagging() {
+            let now = Instant::now();
+            if now >= self.next_check {
+                self.clients.check_stalls(&self.ring, self.stall_timeout);
+                self.next_check = now + CHECK_INTERVAL;
+            }
+        }
+        for message in self.handle.take() {
+            match message {
+                Message::Client(connection, peer, permit) => {
+                    self.clients.add(connection, peer, permit, &self.ring, &self.set);
+                }
+                Message::Remove(index, id) => self.clients.remove(index, id, &self.ring),
+                Message::Source(source) => self.add_source(source)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.has_ended() {
+            let left = self.time_to_finish();
+            return Some(if self.clients.are_lagging() { left } else { Duration::ZERO });
+        }
+        if self.draining || self.sources.iter().flatten().any(|inlet| self.is_due(inlet)) {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = self.sources.iter().flatten().filter_map(|inlet| inlet.source.deadline());
+        let check = self.clients.are_lagging().then_some(self.next_check);
+        let room = self.paused.then(|| self.clients.progress() + WAIT_FOR_ROOM);
+        let deadline = deadlines.chain(check).chain(room).min();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.into_iter().chain(POLL_INTERVAL).min()
+    }
+
+    /// Whether to receive from the source now.
+    fn is_due(&self, inlet: &Inlet) -> bool {
+        inlet.is_ready && !(self.paused && inlet.can_pause)
+    }
+
+    /// Has the sources that can wait do so while the clients lack room, and go on as soon as there is some.
+    fn pause_or_resume(&mut self) {
+        let pause = !self.draining
+            && self.clients.all_lag()
+            && self.clients.would_miss(self.portion(), &self.ring)
+            && self.clients.progress().elapsed() < WAIT_FOR_ROOM;
+        if self.paused != pause {
+            self.paused = pause;
+            for inlet in self.sources.iter_mut().flatten().filter(|inlet| inlet.can_pause) {
+                inlet.source.pause(pause);
+            }
+        }
+    }
+
+    /// How many bytes are appended at a time.
+    fn portion(&self) -> usize {
+        self.ring.capacity() / 4
+    }
+
+    /// The index of the source to receive from.
+    fn due_source(&mut self) -> Option<usize> {
+        let now = Instant::now();
+        let count = self.sources.len();
+        let due = (0..count).map(|turn| (self.next + turn) % count).find(|index| {
+            self.sources[*index].as_ref().is_some_and(|inlet| {
+                self.draining || self.is_due(inlet) || inlet.source.deadline().is_some_and(|at| now >= at)
+            })
+        })?;
+        self.next = due + 1;
+        Some(due)
+    }
+
+    /// Appends the batch to the ring, and writes it to all that have taken what came before.
+    fn hand_out(&mut self, batch: &Batch) {
+        let mut from = Cursor::default();
+        while !self.clients.is_empty() {
+            let (len, to) = self.ring.measure(batch, from, self.portion());
+            if from == to {
+                return;
+            }
+            let tail = self.ring.make_room(len);
+            self.clients.give_up_before(tail, &self.ring);
+            self.ring.append(batch, from, to);
+            self.clients.send_new(&self.ring);
+            from = to;
+        }
+    }
+
+    /// Whether all sources have come to their end, and no other one can come.
+    fn has_ended(&self) -> bool {
+        self.draining && self.sources.iter().all(Option::is_none)
+    }
+
+    /// How long the clients that lag may still take what is left after the end.
+    fn time_to_finish(&self) -> Duration {
+        let since = self.stop.elapsed().unwrap_or_else(|| self.clients.progress().elapsed());
+        WRITE_TIMEOUT_AT_STOP.saturating_sub(since)
+    }
+
+    /// Whether there is nothing left to do.
+    fn finish(&mut self) -> bool {
+        if !self.has_ended() || self.clients.are_lagging() && !self.time_to_finish().is_zero() {
+            return false;
+        }
+        self.clients.close(&self.ring);
+        true
+    }
+}
+
+impl Source for FanOut {
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        self.pause_or_resume();
+        self.wait()?;
+        let Some(index) = self.due_source() else {
+            return Ok(if self.finish() { Flow::End } else { Flow::More });
+        };
+        let Some(inlet) = &mut self.sources[index] else { return Ok(Flow::More) };
+        inlet.is_ready = false;
+        let flow = inlet.source.receive(batch)?;
+        if !batch.is_empty() {
+            self.hand_out(batch);
+        }
+        if flow == Flow::End {
+            self.sources[index] = None;
+            self.draining |= self.sources.iter().all(Option::is_none);
+        }
+        Ok(Flow::More)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.draining = true;
+        self.sources.iter_mut().flatten().fold(true, |closed, inlet| inlet.source.drain() && closed)
+    }
+}

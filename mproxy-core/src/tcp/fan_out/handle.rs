@@ -1,0 +1,73 @@
+//! The handle of a fan-out: what other threads hand over to it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::relay::flow::PolledSource;
+use crate::sys::PollSet;
+use crate::tcp::connection::Connection;
+use crate::tcp::places::Permit;
+
+/// Hands clients and sources over to a fan-out. Clones are the same fan-out's.
+#[derive(Clone)]
+pub struct FanOutHandle {
+    set: Arc<PollSet>,
+    messages: Arc<Mutex<Vec<Message>>>,
+    clients: Arc<AtomicUsize>,
+}
+
+/// What is handed over.
+pub(super) enum Message {
+    Client(Box<dyn Connection>, SocketAddr, Permit),
+    /// The client at this index gives way, if it is still the one with this id.
+    Remove(usize, u64),
+    Source(Box<dyn PolledSource + Send>),
+}
+
+impl fmt::Debug for FanOutHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FanOutHandle").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+impl FanOutHandle {
+    pub(super) fn new(set: Arc<PollSet>) -> Self {
+        Self { set, messages: Arc::default(), clients: Arc::default() }
+    }
+
+    /// Adds a client, which gets what is received from now on.
+    pub fn add_client(&self, connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit) {
+        self.send(Message::Client(connection, peer, permit));
+    }
+
+    /// Adds a source.
+    pub fn add_source(&self, source: Box<dyn PolledSource + Send>) {
+        self.send(Message::Source(source));
+    }
+
+    /// How many clients are served.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn remove(&self, index: usize, id: u64) {
+        self.send(Message::Remove(index, id));
+    }
+
+    pub(super) fn count(&self) -> Arc<AtomicUsize> {
+        self.clients.clone()
+    }
+
+    /// Takes all that was handed over since the last time.
+    pub(super) fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn send(&self, message: Message) {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.set.wake();
+    }
+}
