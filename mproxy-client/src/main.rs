@@ -37,7 +37,7 @@ fn read(args: &mut Args) -> Result<Client, Error> {
     for endpoint in args.texts("--server-addr")? {
         client = client.target(endpoint);
     }
-    if let Some(rate) = args.scaled("--rate", 1000, u64::MAX)? {
+    if let Some(rate) = args.scaled("--rate", 1000, 1, u64::MAX)? {
         client = client.rate(rate);
     }
     Ok(client)

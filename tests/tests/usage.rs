@@ -110,7 +110,8 @@ fn options_that_are_unknown_malformed_or_lack_a_value_are_refused_by_all_program
         ("--dscp 64", "--dscp"),
         ("--dscp EF", "--dscp"),
         ("--resolve-interval -1", "--resolve-interval"),
-        ("--resolve-interval 1.5", "--resolve-interval"),
+        ("--resolve-interval 1.5d", "--resolve-interval,1.5d,min"),
+        ("--resolve-interval 1000001", "--resolve-interval,1000000s"),
     ]);
 }
 
@@ -132,6 +133,29 @@ fn thread_counts_are_refused_by_all_programs_that_listen() {
     refused(&table);
 }
 
+fn lingers_out_of_range_are_refused_by_all_programs_that_listen() {
+    let mut table = Vec::new();
+    for (name, sense) in [
+        ("server", "--path FILE --listen-addr 127.0.0.1:PORT"),
+        ("forward", "--udp-listen-addr 127.0.0.1:PORT --udp-downstream-addr 127.0.0.1:1"),
+        ("reverse", "--udp-listen-addr 127.0.0.1:PORT --tcp-output-addr 127.0.0.1:PORT"),
+    ] {
+        for (linger, words) in [
+            ("101ms", "--linger,101ms,0 to 100ms,us"),
+            ("100001", "--linger,100001,0 to 100ms,us"),
+            ("1d", "--linger,1d"),
+            ("-1", "--linger"),
+            ("", "--linger"),
+        ] {
+            table.push((name, format!("{sense} --linger {linger}"), words));
+        }
+    }
+    let table: Vec<_> =
+        table.iter().map(|(name, options, words)| (*name, options.trim_end(), *words)).collect();
+    refused(&table);
+    refused(&[("client", "--path FILE --tee --linger 1ms", "--linger")]);
+}
+
 fn what_a_system_does_not_have_is_refused_there_and_taken_elsewhere() {
     let forward = "--udp-listen-addr 127.0.0.1:PORT --udp-downstream-addr 127.0.0.1:1";
     let (threads, transparent) = (format!("{forward} --threads 2"), format!("{forward} --transparent"));
@@ -141,7 +165,7 @@ fn what_a_system_does_not_have_is_refused_there_and_taken_elsewhere() {
             ("forward", &transparent, "--transparent,Linux"),
         ]);
     }
-    for option in [&["--dscp", "46"][..], &["--no-loop"], &["--resolve-interval", "1"]] {
+    for option in [&["--dscp", "46"][..], &["--no-loop"], &["--resolve-interval", "1.5min"]] {
         let name = option[0];
         if cfg!(windows) && name != "--resolve-interval" {
             let options = format!("--path FILE --tee {}", option.join(" "));
@@ -371,6 +395,20 @@ fn the_reverse_proxys_wrong_uses_are_refused() {
             "--tee --udp-listen-addr 127.0.0.1:PORT --max-clients 1 --max-clients 1",
             "--max-clients",
         ),
+        ("reverse", "--tee --udp-listen-addr 127.0.0.1:PORT --client-buffer 127k", "--client-buffer,131072"),
+        (
+            "reverse",
+            "--tee --udp-listen-addr 127.0.0.1:PORT --client-buffer 2G",
+            "--client-buffer,1073741824",
+        ),
+        ("reverse", "--tee --udp-listen-addr 127.0.0.1:PORT --client-buffer 1.5M", "--client-buffer,1.5M"),
+        (
+            "reverse",
+            "--tee --udp-listen-addr 127.0.0.1:PORT --stall-timeout 0",
+            "--stall-timeout,100ms,86400s",
+        ),
+        ("reverse", "--tee --udp-listen-addr 127.0.0.1:PORT --stall-timeout 25h", "--stall-timeout,25h"),
+        ("reverse", "--tee --udp-listen-addr 127.0.0.1:PORT --stall-timeout 1x", "--stall-timeout,1x"),
         ("reverse", "--tee --tcp-listen-addr 127.0.0.1:PORT --datagram-size 65508", "--datagram-size,65508"),
     ]);
 }
@@ -575,6 +613,7 @@ fn a_path_need_not_be_utf8() {
 mproxy_tests::main!(
     options_that_are_unknown_malformed_or_lack_a_value_are_refused_by_all_programs,
     thread_counts_are_refused_by_all_programs_that_listen,
+    lingers_out_of_range_are_refused_by_all_programs_that_listen,
     what_a_system_does_not_have_is_refused_there_and_taken_elsewhere,
     the_clients_wrong_uses_are_refused,
     the_servers_wrong_uses_are_refused,

@@ -1,6 +1,7 @@
 //! The arguments of a command line: the options of a program, with their values.
 
 use std::ffi::{OsStr, OsString};
+use std::time::Duration;
 
 use pico_args::Arguments;
 
@@ -127,17 +128,41 @@ impl Args {
         }
     }
 
-    /// A whole number above 0 that may end in k, M or G: steps of `step`.
+    /// A whole number from `min` to `max` that may end in k, M or G: steps of `step`.
     ///
     /// # Errors
     /// Wrong use if it is malformed, or the program has no such option.
-    pub fn scaled(&mut self, name: &str, step: u64, max: u64) -> Result<Option<u64>, Error> {
+    pub fn scaled(&mut self, name: &str, step: u64, min: u64, max: u64) -> Result<Option<u64>, Error> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match scaled(&text, step) {
-            Some(value) if value > 0 && value <= max => Ok(Some(value)),
+            Some(value) if value >= min && value <= max => Ok(Some(value)),
             _ => Err(Error::usage(format!(
-                "{name}: '{text}' is not a whole number from 1 to {max}, nor one that ends in k, M or G"
+                "{name}: '{text}' is not a whole number from {min} to {max}, nor one that ends in k, M or G"
             ))),
+        }
+    }
+
+    /// A time from `min` to `max`, with a unit: us, ms, s, min or h. A bare number is of the unit `bare`.
+    ///
+    /// # Errors
+    /// Wrong use if it is malformed, or the program has no such option.
+    pub fn duration(
+        &mut self,
+        name: &str,
+        bare: &str,
+        min: Duration,
+        max: Duration,
+    ) -> Result<Option<Duration>, Error> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match duration(&text, bare) {
+            Some(value) if value >= min && value <= max => Ok(Some(value)),
+            _ => {
+                let min = if min.is_zero() { "0".to_owned() } else { format!("{min:?}") };
+                Err(Error::usage(format!(
+                    "{name}: '{text}' is not a time from {min} to {max:?}: a number, with us, ms, s, min or h, or \
+                     else of {bare}"
+                )))
+            }
         }
     }
 }
@@ -234,6 +259,27 @@ fn scaled(text: &str, step: u64) -> Option<u64> {
     whole_number(digits)?.checked_mul(step.pow(power))
 }
 
+/// A number, whole or with decimals, and its unit, which is `bare` if there is none.
+fn duration(text: &str, bare: &str) -> Option<Duration> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let nanoseconds: u64 = match if unit.is_empty() { bare } else { unit } {
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "min" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    };
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let (whole, fraction) = (whole_number(whole)?, whole_number(decimals)?);
+    let scale = 10_u64.checked_pow(u32::try_from(decimals.len()).ok()?)?;
+    // 20 decimals at most, and no unit is more than 42 bits.
+    let fraction = u128::from(fraction) * u128::from(nanoseconds) / u128::from(scale);
+    let whole = whole.checked_mul(nanoseconds)?;
+    Some(Duration::from_nanos(whole.checked_add(u64::try_from(fraction).ok()?)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,9 +356,59 @@ mod tests {
         assert_eq!(scaled("10k", 1000), Some(10_000));
         assert_eq!(scaled("7", 1000), Some(7));
         for text in ["k", "1T", "99999999999G"] {
-            assert!(args(&["--rate", text]).scaled("--rate", 1000, u64::MAX).is_err(), "{text}");
+            assert!(args(&["--rate", text]).scaled("--rate", 1000, 1, u64::MAX).is_err(), "{text}");
         }
         assert_eq!(scaled("", 1000), None);
-        assert!(args(&["--rate", "0"]).scaled("--rate", 1000, u64::MAX).is_err());
+        assert!(args(&["--rate", "0"]).scaled("--rate", 1000, 1, u64::MAX).is_err());
+        for (text, value) in [("1k", Some(1000)), ("4k", Some(4000)), ("999", None), ("4001", None)] {
+            assert_eq!(args(&["--rate", text]).scaled("--rate", 1000, 1000, 4000).ok().flatten(), value);
+        }
+    }
+
+    #[test]
+    fn durations_and_units() {
+        for (text, bare, microseconds) in [
+            ("0", "s", 0),
+            ("60", "s", 60_000_000),
+            ("250", "us", 250),
+            ("250us", "s", 250),
+            ("2ms", "us", 2_000),
+            ("1.5s", "us", 1_500_000),
+            ("0.25ms", "s", 250),
+            ("1.000001", "s", 1_000_001),
+            ("1.50min", "s", 90_000_000),
+            ("2h", "s", 7_200_000_000),
+        ] {
+            assert_eq!(duration(text, bare), Some(Duration::from_micros(microseconds)), "{text} {bare}");
+        }
+        for text in
+            ["", "s", ".5", "5.", "1.5.5s", "-1s", "+1s", "1 s", "1e3", "1S", "1d", "1m", "1ms ", "1\u{b5}s"]
+        {
+            assert_eq!(duration(text, "s"), None, "{text}");
+        }
+        for text in ["99999999999999999999", "18446744073709551615h", "0.99999999999999999999999s"] {
+            assert_eq!(duration(text, "s"), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_out_of_range_are_refused() {
+        let read = |text: &str| {
+            let (min, max) = (Duration::from_millis(100), Duration::from_secs(86_400));
+            args(&["--resolve-interval", text]).duration("--resolve-interval", "s", min, max)
+        };
+        assert_eq!(read("24h").unwrap(), Some(Duration::from_secs(86_400)));
+        assert_eq!(read("0.1").unwrap(), Some(Duration::from_millis(100)));
+        for text in ["99ms", "0", "24.1h", "1x"] {
+            let error = read(text).unwrap_err();
+            assert!(error.is_usage(), "{text}");
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "--resolve-interval: '{text}' is not a time from 100ms to 86400s: a number, with us, ms, s, \
+                     min or h, or else of s"
+                )
+            );
+        }
     }
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use crate::cli::args::Args;
 use crate::error::Error;
-use crate::net::options::{MAX_THREADS, Options};
+use crate::net::options::{CLIENT_BUFFER, MAX_LINGER, MAX_THREADS, Options, STALL_TIMEOUT};
 use crate::relay::limits::MAX_DATAGRAM;
 use crate::tcp::tls::Tls;
+
+const MAX_RESOLVE_INTERVAL: Duration = Duration::from_secs(1_000_000);
 
 impl Args {
     /// How sockets are set up, and how datagrams are delimited: all of it that the program has options for.
@@ -34,14 +36,19 @@ impl Args {
                     }
                 }
                 "--resolve-interval" => {
-                    if let Some(seconds) = self.number(name, 0, 1_000_000)? {
-                        options.resolve_interval = Duration::from_secs(seconds as u64);
+                    if let Some(interval) = self.duration(name, "s", Duration::ZERO, MAX_RESOLVE_INTERVAL)? {
+                        options.resolve_interval = interval;
                     }
                 }
                 "--recv-buffer" => {
                     // The system takes the size as a C int.
-                    if let Some(bytes) = self.scaled(name, 1024, 0x7fff_ffff)? {
+                    if let Some(bytes) = self.scaled(name, 1024, 1, 0x7fff_ffff)? {
                         options.recv_buffer = usize::try_from(bytes).ok();
+                    }
+                }
+                "--linger" => {
+                    if let Some(linger) = self.duration(name, "us", Duration::ZERO, MAX_LINGER)? {
+                        options.linger = linger;
                     }
                 }
                 "--framing" => {
@@ -55,6 +62,18 @@ impl Args {
                 "--allow" => {
                     for network in self.texts(name)? {
                         options.allow.add(&network);
+                    }
+                }
+                "--client-buffer" => {
+                    let (min, max) = (*CLIENT_BUFFER.start() as u64, *CLIENT_BUFFER.end() as u64);
+                    if let Some(bytes) = self.scaled(name, 1024, min, max)? {
+                        options.client_buffer = usize::try_from(bytes).unwrap_or(usize::MAX);
+                    }
+                }
+                "--stall-timeout" => {
+                    let (min, max) = STALL_TIMEOUT.into_inner();
+                    if let Some(timeout) = self.duration(name, "s", min, max)? {
+                        options.stall_timeout = timeout;
                     }
                 }
                 "--threads" => {
@@ -139,6 +158,7 @@ mod tests {
                 "--dscp=46",
                 "--resolve-interval=9",
                 "--recv-buffer=512k",
+                "--linger=250",
                 "--framing=lines",
                 "--datagram-size=1316",
                 "--allow=10.0.0.0/8",
@@ -156,6 +176,7 @@ mod tests {
             dscp: 46,
             resolve_interval: Duration::from_secs(9),
             recv_buffer: Some(512 * 1024),
+            linger: Duration::from_micros(250),
             framing: Framing::Lines,
             datagram_size: Some(1316),
             threads: 3,
@@ -164,5 +185,9 @@ mod tests {
             ..expected
         };
         assert_eq!(all.options().unwrap(), expected);
+        let mut of_clients = args(ProgramSpec::REVERSE, &["--client-buffer=128k", "--stall-timeout=1.5min"]);
+        let expected =
+            Options { client_buffer: 128 * 1024, stall_timeout: Duration::from_secs(90), ..Options::new() };
+        assert_eq!(of_clients.options().unwrap(), expected);
     }
 }

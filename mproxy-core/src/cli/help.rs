@@ -117,7 +117,7 @@ mod tests {
         assert!(help.ends_with("  -V, --version               Print the version\n\nn\n\nEXAMPLES:\ne\n"));
         assert!(help.contains("      --server-addr HOST:PORT\n"), "{help}");
         assert!(help.contains("Where to send it; may be repeated\n"), "{help}");
-        assert!(help.contains("; default 60\n"), "{help}");
+        assert!(help.contains("; default 60s\n"), "{help}");
         for program in [ProgramSpec::CLIENT, ProgramSpec::SERVER, ProgramSpec::FORWARD, ProgramSpec::REVERSE]
         {
             let help = help_of(program);

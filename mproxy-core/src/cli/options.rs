@@ -254,12 +254,16 @@ const OPTIONS: &[OptionSpec] = &[
     value("--dscp", "N", Sockets, ALL)
         .default("0")
         .help("The mark (DSCP) of what is sent, 0 to 63 (not on Windows)"),
-    value("--resolve-interval", "SECONDS", Sockets, ALL)
-        .default("60")
+    value("--resolve-interval", "TIME", Sockets, ALL)
+        .default("60s")
         .help("How often the names of targets are resolved again; 0 is never"),
     value("--recv-buffer", "BYTES", Sockets, ALL).help(
         "Receive buffer of each socket, such as 512k or 4M. By default as large as the system allows, up \
          to 8M (mproxy-server: 64M)",
+    ),
+    value("--linger", "TIME", Sockets, LISTENING).default("0").help(
+        "How long a UDP listener waits for more after a first datagram, such as 500us or 2ms, at most \
+         100ms; what fills a send goes at once",
     ),
     value("--framing", "MODE", Framing, ALL).default("auto").help(
         "Datagrams in a byte stream: auto ends one at a newline, lines waits for whole lines, blocks has \
@@ -278,9 +282,21 @@ const OPTIONS: &[OptionSpec] = &[
         "TCP and TLS clients at a time, and as many inputs; one more is closed at once, unless one that has \
          closed its sending side gives way",
     ),
-    value("--threads", "N", Access, LISTENING).default("1").help(
+    value("--client-buffer", "BYTES", Access, REVERSE).default("4M").help(
+        "The lag that a TCP or TLS client may have, from 128k to 1G, for each output thread; one that lags \
+         further misses whole datagrams",
+    ),
+    value("--stall-timeout", "TIME", Access, REVERSE)
+        .default("60s")
+        .help("How long a TCP or TLS client that answers may take nothing before it is dropped"),
+    value("--threads", "N", Access, SERVER.and(FORWARD)).default("1").help(
         "Threads that receive at each unicast UDP listener, for many senders at full speed; each sender \
          stays with one of them (more than one need Linux)",
+    ),
+    value("--threads", "N", Access, REVERSE).default("1").help(
+        "Threads that receive at each unicast UDP listener, for many senders at full speed; each sender \
+         stays with one of them. As many share the clients of each TCP or TLS output (more than one need \
+         Linux)",
     ),
     flag("--transparent", Transparency, RELAYS)
         .help("Datagrams leave with the address and port of their sender (Linux, needs CAP_NET_ADMIN)"),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -15,6 +16,16 @@ use crate::sys;
 
 /// Threads of a listener: more than any machine has use for.
 pub(crate) const MAX_THREADS: usize = 256;
+
+/// The longest linger: what waits longer is no live data.
+pub(crate) const MAX_LINGER: Duration = Duration::from_millis(100);
+
+/// The sizes that a ring of clients can have: some datagrams of any size at least.
+pub(crate) const CLIENT_BUFFER: RangeInclusive<usize> = 128 << 10..=1 << 30;
+
+/// The stall timeouts that there can be.
+pub(crate) const STALL_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(86_400);
 
 /// How sockets are set up, and how datagrams are delimited where they meet a byte stream.
 ///
@@ -33,6 +44,9 @@ pub struct Options {
     pub(crate) transparent: bool,
     pub(crate) max_sources: usize,
     pub(crate) recv_buffer: Option<usize>,
+    pub(crate) linger: Duration,
+    pub(crate) client_buffer: usize,
+    pub(crate) stall_timeout: Duration,
     pub(crate) threads: usize,
     pub(crate) allow: Allow,
     pub(crate) framing: Framing,
@@ -52,6 +66,9 @@ impl Default for Options {
             transparent: false,
             max_sources: 4096,
             recv_buffer: None,
+            linger: Duration::ZERO,
+            client_buffer: 4 << 20,
+            stall_timeout: Duration::from_secs(60),
             threads: 1,
             allow: Allow::default(),
             framing: Framing::Auto,
@@ -147,10 +164,36 @@ impl Options {
         self
     }
 
+    /// How long a UDP listener waits for more datagrams after a first one, before it passes them on; at most 100 ms, by
+    /// default not at all. What makes a full send goes at once. A lone datagram costs a wake-up, and so do many
+    /// together.
+    #[must_use]
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.linger = time;
+        self
+    }
+
+    /// The lag in bytes that a TCP or TLS client of `mproxy-reverse` may have: the size of the ring that all clients
+    /// of an output thread share, from 128 KiB to 1 GiB, 4 MiB by default. A client that lags further misses whole
+    /// datagrams.
+    #[must_use]
+    pub fn client_buffer(mut self, bytes: usize) -> Self {
+        self.client_buffer = bytes;
+        self
+    }
+
+    /// How long a TCP or TLS client of `mproxy-reverse` that answers may take nothing before it is dropped: from 100 ms
+    /// to 24 hours, 60 seconds by default.
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
     /// How many threads receive at each unicast UDP listener, 1 by default: for a listener that many
     /// senders keep busier than one thread can serve. Each sender stays with one of them, so that its
-    /// datagrams keep their order. More than one needs Linux, and lets other processes of the same user
-    /// share the port.
+    /// datagrams keep their order. In `mproxy-reverse` as many threads share the clients of each TCP or TLS output.
+    /// More than one needs Linux, and lets other processes of the same user share the port.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -215,6 +258,25 @@ impl Options {
         }
         if self.max_sources == 0 {
             return Err(Error::usage("at least one source must be allowed"));
+        }
+        if self.linger > MAX_LINGER {
+            return Err(Error::usage(format!("a linger of {:?}: at most {MAX_LINGER:?}", self.linger)));
+        }
+        if !CLIENT_BUFFER.contains(&self.client_buffer) {
+            return Err(Error::usage(format!(
+                "{} bytes are no size of a client buffer: {} to {}",
+                self.client_buffer,
+                CLIENT_BUFFER.start(),
+                CLIENT_BUFFER.end()
+            )));
+        }
+        if !STALL_TIMEOUT.contains(&self.stall_timeout) {
+            return Err(Error::usage(format!(
+                "a stall timeout of {:?}: {:?} to {:?}",
+                self.stall_timeout,
+                STALL_TIMEOUT.start(),
+                STALL_TIMEOUT.end()
+            )));
         }
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return Err(Error::usage(format!("{} threads: 1 to {MAX_THREADS} can be", self.threads)));
