@@ -51,8 +51,6 @@ pub struct Options {
     pub(crate) allow: Allow,
     pub(crate) framing: Framing,
     pub(crate) datagram_size: Option<usize>,
-    pub(crate) client_buffer: usize,
-    pub(crate) stall_timeout: Duration,
 }
 
 impl Default for Options {
@@ -73,8 +71,6 @@ impl Default for Options {
             allow: Allow::default(),
             framing: Framing::Auto,
             datagram_size: None,
-            client_buffer: 4 << 20,
-            stall_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -129,9 +129,9 @@ impl FanOut {
         for (key, ready) in self.events.iter() {
             match PollKeys::split(key) {
                 (0, index) => self.clients.serve(index, ready, &self.ring, &self.handle),
-                (owner, index) => {
+                (owner, _) => {
                     if let Some(Some(inlet)) = self.sources.get_mut(owner - 1) {
-                        inlet.source.ready(index);
+                        inlet.source.ready(key);
                         inlet.is_ready = true;
                     }
                 }
