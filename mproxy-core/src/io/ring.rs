@@ -6,9 +6,8 @@ use std::ops::{AddAssign, Sub};
 use crate::io::framing::{Added, Framing, MAX_FRAME};
 use crate::relay::batch::{Batch, Cursor};
 
-/// Bytes of the area for each run that is kept: runs never take much more memory than the area. Datagrams that are
-/// shorter, and none as long as the one before it, fill the runs before they fill the area. The shortest position
-/// reports of ships (AIS) do not.
+/// Bytes of the area for each run that is kept, so that runs hardly take more memory than the area. Only datagrams that
+/// are shorter, each of another length than the one before it, fill the runs first; the sentences of ships (AIS) are longer.
 const BYTES_PER_RUN: usize = size_of::<Run>();
 
 /// The payload bytes of the longest datagram: UDP has none that is longer, and a header can count no more.
@@ -115,7 +114,7 @@ impl<'a> Piece<'a> {
         let segment = segment.min(rest.len());
         let rest = if segment > LONGEST { &rest[..segment] } else { rest };
         let (added, len) = framing.added_to_run(rest, segment);
-        Self { payload: &rest[..len], segment: segment.min(len), added }
+        Self { payload: &rest[..len], segment, added }
     }
 
     fn datagrams(&self) -> usize {
@@ -260,7 +259,7 @@ impl Ring {
     /// After [`make_room`](Self::make_room) it is the newer half of what the ring will hold after the append: a reader
     /// that went on in the older half would soon fall out again.
     pub(crate) fn resume_position(&self) -> Position {
-        let half = self.next_head.max(self.head).saturating_sub(self.capacity() as u64 / 2);
+        let half = self.next_head.saturating_sub(self.capacity() as u64 / 2);
         let half = half.max(self.newest_runs(self.max_runs() / 2)).max(self.tail);
         let first = self.boundary_from(half);
         if !matches!(self.framing, Framing::Auto | Framing::Lines) {
@@ -335,12 +334,11 @@ impl Ring {
         self.total.bytes += piece.payload.len() as u64;
     }
 
-    /// Whether the piece can be part of the last run: nothing shorter, and no empty datagram without bytes, is between.
+    /// Whether the piece can be part of the last run: no shorter datagram, and no empty one without bytes, is between.
     fn can_extend(&self, piece: &Piece<'_>) -> bool {
         let Some(last) = self.runs.back() else { return false };
         let (segment, piece_segment) = (u64::from(last.segment), piece.framed_segment() as u64);
         last.added == piece.added
-            && (self.head - last.start).is_multiple_of(segment)
             && last.before.datagrams + last.ended_by(self.head) == self.total.datagrams
             && (piece_segment == segment || piece_segment < segment && piece.datagrams() == 1)
     }
@@ -458,6 +456,11 @@ mod tests {
         assert_eq!(measured(Framing::Auto, 3, 0), (0, 1));
         assert_eq!(measured(Framing::Auto, 4, 0), (3, 1));
         assert_eq!(measured(Framing::Auto, 5, 9), (0, 0));
+        // No more than the ring holds.
+        let half = vec![b'a'; MAX_FRAME / 2];
+        let batch = batch_of(&[&half, &half, &half]);
+        let (len, _) = Ring::new(0, Framing::Raw).measure(&batch, Cursor::default(), usize::MAX);
+        assert_eq!(len, 2 * half.len());
     }
 
     #[test]
@@ -563,8 +566,15 @@ mod tests {
         assert_eq!(ring.resume_position(), Position(50_000));
         ring.make_room(20_100);
         assert_eq!(ring.resume_position(), Position(71_000));
+        ring.append(&batch_of(&[]), Cursor::default(), Cursor::default());
+        assert_eq!(ring.resume_position(), Position(50_000));
         ring.make_room(70_000);
         assert_eq!(ring.resume_position(), ring.head());
+        // Less is appended than room was made for: the tail stays.
+        ring.make_room(100);
+        assert_eq!((ring.tail(), ring.resume_position()), (Position(70_000), Position(70_000)));
+        write(&mut ring, &[&block]);
+        assert_eq!(ring.resume_position(), Position(70_000));
     }
 
     #[test]
@@ -586,6 +596,12 @@ mod tests {
         assert_eq!(resumed(Framing::Auto, &far), far.len() as u64);
         far.insert(0, b"x");
         assert_eq!(resumed(Framing::Auto, &far), 0);
+        // What looks like the byte before the tail is the head's: it has overwritten it.
+        let mut ring = Ring::new(0, Framing::Auto);
+        let line = [&vec![b'a'; 65_534][..], b"\n"].concat();
+        write(&mut ring, &[&line, b"xx", &line, b"b\n"]);
+        assert_eq!(ring.tail(), Position(MAX_FRAME as u64));
+        assert!(!ring.begins_line(MAX_FRAME as u64));
         // Each line has its newline there, one that was added at the latest.
         let mut ring = Ring::new(100_000, Framing::Lines);
         for _ in 0..100 {
