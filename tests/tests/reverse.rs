@@ -607,6 +607,71 @@ fn a_client_that_only_shuts_down_its_sending_side_still_gets_everything() {
     assert_eq!(rest(&half_closed), b"");
 }
 
+fn half_closed_clients_give_way_to_new_ones_the_oldest_fin_first() {
+    let mut proxy = Proxy::new(&["--max-clients", "4"]);
+    let [open, later, earlier, idle]: [TcpStream; 4] = proxy.clients();
+    for client in [&earlier, &later] {
+        client.shutdown(Shutdown::Write).unwrap();
+        // The proxy has seen it, and has nothing else to do.
+        assert_asleep(&proxy.running);
+    }
+    let all_read = |clients: &[&TcpStream], text: &[u8]| {
+        proxy.send(text);
+        clients.iter().for_each(|client| assert_reads(client, text));
+    };
+    all_read(&[&open, &later, &earlier, &idle], b"all are served\n");
+    let first = proxy.client();
+    assert_eq!(rest(&earlier), b"");
+    all_read(&[&open, &later, &idle, &first], b"the first FIN has given way\n");
+    let second = proxy.client();
+    assert_eq!(rest(&later), b"");
+    // Nobody else does.
+    let refused = TcpStream::connect(proxy.output).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(rest(&refused), b"");
+    all_read(&[&open, &idle, &first, &second], b"those that are open stay\n");
+    // The places of those that gave way were not given back, too: one ends, and one gets in.
+    first.shutdown(Shutdown::Write).unwrap();
+    assert_asleep(&proxy.running);
+    let third = proxy.client();
+    all_read(&[&open, &idle, &second, &third], b"four as ever\n");
+    proxy.running.stop();
+    assert_eq!(proxy.running.count("4 are served already (--max-clients)"), 1);
+}
+
+#[cfg(unix)]
+fn half_closed_clients_give_way_when_descriptors_are_short() {
+    for limit in [40, 41] {
+        let mut proxy = with_descriptors(limit);
+        let open = proxy.client();
+        let connect = || {
+            let client = TcpStream::connect(proxy.output).unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            client
+        };
+        let _half_closed: Vec<_> = (0..40).map(|_| connect()).collect();
+        for _ in 0..20 {
+            // One that is accepted but cannot be served is closed: the next one is served then.
+            eventually("a new client that is served", || {
+                let client = connect();
+                let connected = format!("TCP client {} connected", client.local_addr().unwrap());
+                loop {
+                    if proxy.running.messages().contains(&connected) {
+                        return Some(());
+                    }
+                    match client.peek(&mut [0]) {
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        _ => return None,
+                    }
+                }
+            });
+        }
+        pump(&proxy, &open, 0..20);
+        proxy.running.stop();
+    }
+}
+
 fn a_client_that_is_gone_is_freed_at_the_next_datagrams() {
     let proxy = Proxy::new(&["--max-clients", "1"]);
     for _ in 0..3 {
@@ -709,13 +774,19 @@ fn a_lack_of_descriptors_neither_ends_nor_spins_it() {
     lacks_descriptors(25);
 }
 
+/// A proxy that may have so many descriptors.
 #[cfg(unix)]
-fn lacks_descriptors(limit: u32) {
+fn with_descriptors(limit: u32) -> Proxy {
     let mut command = std::process::Command::new("bash");
     command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
     command.arg(mproxy_tests::program("mproxy-reverse"));
     command.args(["--udp-listen-addr", "127.0.0.1:0", "--tcp-output-addr", "127.0.0.1:0", "-v"]);
-    let mut proxy = Proxy::of(Running::new(command.stdin(std::process::Stdio::null())));
+    Proxy::of(Running::new(command.stdin(std::process::Stdio::null())))
+}
+
+#[cfg(unix)]
+fn lacks_descriptors(limit: u32) {
+    let mut proxy = with_descriptors(limit);
     let first = proxy.client();
     let mut others: Vec<_> = (0..29).map(|_| TcpStream::connect(proxy.output).unwrap()).collect();
     let warnings = |proxy: &Proxy| proxy.running.warnings().len();
@@ -887,6 +958,9 @@ mproxy_tests::main!(
     a_client_that_accepts_nothing_for_ten_seconds_is_dropped,
     what_a_client_sends_is_ignored,
     a_client_that_only_shuts_down_its_sending_side_still_gets_everything,
+    half_closed_clients_give_way_to_new_ones_the_oldest_fin_first,
+    #[cfg(unix)]
+    half_closed_clients_give_way_when_descriptors_are_short,
     a_client_that_is_gone_is_freed_at_the_next_datagrams,
     a_client_that_resets_is_freed_at_once_on_an_idle_channel,
     a_tcp_input_at_its_end_is_done_and_does_not_spin,

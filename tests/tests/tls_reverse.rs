@@ -3,13 +3,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::Write;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{ChildStdin, Command};
+use std::time::{Duration, Instant};
 
 use mproxy_tests::{
-    Authority, Certificate, Pki, Running, Valid, close, datagram, eventually, is_warning, openssl, piped,
-    start, udp,
+    Authority, Certificate, PATIENCE, Pki, Running, Valid, close, datagram, eventually, is_warning, openssl,
+    piped, start, udp,
 };
 use rustix::process::Signal;
 
@@ -193,6 +194,50 @@ fn a_client_that_says_goodbye_frees_its_place() {
     assert_eq!(next.writes(8), b"welcome\n");
     output.running.stop();
     assert!(output.running.warnings().is_empty(), "{}", output.running.messages());
+}
+
+#[test]
+fn silent_connections_cost_no_thread_and_shut_nobody_out() {
+    const SILENT: usize = 1500;
+    /// Handshakes at a time.
+    const MOST: usize = 1024;
+    mproxy_core::cli::raise_descriptor_limit();
+    let pki = Pki::new();
+    let mut output = Output::new(&pki, &[]);
+    let process =
+        |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", output.running.id())).unwrap().count();
+    let (threads, descriptors) = (process("task"), process("fd"));
+    let mut silent: Vec<_> = (0..SILENT).map(|_| TcpStream::connect(output.address).unwrap()).collect();
+    // The oldest give way, long before their time is up.
+    for mut stream in silent.drain(..SILENT - MOST) {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    assert_eq!(output.running.count("refused: 1024 others are in their handshakes"), 1);
+    assert_eq!(process("task"), threads);
+    let since = Instant::now();
+    let (client, stdin) = output.client(&pki, &[]);
+    output.send(b"at once\n");
+    assert_eq!(client.writes(8), b"at once\n");
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    // The client's own thread.
+    assert!(process("task") <= threads + 1);
+    // Its handshake took the place of one more; the others still have theirs.
+    silent[0].set_read_timeout(Some(PATIENCE)).unwrap();
+    silent[0].read_to_end(&mut Vec::new()).unwrap();
+    for stream in &silent[1..] {
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+    // Nothing is left of any of them.
+    close((silent, stdin));
+    drop(client);
+    eventually("the descriptors", || {
+        output.send(b"is anyone gone?\n");
+        (process("fd") == descriptors).then_some(())
+    });
+    assert_eq!(process("task"), threads);
+    output.running.stop();
 }
 
 #[test]

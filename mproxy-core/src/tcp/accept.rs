@@ -222,6 +222,8 @@ impl<'a, 'b> Accepting<'a, 'b> {
                 };
                 if let Err(error) = (self.accepted)(connection, peer, permit) {
                     self.refuse(peer, &error, Refusal::Resources);
+                    // Room for the next one.
+                    self.clients.give_way();
                 }
             }
             Outcome::Failed(error @ EstablishError::PortProbe, peer) => {
