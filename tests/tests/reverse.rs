@@ -617,7 +617,9 @@ fn half_closed_clients_give_way_to_new_ones_the_oldest_fin_first() {
     }
     let all_read = |clients: &[&TcpStream], text: &[u8]| {
         proxy.send(text);
-        clients.iter().for_each(|client| assert_reads(client, text));
+        for client in clients {
+            assert_reads(client, text);
+        }
     };
     all_read(&[&open, &later, &earlier, &idle], b"all are served\n");
     let first = proxy.client();

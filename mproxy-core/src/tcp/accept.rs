@@ -289,3 +289,52 @@ fn is_of_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::relay::stats::{Direction, Registry};
+    use crate::tcp::transport::Plain;
+
+    #[test]
+    fn at_a_stop_the_backlog_is_accepted_as_far_as_there_are_places() {
+        const BACKLOG: usize = 40;
+        const PLACES: usize = 30;
+        let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        for listener in &listeners {
+            listener.set_nonblocking(true).unwrap();
+        }
+        let (registry, stop, places) = (Registry::default(), Stop::new().unwrap(), Places::new(PLACES));
+        let acceptor = Acceptor {
+            label: Label::new(false, &Plain),
+            listeners,
+            transport: Arc::new(Plain),
+            allow: Allow::default(),
+            meter: registry.endpoint("clients", Direction::Out),
+            places: places.clone(),
+            clients: places.clone(),
+        };
+        let peers: Vec<_> = (0..BACKLOG).map(|i| TcpStream::connect(addresses[i % 2]).unwrap()).collect();
+        stop.request();
+        let mut accepted = Vec::new();
+        let take = &mut |connection, peer, permit| {
+            accepted.push((connection, peer, permit));
+            Ok(())
+        };
+        acceptor.run(&stop, take).unwrap();
+        assert_eq!((accepted.len(), registry.snapshot().errors()), (PLACES, (BACKLOG - PLACES) as u64));
+        assert!(places.acquire().is_none());
+        for mut peer in peers {
+            let is_accepted = accepted.iter().any(|(_, address, _)| *address == peer.local_addr().unwrap());
+            peer.set_nonblocking(is_accepted).unwrap();
+            let read = peer.read(&mut [0]);
+            assert_eq!(read.ok(), (!is_accepted).then_some(0));
+        }
+        assert!(TcpStream::connect(addresses[0]).is_err(), "it still listens");
+        drop(accepted);
+        assert!(places.acquire().is_some());
+    }
+}
