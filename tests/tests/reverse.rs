@@ -658,15 +658,15 @@ fn half_closed_clients_give_way_when_descriptors_are_short() {
             eventually("a new client that is served", || {
                 let client = connect();
                 let connected = format!("TCP client {} connected", client.local_addr().unwrap());
-                loop {
-                    if proxy.running.messages().contains(&connected) {
-                        return Some(());
-                    }
-                    match client.peek(&mut [0]) {
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                        _ => return None,
-                    }
-                }
+                let is_served = || proxy.running.messages().contains(&connected);
+                let waits = || {
+                    let read = client.peek(&mut [0]);
+                    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+                };
+                eventually("an answer", || {
+                    is_served().then_some(true).or_else(|| (!waits()).then_some(false))
+                })
+                .then_some(())
             });
         }
         pump(&proxy, &open, 0..20);
