@@ -1,6 +1,7 @@
 //! Byte streams: framing, files, pipes and standard output.
 
 pub(crate) mod blocking;
+pub(crate) mod deframer;
 pub(crate) mod file;
 pub(crate) mod framing;
 #[cfg(fuzzing)]

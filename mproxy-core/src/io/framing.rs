@@ -105,6 +105,22 @@ impl Framing {
         }
     }
 
+    /// Whether there is no [frame](Self::next_frame) yet at the head of a stream that has gone on: `pending` was
+    /// unfinished, and `new` bytes follow it. Only those are looked at.
+    pub(crate) fn is_unfinished(self, pending: &[u8], new: &[u8], size: usize) -> bool {
+        let len = pending.len() + new.len();
+        match self {
+            Self::Length => {
+                let mut bytes = pending.iter().chain(new).copied();
+                let header = bytes.next().zip(bytes.next());
+                header.is_none_or(|(high, low)| len - HEADER < u16::from_be_bytes([high, low]).into())
+            }
+            Self::Auto | Self::Lines => len < size && !new.contains(&b'\n'),
+            Self::Blocks => len < size,
+            Self::Raw => len == 0,
+        }
+    }
+
     /// How long an unfinished datagram waits for more; `None` is for as long as it takes.
     pub(crate) fn flush_timeout(self) -> Option<Duration> {
         (self == Self::Auto).then_some(FLUSH_TIMEOUT)
@@ -266,6 +282,26 @@ mod tests {
         for flush in [false, true] {
             assert_eq!(split(Framing::Length, 1, flush, stream), strings(&["a\nb", "", "\n"], "\0\x02x"));
             assert_eq!(split(Framing::Length, 1, flush, b"\0"), strings(&[], "\0"));
+        }
+    }
+
+    #[test]
+    fn a_stream_is_unfinished_as_long_as_there_is_no_frame() {
+        for framing in [Framing::Auto, Framing::Lines, Framing::Blocks, Framing::Raw, Framing::Length] {
+            for stream in [&b""[..], b"abc", b"abcd", b"ab\nc", b"\0\x02ab", b"\0\0", b"\0\x01a"] {
+                for (len, at) in (0..=stream.len()).flat_map(|len| (0..=len).map(move |at| (len, at))) {
+                    let (pending, new) = stream[..len].split_at(at);
+                    let frame = |bytes| framing.next_frame(bytes, 4, usize::MAX, false);
+                    if frame(pending).is_none() {
+                        let unfinished = framing.is_unfinished(pending, new, 4);
+                        assert_eq!(
+                            unfinished,
+                            frame(&stream[..len]).is_none(),
+                            "{framing} {pending:?} {new:?}"
+                        );
+                    }
+                }
+            }
         }
     }
 

@@ -5,12 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::io::framing::{Framing, MAX_FRAME};
+use crate::io::deframer::Deframer;
+use crate::io::framing::Framing;
 use crate::io::poll::{Input, Wait};
-use crate::log;
 use crate::relay::batch::Batch;
 use crate::relay::flow::{Flow, Source};
-use crate::relay::limits::{MAX_DATAGRAM, OFFLOADED, READ};
 use crate::relay::stats::Counters;
 use crate::relay::stop::Stop;
 
@@ -18,15 +17,11 @@ use crate::relay::stop::Stop;
 pub struct StreamSource<R> {
     input: R,
     name: String,
-    framing: Framing,
-    size: usize,
-    /// Bytes that were read and not passed on: an unfinished datagram or, at a limited rate, those not yet due.
-    pending: Vec<u8>,
+    deframer: Deframer,
     /// After a stop request: only bytes that have already arrived are read.
     draining: bool,
     never_blocks: bool,
     end: Option<End>,
-    long_line_log: log::LogLimiter,
     stop: Stop,
     counters: Arc<Counters>,
 }
@@ -43,14 +38,13 @@ impl<R> fmt::Debug for StreamSource<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamSource")
             .field("name", &self.name)
-            .field("framing", &self.framing)
+            .field("framing", &self.deframer.framing())
             .finish_non_exhaustive()
     }
 }
 
 impl<R: Input> StreamSource<R> {
-    /// One read behind the pending bytes, which never are more than one read.
-    pub(crate) const CAPACITY: usize = 2 * READ;
+    pub(crate) const CAPACITY: usize = Deframer::CAPACITY;
 
     /// Reads `input`, which messages call `name`, and cuts datagrams of at most `size` bytes.
     ///
@@ -63,26 +57,23 @@ impl<R: Input> StreamSource<R> {
         stop: &Stop,
         counters: Arc<Counters>,
     ) -> Self {
-        let size = size.clamp(1, MAX_DATAGRAM);
         Self {
             never_blocks: input.never_blocks(),
             input,
             name,
-            framing,
-            size,
-            pending: Vec::new(),
+            deframer: Deframer::new(framing, size),
             draining: false,
             end: None,
-            long_line_log: log::LogLimiter::default(),
             stop: stop.clone(),
             counters,
         }
     }
 
-    /// Reads once behind the pending bytes; none if the flush timeout is over.
-    fn read(&mut self, area: &mut [u8]) -> Option<usize> {
+    /// Reads once into the batch, behind the pending bytes; none if the flush timeout is over.
+    fn read(&mut self, batch: &mut Batch) -> Option<usize> {
+        let limit = batch.limit();
         let result = self.wait().and_then(|wait| match wait {
-            Wait::Ready => self.input.read(area).map(Some),
+            Wait::Ready => self.input.read(self.deframer.room(batch, limit)).map(Some),
             Wait::TimedOut => Ok(None),
             Wait::Stopped => Err(io::ErrorKind::Interrupted.into()),
         });
@@ -102,43 +93,8 @@ impl<R: Input> StreamSource<R> {
         if self.draining || self.never_blocks {
             return Ok(Wait::Ready);
         }
-        let timeout = if self.pending.is_empty() { None } else { self.framing.flush_timeout() };
+        let timeout = if self.deframer.is_empty() { None } else { self.deframer.framing().flush_timeout() };
         self.input.wait(timeout, &self.stop)
-    }
-
-    /// The number of bytes to have for one batch: whole datagrams that fill whole offloaded sends, and at a limited
-    /// rate no more than are due.
-    fn fill_len(&self, limit: usize) -> usize {
-        let due = MAX_DATAGRAM.min(limit).max(self.size);
-        let datagrams = due / self.size;
-        match self.framing {
-            Framing::Auto | Framing::Lines => due,
-            Framing::Blocks if datagrams > OFFLOADED => datagrams / OFFLOADED * OFFLOADED * self.size,
-            Framing::Blocks | Framing::Raw => datagrams * self.size,
-            Framing::Length => MAX_FRAME,
-        }
-    }
-
-    #[cold]
-    fn count_cut_line(&mut self) {
-        self.counters.cut();
-        // In other framings it may as well be binary data.
-        if self.framing == Framing::Lines && self.long_line_log.permits() {
-            log::info(format_args!("{}: a line longer than {} bytes is cut", self.name, self.size));
-        }
-    }
-
-    #[cold]
-    fn discard_partial_frame(&mut self) {
-        let message = format!("{}: ends inside a frame: {} bytes discarded", self.name, self.pending.len());
-        self.pending.clear();
-        self.counters.failed(1);
-        if self.draining {
-            // The stop ended the stream, not its writer.
-            log::info(format_args!("{message}"));
-        } else {
-            log::warn(format_args!("{message}"));
-        }
     }
 }
 
@@ -148,46 +104,19 @@ impl<R: Input> Source for StreamSource<R> {
     }
 
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        let reads = self.end.is_none() && !self.deframer.has_datagram();
+        let read = if reads { self.read(batch) } else { Some(0) };
+        let flush = read.is_none() || self.end.is_some();
         let limit = batch.limit();
-        let (framing, size) = (self.framing, self.size);
-        let next_frame = |bytes: &[u8], flush| framing.next_frame(bytes, size, limit, flush);
-        let mut filled = self.pending.len();
-        let area = batch.spare();
-        area[..filled].copy_from_slice(&self.pending);
-        let mut flush = false;
-        if self.end.is_none() && next_frame(&area[..filled], false).is_none() {
-            let room = self.fill_len(limit).saturating_sub(filled).max(1);
-            match self.read(&mut area[filled..filled + room]) {
-                Some(len) => filled += len,
-                None => flush = true,
-            }
-        }
-        flush |= self.end.is_some();
-        let mut start = 0;
-        while start < limit
-            && let Some(frame) = next_frame(&batch.spare()[..filled - start], flush)
-        {
-            batch.skip(frame.header);
-            batch.push_coalesced(frame.len, frame.segment);
-            start += frame.header + frame.len;
-            if frame.cuts_line {
-                self.count_cut_line();
-            }
-        }
+        self.deframer.cut(batch, read.unwrap_or(0), flush, limit, &self.name, &self.counters);
         self.counters.passed(batch.count(), batch.bytes());
-        self.pending.clear();
-        self.pending.extend_from_slice(&batch.spare()[..filled - start]);
-        if framing == Framing::Length
-            && self.end.is_some()
-            && !self.pending.is_empty()
-            && next_frame(&self.pending, true).is_none()
-        {
-            self.discard_partial_frame();
+        if self.end.is_some() {
+            self.deframer.discard_partial_frame(self.draining, &self.name, &self.counters);
         }
         match self.end.take() {
             None => Ok(Flow::More),
             // Bytes that were read before the end, or the error, go out first.
-            Some(end) if !self.pending.is_empty() || matches!(end, End::Failed(_)) && !batch.is_empty() => {
+            Some(end) if !self.deframer.is_empty() || matches!(end, End::Failed(_)) && !batch.is_empty() => {
                 self.end = Some(end);
                 Ok(Flow::More)
             }
