@@ -60,7 +60,7 @@
 //! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`]; [`listen_udp`] and [`open_target`] give plain sockets.
 //! - **Byte streams**: [`StreamSource`] cuts an [`Input`] into datagrams by its [`Framing`]; [`Paced`] slows a source
 //!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
-//! - **TCP and TLS**: [`TcpServerSource`] over a [`Transport`]; [`Tls`].
+//! - **TCP and TLS**: [`TcpServerSource`] over a [`Transport`]; the [`FanIn`] of accepted connections; [`Tls`].
 //! - **Programs**: [`Program`], [`Handle`] and [`Stopper`]; [`Registry`], [`Meter`], [`Counters`] and [`Stats`].
 //!
 //! Messages go to the [`log`](::log) facade: warnings for what a user should know, info for what an endpoint
@@ -113,6 +113,7 @@ pub use relay::stop::Stop;
 pub use relay::thread::Task;
 pub use sys::PollSet;
 pub use tcp::connection::Connection;
+pub use tcp::downstream::{FanIn, FanInHandle};
 pub use tcp::fan_out::FanOut;
 pub use tcp::fan_out::handle::FanOutHandle;
 pub use tcp::tls::{Reload, Reloadable, Tls};

@@ -3,6 +3,7 @@
 pub(crate) mod accept;
 pub(crate) mod client;
 pub(crate) mod connection;
+pub(crate) mod downstream;
 pub(crate) mod fan_out;
 mod handshakes;
 pub(crate) mod label;

@@ -24,6 +24,12 @@ pub trait Connection: Input + Send {
     /// `WouldBlock` if there is no room now; else the connection is lost.
     fn flush(&mut self) -> io::Result<usize>;
 
+    /// Whether a read gives something that the connection holds already, the end or an error included, so that its socket
+    /// need not become readable before it.
+    fn has_pending_input(&self) -> bool {
+        false
+    }
+
     /// Whether the peer has closed both directions, not only its own.
     fn is_closed_by_peer(&self) -> bool {
         false

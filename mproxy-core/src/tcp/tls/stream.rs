@@ -217,7 +217,7 @@ impl Input for TlsStream {
     }
 
     fn wait(&self, timeout: Option<Duration>, stop: &Stop) -> io::Result<Wait> {
-        if self.plaintext > 0 || self.peer_closed || self.pending_error.is_some() {
+        if self.has_pending_input() {
             return Ok(if stop.requested() { Wait::Stopped } else { Wait::Ready });
         }
         self.socket.wait(timeout, stop)
@@ -241,6 +241,10 @@ impl Connection for TlsStream {
         let mut socket = &*self.socket;
         let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         if session.wants_write() { session.write_tls(&mut socket) } else { Ok(0) }
+    }
+
+    fn has_pending_input(&self) -> bool {
+        self.plaintext > 0 || self.peer_closed || self.pending_error.is_some()
     }
 
     /// In TLS 1.2 a `close_notify` closes both directions (RFC 5246, 7.2.1), in 1.3 only the sender's (RFC
