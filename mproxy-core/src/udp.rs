@@ -1,6 +1,7 @@
 //! UDP: the source of a listener, and the sink to all targets.
 
 pub(crate) mod io;
+mod linger;
 mod membership;
 mod route_sender;
 mod send_error;

@@ -16,6 +16,12 @@ pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::
     socket.take_error()
 }
 
+/// The bytes in the receive queue (`FIONREAD`).
+pub(crate) fn receive_queue_bytes(socket: &UdpSocket) -> io::Result<usize> {
+    let bytes = rustix::io::ioctl_fionread(socket)?;
+    Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 /// Lets several receivers on this host share a group and its port: all of them must ask for `SO_REUSEPORT`, too. A
 /// unicast stream could be stolen so.
 pub(crate) fn set_reuse(socket: &Socket) -> io::Result<()> {

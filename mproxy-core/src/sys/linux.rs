@@ -85,6 +85,24 @@ pub(crate) fn can_send_segmented(socket: &UdpSocket) -> bool {
     result == 0
 }
 
+/// The memory that the receive queue holds (`SO_MEMINFO`): the payloads, and what the kernel keeps of each datagram.
+pub(crate) fn receive_queue_bytes(socket: &UdpSocket) -> io::Result<usize> {
+    let mut values = [0_u32; 9];
+    let mut size = socklen::<[u32; 9]>();
+    // SAFETY: the descriptor is open, and values and size outlive the call; the size is that of the values.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut values).cast(),
+            &raw mut size,
+        )
+    };
+    // `SK_MEMINFO_RMEM_ALLOC` comes first.
+    if result == 0 { Ok(values[0] as usize) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The path MTU of a connected socket (`IP_MTU`, `IPV6_MTU`).
 pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<u32> {
     use rustix::net::sockopt::{ip_mtu, ipv6_mtu};

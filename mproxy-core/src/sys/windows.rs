@@ -15,10 +15,10 @@ use std::time::Duration;
 use rustix::event::PollFd;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET6, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
+    AF_INET6, FIONREAD, GROUP_SOURCE_REQ, IN6_ADDR, IN6_ADDR_0, IP_MTU, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPPROTO_UDP, IPV6_MTU, IPV6_PKTINFO, MCAST_JOIN_SOURCE_GROUP, SIO_UDP_CONNRESET, SIO_UDP_NETRESET,
     SO_EXCLUSIVEADDRUSE, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE,
-    UDP_SEND_MSG_SIZE, WSAEMSGSIZE, WSAGetLastError, WSAIoctl, getsockopt, setsockopt,
+    UDP_SEND_MSG_SIZE, WSAEMSGSIZE, WSAGetLastError, WSAIoctl, getsockopt, ioctlsocket, setsockopt,
 };
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
 use windows_sys::core::BOOL;
@@ -72,6 +72,14 @@ fn get_option(socket: &UdpSocket, level: i32, option: i32) -> io::Result<u32> {
     // SAFETY: the socket is open, and value and size outlive the call; the size is that of the value.
     checked(unsafe { getsockopt(raw(socket), level, option, (&raw mut value).cast(), &raw mut size) })?;
     Ok(value)
+}
+
+/// The bytes in the receive queue (`FIONREAD`).
+pub(crate) fn receive_queue_bytes(socket: &UdpSocket) -> io::Result<usize> {
+    let mut bytes = 0_u32;
+    // SAFETY: the socket is open, and the value that this request writes outlives the call.
+    checked(unsafe { ioctlsocket(raw(socket), FIONREAD, &raw mut bytes) })?;
+    Ok(bytes as usize)
 }
 
 fn set_option<T>(socket: &impl AsRawSocket, level: i32, option: i32, value: &T) -> io::Result<()> {

@@ -3,14 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFd;
 
 use super::io::{Missed, SLOTS};
+use super::linger::{Pause, Reason};
 use super::membership::Membership;
 use super::socket_set::SocketSet;
 use crate::error::Error;
+use crate::io::poll::Wait;
 use crate::log;
 use crate::net::listen::listen_unicast;
 use crate::net::multicast::{groups, no_interface};
@@ -18,10 +20,11 @@ use crate::net::options::Options;
 use crate::net::resolve::Resolved;
 use crate::net::routes::{REFRESH_INTERVAL, RouteTable};
 use crate::relay::batch::Batch;
-use crate::relay::flow::{Flow, Source};
+use crate::relay::flow::{Flow, PollKeys, PolledSource, Source};
 use crate::relay::limits::SLOT;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::{POLL_INTERVAL, Stop};
+use crate::sys::{Interest, PollSet};
 
 /// Receive errors without a datagram in between after which a listener gives up.
 const MAX_ERRORS: u32 = 1000;
@@ -40,6 +43,12 @@ pub struct UdpSource {
     is_first_at_address: bool,
     stop: Stop,
     draining: bool,
+    /// With a poll set of the owner: its sockets do not wake the owner until then.
+    pause: Option<Pause>,
+    /// A socket has become ready since the last receive.
+    is_ready: bool,
+    /// When to look for changed routes.
+    refresh_at: Option<Instant>,
     /// Receive errors since the last datagram.
     errors: u32,
     /// Datagrams that the receive buffer had no room for (`SO_RXQ_OVFL`).
@@ -70,7 +79,7 @@ impl UdpSource {
             return Ok(sources);
         }
         for socket in listen_unicast(endpoint, options)? {
-            let mut source = Self::new(endpoint, None, meter, stop);
+            let mut source = Self::new(endpoint, None, options, meter, stop);
             let address = socket.local_addr().ok();
             source.is_first_at_address = last != address;
             last = address;
@@ -95,7 +104,7 @@ impl UdpSource {
         stop: &Stop,
     ) -> Result<Self, Error> {
         let membership = Membership::new(routes, options, allow_own);
-        let mut source = Self::new(routes.resolved(), Some(membership), meter, stop);
+        let mut source = Self::new(routes.resolved(), Some(membership), options, meter, stop);
         if routes.lack_an_interface() {
             return Err(source.cannot_listen(no_interface()));
         }
@@ -103,15 +112,24 @@ impl UdpSource {
         Ok(source)
     }
 
-    fn new(endpoint: &Resolved, membership: Option<Membership>, meter: &Meter, stop: &Stop) -> Self {
+    fn new(
+        endpoint: &Resolved,
+        membership: Option<Membership>,
+        options: &Options,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Self {
         let counters = meter.counters();
         Self {
-            sockets: SocketSet::new(stop),
+            sockets: SocketSet::new(options.linger, stop),
             membership,
             endpoint: endpoint.to_string(),
             is_first_at_address: true,
             stop: stop.clone(),
             draining: false,
+            pause: None,
+            is_ready: false,
+            refresh_at: None,
             errors: 0,
             overflow: log::LogLimiter::default(),
             denied: log::LogLimiter::default(),
@@ -215,18 +233,69 @@ impl UdpSource {
         if self.errors == 1 {
             log::warn(format_args!("{}: receiving: {error}", self.endpoint));
         }
+        if self.sockets.has_poll_set() {
+            self.pause = Some(Pause::after_error(RETRY));
+            return self.set_interest(Interest::NONE);
+        }
         self.stop.sleep(RETRY);
         Ok(())
     }
-}
 
-impl Source for UdpSource {
-    fn capacity(&self) -> usize {
-        SLOTS * SLOT
+    fn set_interest(&mut self, interest: Interest) -> Result<(), Error> {
+        self.sockets.set_interest(interest).map_err(|error| self.cannot_wait(error))
     }
 
-    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
-        self.sync_if_due();
+    fn cannot_wait(&self, error: io::Error) -> Error {
+        Error::io("wait for", &self.endpoint, error)
+    }
+
+    /// Waits for a first datagram, and for more. Whether there may be one.
+    fn wait_and_linger(&mut self) -> Result<bool, Error> {
+        let waited = self.sockets.poll(self.poll_timeout()).map_err(|error| self.cannot_wait(error))?;
+        if waited != Wait::Ready {
+            return Ok(false);
+        }
+        let end = self.sockets.linger_end();
+        while !self.stop.requested()
+            && let Some(slice) = self.sockets.next_slice(end)
+        {
+            self.stop.sleep(slice);
+        }
+        self.sockets.set_undrained();
+        Ok(true)
+    }
+
+    /// The same for the owner, who waits: begins or continues a pause. Whether to receive now.
+    fn is_receive_due(&mut self) -> Result<bool, Error> {
+        let is_ready = std::mem::take(&mut self.is_ready);
+        let (end, reason) = match self.pause {
+            Some(pause) if Instant::now() < pause.until => return Ok(false),
+            Some(pause) => (pause.end, pause.reason),
+            None if is_ready && self.sockets.lingers() && self.sockets.are_drained() => {
+                (self.sockets.linger_end(), Reason::Linger)
+            }
+            None => return Ok(true),
+        };
+        let slice = self.sockets.next_slice(end);
+        self.pause = slice.map(|slice| Pause { until: Instant::now() + slice, end, reason });
+        if self.pause.is_some() {
+            self.set_interest(Interest::NONE)?;
+        } else {
+            self.sockets.set_undrained();
+        }
+        Ok(self.pause.is_none())
+    }
+
+    /// After a receive: the sockets wake the owner again, unless a receive is due anyway.
+    fn end_receive(&mut self) -> Result<(), Error> {
+        self.refresh_at = self.poll_timeout().map(|timeout| Instant::now() + timeout);
+        if self.pause.is_none() && (!self.sockets.lingers() || self.sockets.are_drained()) {
+            self.set_interest(Interest::READ)?;
+        }
+        Ok(())
+    }
+
+    fn receive_now(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
         match self.sockets.receive(batch) {
             Ok(missed) => {
                 if missed != Missed::default() {
@@ -239,7 +308,7 @@ impl Source for UdpSource {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if self.draining => return Ok(Flow::End),
                 io::ErrorKind::WouldBlock if self.sockets.must_poll() => {
                     let polled = self.sockets.poll(self.poll_timeout());
-                    polled.map_err(|error| Error::io("wait for", &self.endpoint, error))?;
+                    polled.map_err(|error| self.cannot_wait(error))?;
                 }
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
                 _ => self.count_error(error)?,
@@ -247,12 +316,68 @@ impl Source for UdpSource {
         }
         Ok(Flow::More)
     }
+}
+
+impl Source for UdpSource {
+    fn capacity(&self) -> usize {
+        SLOTS * SLOT
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        self.sync_if_due();
+        if self.sockets.has_poll_set() {
+            if !self.draining && !self.is_receive_due()? {
+                return Ok(Flow::More);
+            }
+            let flow = self.receive_now(batch)?;
+            self.end_receive()?;
+            return Ok(flow);
+        }
+        let waits = self.sockets.lingers() && self.sockets.are_drained() && !self.draining;
+        if waits && !self.wait_and_linger()? {
+            return Ok(Flow::More);
+        }
+        self.receive_now(batch)
+    }
 
     fn drain(&mut self) -> bool {
         self.draining = true;
+        self.pause = None;
         if let Err(error) = self.sockets.set_all_nonblocking() {
             log::warn(format_args!("{}: {error}", self.endpoint));
         }
         self.sockets.stop_input()
+    }
+}
+
+impl PolledSource for UdpSource {
+    fn poll_with(&mut self, set: &Arc<PollSet>, keys: PollKeys) -> Result<(), Error> {
+        self.refresh_at = self.poll_timeout().map(|timeout| Instant::now() + timeout);
+        self.sockets.poll_with(set, keys).map_err(|error| self.cannot_wait(error))
+    }
+
+    fn ready(&mut self, _key: usize) {
+        self.is_ready = true;
+        // A socket without interest is told only of an error, and of one that has just come there is no interest to
+        // take away.
+        if self.pause.is_some_and(|pause| pause.reason == Reason::Linger) {
+            self.pause = None;
+            self.sockets.set_undrained();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let is_due = self.sockets.lingers() && !self.sockets.are_drained() && !self.sockets.is_empty();
+        match self.pause {
+            _ if self.draining => Some(Instant::now()),
+            Some(pause) => Some(pause.until),
+            None if is_due => Some(Instant::now()),
+            None => self.refresh_at,
+        }
+    }
+
+    /// The senders of UDP do not wait.
+    fn pause(&mut self, _paused: bool) -> bool {
+        false
     }
 }

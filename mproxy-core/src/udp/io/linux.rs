@@ -30,6 +30,8 @@ pub(crate) struct Receiver {
     incoming: Incoming,
     /// Slots to offer to the next receive.
     offered: usize,
+    /// The last receive has used all of them.
+    was_full: bool,
     /// The last batch touched more memory than is worth keeping.
     must_release: bool,
     /// The socket's running total of drops (`SO_RXQ_OVFL`).
@@ -49,12 +51,17 @@ impl Receiver {
     /// Without generic receive offload.
     pub(super) fn single(allow: Allow, with_senders: bool) -> Self {
         let incoming = Incoming::new(with_senders || !allow.is_empty());
-        Self { incoming, offered: 1, must_release: false, dropped: 0, allow, with_senders }
+        Self { incoming, offered: 1, was_full: false, must_release: false, dropped: 0, allow, with_senders }
     }
 
     /// Changes the allowed addresses. An empty list must stay empty.
     pub(crate) fn allow(&mut self, allow: Allow) {
         self.allow = allow;
+    }
+
+    /// Whether the last receive may have left datagrams.
+    pub(crate) fn may_have_left_some(&self) -> bool {
+        self.was_full
     }
 
     /// Receives the datagrams that are there into the empty batch: none only when the socket was shut down, or their
@@ -84,6 +91,7 @@ impl Receiver {
             dropped = arrival.dropped.unwrap_or(dropped);
         }
         self.must_release = batch.bytes() > SENDS * SLOT;
+        self.was_full = received >= self.offered;
         // Twice as many slots while all are filled, else half way to those that were: a lone datagram does not
         // wait for the preparation of many slots, and the next burst finds some.
         let next =

@@ -29,6 +29,12 @@ impl Receiver {
         self.allow = allow;
     }
 
+    /// Whether the last receive may have left datagrams.
+    #[allow(clippy::unused_self)] // the interface of linux.rs
+    pub(crate) fn may_have_left_some(&self) -> bool {
+        true
+    }
+
     /// Receives one datagram, into the empty batch if its sender is allowed; blocks if the socket does. Drops of the
     /// receive buffer are not known.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<Missed> {

@@ -40,6 +40,8 @@ pub(crate) struct Receiver {
     group: Option<IpAddr>,
     /// Messages to receive next time, if they are there.
     offered: usize,
+    /// The last receive has received as many.
+    was_full: bool,
     max_messages: usize,
     allow: Allow,
     with_senders: bool,
@@ -54,7 +56,7 @@ impl Receiver {
         let group = group.filter(|group| reader.is_some() && tell_destinations(socket, *group).is_ok());
         let coalesced = reader.is_some() && may_coalesce() && receive_coalesced(socket).is_ok();
         let reader = reader.filter(|_| coalesced || group.is_some());
-        Self { reader, group, offered: 1, max_messages: MESSAGES, allow, with_senders }
+        Self { reader, group, offered: 1, was_full: false, max_messages: MESSAGES, allow, with_senders }
     }
 
     /// With one message a receive, so that the socket may block.
@@ -75,6 +77,11 @@ impl Receiver {
         self.allow = allow;
     }
 
+    /// Whether the last receive may have left datagrams.
+    pub(crate) fn may_have_left_some(&self) -> bool {
+        self.was_full
+    }
+
     /// Receives the datagrams that are there into the empty batch: none if their senders are not allowed, or if it
     /// was only an ICMP error. The socket must not block, or this would wait for more. Drops of the receive buffer are
     /// not known.
@@ -88,6 +95,7 @@ impl Receiver {
             missed.denied += also.denied;
             received += 1;
         }
+        self.was_full = received >= self.offered || batch.spare().len() < SLOT;
         // As on Linux: a lone datagram does not wait for others, and the next burst finds some.
         let next =
             if received < self.offered { usize::midpoint(self.offered, received) } else { 2 * received };
