@@ -110,7 +110,7 @@ mod tests {
         }
 
         /// Receives until nothing is left.
-        fn drain(&mut self) {
+        fn receive_rest(&mut self) {
             while self.source.deadline().is_some_and(|at| at <= Instant::now()) {
                 assert_eq!(self.receive(), 0);
             }
@@ -121,7 +121,6 @@ mod tests {
     fn a_first_datagram_waits_for_more_without_a_wake_up() {
         let linger = Duration::from_millis(90);
         let mut polled = Polled::new(linger);
-        polled.drain();
         for _ in 0..2 {
             let begin = Instant::now();
             polled.sender.send(b"one").unwrap();
@@ -137,16 +136,15 @@ mod tests {
             while received < 2 {
                 received += polled.receive();
             }
-            polled.drain();
+            polled.receive_rest();
         }
     }
 
     #[test]
     fn what_makes_a_full_send_goes_at_once() {
         let mut polled = Polled::new(Duration::from_millis(100));
-        polled.drain();
         for _ in 0..3 {
-            polled.sender.send(&[0; 30_000]).unwrap();
+            polled.sender.send(&vec![0; 30_000]).unwrap();
         }
         assert!(polled.wait(LONG));
         let begin = Instant::now();
@@ -172,7 +170,6 @@ mod tests {
     #[test]
     fn a_drain_gives_what_lingers_and_ends() {
         let mut polled = Polled::new(Duration::from_millis(100));
-        polled.drain();
         polled.sender.send(b"one").unwrap();
         assert!(polled.wait(LONG));
         assert_eq!(polled.receive(), 0);

@@ -41,7 +41,7 @@ pub(super) struct BoundSocket {
     pub(super) route: Option<Arc<Route>>,
     /// The size of the receive buffer.
     buffer: usize,
-    /// The last receive has left nothing.
+    /// The last receive has left nothing; what has come since, a poll tells.
     is_drained: bool,
     registration: Option<Registration<UdpSocket>>,
 }
@@ -85,7 +85,7 @@ impl SocketSet {
         let socket = Arc::new(socket);
         self.stop.watch(&socket);
         let registration = self.polled.as_mut().map(|polled| polled.register(&socket)).transpose()?;
-        self.sockets.push(BoundSocket { socket, receiver, route, buffer, is_drained: false, registration });
+        self.sockets.push(BoundSocket { socket, receiver, route, buffer, is_drained: true, registration });
         Ok(())
     }
 
