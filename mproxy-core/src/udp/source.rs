@@ -202,6 +202,9 @@ impl UdpSource {
             Some(WITHOUT_SOCKETS)
         } else if self.membership.as_ref().is_some_and(Membership::can_change) {
             Some(REFRESH_INTERVAL)
+        } else if self.sockets.has_poll_set() {
+            // A stop ends the wait for a poll set.
+            None
         } else {
             POLL_INTERVAL
         }
@@ -352,14 +355,15 @@ impl Source for UdpSource {
 
 impl PolledSource for UdpSource {
     fn poll_with(&mut self, set: &Arc<PollSet>, keys: PollKeys) -> Result<(), Error> {
+        self.sockets.poll_with(set, keys).map_err(|error| self.cannot_wait(error))?;
         self.refresh_at = self.poll_timeout().map(|timeout| Instant::now() + timeout);
-        self.sockets.poll_with(set, keys).map_err(|error| self.cannot_wait(error))
+        Ok(())
     }
 
     fn ready(&mut self, _key: usize) {
         self.is_ready = true;
-        // A socket without interest is told only of an error, and of one that has just come there is no interest to
-        // take away.
+        // The sockets have no interest in a pause: it is an error (POLLERR), which is told again until it is received,
+        // or a socket that has just been added.
         if self.pause.is_some_and(|pause| pause.reason == Reason::Linger) {
             self.pause = None;
             self.sockets.set_undrained();
