@@ -3,6 +3,7 @@
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::parts;
@@ -19,6 +20,12 @@ pub(crate) struct Candidate {
 /// The name of the relay that does more than UDP.
 const SOCAT: &str = "socat";
 
+/// The placeholder of the group in the command line of a server.
+const GROUP: &str = "{group}";
+
+/// The most clients of a program that has a limit for them.
+const MAX_CLIENTS: &str = "2000";
+
 /// Bytes that socat takes at a time by default.
 const BUFFER: usize = 8192;
 
@@ -31,6 +38,8 @@ enum Kind {
     },
     Limit,
     Relay(Vec<String>),
+    /// A server that hands a group to clients that ask for it over HTTP.
+    HttpServer(Vec<String>),
 }
 
 impl Candidate {
@@ -55,15 +64,16 @@ impl Candidate {
         Self { name: "limit".to_owned(), kind: Kind::Limit }
     }
 
-    /// A relay that is started with this command line.
-    pub(crate) fn relay(name: String, words: Vec<String>) -> Self {
-        Self { name, kind: Kind::Relay(words) }
+    /// A relay that is started with this command line, or a server if there is a group in it.
+    pub(crate) fn command(name: String, words: Vec<String>) -> Self {
+        let is_server = words.iter().any(|word| word.contains(GROUP));
+        Self { name, kind: if is_server { Kind::HttpServer(words) } else { Kind::Relay(words) } }
     }
 
     /// socat, for scenarios with streams, if it is installed.
     pub(crate) fn socat() -> Option<Self> {
         Process::part(Command::new(SOCAT).arg("-V")).and_then(Process::output).ok()?;
-        Some(Self::relay(SOCAT.to_owned(), Vec::new()))
+        Some(Self::command(SOCAT.to_owned(), Vec::new()))
     }
 
     /// Whether this is socat, whatever it relays with.
@@ -77,6 +87,11 @@ impl Candidate {
 
     pub(crate) fn is_peer(&self) -> bool {
         matches!(self.kind, Kind::Programs { ours: false, .. })
+    }
+
+    /// Whether clients have to ask over HTTP.
+    pub(crate) fn is_http_server(&self) -> bool {
+        matches!(self.kind, Kind::HttpServer(_))
     }
 
     pub(crate) fn is_limit(&self) -> bool {
@@ -117,6 +132,29 @@ impl Candidate {
             }
             Kind::Limit => Some(parts::relay(from, to)),
             Kind::Relay(words) => fill(words, from, to),
+            Kind::HttpServer(_) => None,
+        }
+    }
+
+    /// The command of the program with a linger, if there is to be one; none if the program does not know
+    /// the option.
+    pub(crate) fn with_linger(
+        &self,
+        program: &str,
+        mut command: Command,
+        linger: Option<Duration>,
+    ) -> Option<Command> {
+        let Some(linger) = linger else { return Some(command) };
+        match self.kind {
+            Kind::Programs { .. } if !self.knows(program, "--linger") => {
+                eprintln!("bench: {program} of {} has no --linger, and is left out", self.name);
+                None
+            }
+            Kind::Programs { .. } | Kind::Limit => {
+                command.args(["--linger", &format!("{}ms", linger.as_millis())]);
+                Some(command)
+            }
+            Kind::Relay(_) | Kind::HttpServer(_) => None,
         }
     }
 
@@ -159,7 +197,7 @@ impl Candidate {
                 Some(command)
             }
             Kind::Limit => Some(parts::to_file(from, path)),
-            Kind::Relay(_) => None,
+            Kind::Relay(_) | Kind::HttpServer(_) => None,
         }
     }
 
@@ -168,7 +206,7 @@ impl Candidate {
         match &self.kind {
             Kind::Programs { .. } => self.reverse(from, group, None),
             Kind::Limit => Some(parts::relay(from, &[group])),
-            Kind::Relay(_) => None,
+            Kind::Relay(_) | Kind::HttpServer(_) => None,
         }
     }
 
@@ -181,12 +219,56 @@ impl Candidate {
     ) -> Option<Command> {
         let mut command = Command::new(self.program("mproxy-reverse")?);
         command.args(["--udp-listen-addr", &from.to_string()]);
-        // A program without interfaces takes the one that the group is routed to, which is the same here.
-        let zone = if self.knows("mproxy-reverse", "--interface") { "%127.0.0.1" } else { "" };
-        command.arg("--multicast-addr").arg(format!("{}{zone}:{}", group.ip(), group.port()));
+        command.args(["--multicast-addr", &self.on_loopback(group)]);
         if let Some(clients) = clients {
             command.args(["--tcp-output-addr", &clients.to_string()]);
         }
+        Some(command)
+    }
+
+    /// The group on loopback, as `mproxy-reverse` takes it.
+    fn on_loopback(&self, group: SocketAddrV4) -> String {
+        // A program without interfaces takes the one that the group is routed to, which is the same here.
+        let zone = if self.knows("mproxy-reverse", "--interface") { "%127.0.0.1" } else { "" };
+        format!("{}{zone}:{}", group.ip(), group.port())
+    }
+
+    /// `mproxy-reverse` for as many clients as there are here.
+    fn reverse_for_many(&self) -> Option<Command> {
+        let mut command = Command::new(self.program("mproxy-reverse")?);
+        if self.knows("mproxy-reverse", "--max-clients") {
+            command.args(["--max-clients", MAX_CLIENTS]);
+        }
+        Some(command)
+    }
+
+    /// A group to all who connect.
+    pub(crate) fn fan_out(&self, group: SocketAddrV4, on: SocketAddrV4) -> Option<Command> {
+        match &self.kind {
+            Kind::Programs { .. } => {
+                let mut command = self.reverse_for_many()?;
+                command.args(["--multicast-addr", &self.on_loopback(group)]);
+                command.args(["--tcp-output-addr", &on.to_string()]);
+                Some(command)
+            }
+            Kind::Limit => Some(parts::fan_out(group, on)),
+            Kind::HttpServer(words) => {
+                let (group, port) = (group.to_string(), on.port().to_string());
+                let mut words = words
+                    .iter()
+                    .map(|word| word.replace(GROUP, &group).replace("{port}", &port).replace("{if}", "lo"));
+                let mut command = Command::new(words.next()?);
+                command.args(words);
+                Some(command)
+            }
+            Kind::Relay(_) => None,
+        }
+    }
+
+    /// Lines of all who connect to UDP.
+    pub(crate) fn fan_in(&self, on: SocketAddrV4, to: SocketAddrV4) -> Option<Command> {
+        let mut command = self.reverse_for_many()?;
+        command.args(["--tcp-listen-addr", &on.to_string(), "--udp-output-addr", &to.to_string()]);
         Some(command)
     }
 

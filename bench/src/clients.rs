@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{Outcome, tls};
 
@@ -16,6 +15,16 @@ const PROBE: Duration = Duration::from_millis(50);
 
 /// Without a byte for so long, the probes have all arrived; and the load is over.
 const QUIET: Duration = Duration::from_millis(400);
+
+/// What clients speak, before the stream comes.
+#[derive(Clone, Copy)]
+pub(crate) enum Protocol<'a> {
+    Tcp,
+    /// With the authority in the file.
+    Tls(&'a str),
+    /// A request for the path.
+    Http(&'a str),
+}
 
 /// A client's connection, which does not block.
 enum Stream {
@@ -33,18 +42,16 @@ struct Clients {
 }
 
 /// Connects, sends probes until every client is served, says `ready`, counts what comes from then on
-/// until no more does, or nothing has come within `patience`, and says what came. With an authority they
-/// speak TLS. The connections stay then, since their end would be that of some programs, too.
+/// until no more does, or nothing has come within `patience`, and says what came. The connections stay
+/// then, since their end would be that of some programs, too.
 pub(crate) fn count(
     on: SocketAddrV4,
     probes: SocketAddrV4,
     number: usize,
     patience: Duration,
-    authority: Option<&str>,
+    protocol: Protocol<'_>,
 ) -> Outcome {
-    let most = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
-    let mut clients = Clients::connect(on, number, authority)?;
+    let mut clients = Clients::connect(on, number, protocol)?;
     let sender = UdpSocket::bind("127.0.0.1:0")?;
     let started = Instant::now();
     // One that is never served counts as such in the end.
@@ -67,8 +74,11 @@ pub(crate) fn count(
     let first = clients.last;
     while clients.read(QUIET)? {}
     let bytes: u64 = clients.bytes.iter().sum();
-    let least = clients.bytes.iter().min().copied().unwrap_or_default();
-    println!("bytes={bytes} least={least} seconds={}", (clients.last - first).as_secs_f64());
+    clients.bytes.sort_unstable();
+    let least = clients.bytes.first().copied().unwrap_or_default();
+    let median = clients.bytes.get(number / 2).copied().unwrap_or_default();
+    let seconds = (clients.last - first).as_secs_f64();
+    println!("bytes={bytes} least={least} median={median} seconds={seconds}");
     std::io::stdout().flush()?;
     loop {
         std::thread::park();
@@ -102,14 +112,20 @@ impl Stream {
 }
 
 impl Clients {
-    fn connect(on: SocketAddrV4, number: usize, authority: Option<&str>) -> Outcome<Self> {
+    fn connect(on: SocketAddrV4, number: usize, protocol: Protocol<'_>) -> Outcome<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut streams = Vec::with_capacity(number);
         for n in 0..number {
-            let stream = TcpStream::connect(on)?;
-            let stream = match authority {
-                Some(authority) => Stream::Tls(Box::new(tls::connect(stream, authority)?)),
-                None => Stream::Plain(stream),
+            let mut stream = TcpStream::connect(on)?;
+            let stream = match protocol {
+                Protocol::Tcp => Stream::Plain(stream),
+                Protocol::Tls(authority) => Stream::Tls(Box::new(tls::connect(stream, authority)?)),
+                Protocol::Http(path) => {
+                    // In one write: not every server waits for the rest of a request.
+                    let request = format!("GET {path} HTTP/1.1\r\nHost: {on}\r\n\r\n");
+                    stream.write_all(request.as_bytes())?;
+                    Stream::Plain(stream)
+                }
             };
             let socket = stream.socket();
             socket.set_nonblocking(true)?;

@@ -2,18 +2,20 @@
 //! on this kernel. It checks nothing, and every failure but a full queue ends it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IoSlice, Read, Write};
-use std::net::{SocketAddrV4, UdpSocket};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Outcome;
 use crate::packets::{self, Coalesced, LARGEST, Receiver, SEGMENTS, SLOTS, Sender};
 
 /// UDP to UDP, until it is ended.
-pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4]) -> Outcome {
+pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4], linger: Option<Duration>) -> Outcome {
     let mut receiver = Receiver::new(packets::listen(from)?);
     let mut senders = Vec::new();
     for target in to {
@@ -21,6 +23,10 @@ pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4]) -> Outcome {
     }
     let mut runs = Vec::with_capacity(SLOTS);
     loop {
+        if let Some(linger) = linger {
+            poll(&mut [PollFd::new(receiver.socket(), PollFlags::IN)], None)?;
+            std::thread::sleep(linger);
+        }
         let (slots, batch) = receiver.receive()?;
         let bytes: [_; SLOTS] = std::array::from_fn(|slot| match batch.get(slot) {
             Some(held) => IoSlice::new(slots.bytes(slot, *held)),
@@ -37,6 +43,41 @@ pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4]) -> Outcome {
                 next += alike.len();
             }
         }
+    }
+}
+
+/// A group to all who connect, until it is ended: one thread that waits once, and writes once for each
+/// client and batch. What a client does not take at once is lost.
+pub(crate) fn fan_out(group: SocketAddrV4, on: SocketAddrV4, linger: Option<Duration>) -> Outcome {
+    let mut receiver = Receiver::small(packets::listen_plain(group)?);
+    let listener = TcpListener::bind(on)?;
+    let mut clients: Vec<TcpStream> = Vec::new();
+    loop {
+        let mut sockets =
+            [PollFd::new(receiver.socket(), PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
+        poll(&mut sockets, None)?;
+        let [has_datagram, has_client] = sockets.map(|socket| !socket.revents().is_empty());
+        if has_client {
+            let (client, _) = listener.accept()?;
+            client.set_nonblocking(true)?;
+            client.set_nodelay(true)?;
+            clients.push(client);
+        }
+        if !has_datagram {
+            continue;
+        }
+        if let Some(linger) = linger {
+            std::thread::sleep(linger);
+        }
+        let (slots, batch) = receiver.receive()?;
+        let bytes: [_; SLOTS] = std::array::from_fn(|slot| match batch.get(slot) {
+            Some(held) => IoSlice::new(slots.bytes(slot, *held)),
+            None => IoSlice::new(&[]),
+        });
+        clients.retain_mut(|client| match client.write_vectored(&bytes[..batch.len()]) {
+            Ok(_) => true,
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        });
     }
 }
 

@@ -11,6 +11,8 @@ mod chart;
 #[cfg(target_os = "linux")]
 mod clients;
 #[cfg(target_os = "linux")]
+mod fans;
+#[cfg(target_os = "linux")]
 mod feed;
 #[cfg(target_os = "linux")]
 mod limit;
@@ -39,6 +41,8 @@ mod sink;
 mod streams;
 #[cfg(target_os = "linux")]
 mod tls;
+#[cfg(target_os = "linux")]
+mod writers;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -11,6 +11,12 @@ pub(crate) enum Measure {
     Arrived,
     /// Per cent of what was sent that reached the client which got the least.
     Least,
+    /// Per cent of what was sent that reached the client in the middle.
+    MedianClient,
+    /// Processor time of the program and its children, in per cent of one core.
+    ProcessorShare,
+    /// Seconds of processor time for each line that arrived.
+    ProcessorPerLine,
     /// Seconds of processor time for each datagram that arrived, at every receiver.
     Processor,
     /// Seconds of processor time for each gigabyte.
@@ -21,6 +27,8 @@ pub(crate) enum Measure {
     Slowest,
     /// The most memory that was held, in bytes.
     Memory,
+    /// The memory that no other process shares, of the program and its children, in bytes.
+    OwnMemory,
     /// Bytes of the program.
     Size,
 }
@@ -32,22 +40,26 @@ impl Measure {
             Self::Sent => "sent",
             Self::Arrived => "arrived",
             Self::Least => "arrived, worst client",
+            Self::MedianClient => "arrived, median client",
+            Self::ProcessorShare => "CPU of one core",
+            Self::ProcessorPerLine => "CPU per line",
             Self::Processor => "CPU per datagram",
             Self::ProcessorPerGigabyte => "CPU per GB",
             Self::Median => "latency, p50",
             Self::Slowest => "latency, p99",
             Self::Memory => "memory (RSS)",
+            Self::OwnMemory => "memory (own)",
             Self::Size => "program size",
         }
     }
 
     pub(crate) fn less_is_better(self) -> bool {
-        !matches!(self, Self::Throughput | Self::Sent | Self::Arrived | Self::Least)
+        !matches!(self, Self::Throughput | Self::Sent) && self.has_ratio()
     }
 
     /// Whether the ratio of two figures says something.
     pub(crate) fn has_ratio(self) -> bool {
-        !matches!(self, Self::Arrived | Self::Least)
+        !matches!(self, Self::Arrived | Self::Least | Self::MedianClient)
     }
 
     /// The figure with a unit.
@@ -56,12 +68,17 @@ impl Measure {
             Self::Throughput | Self::Sent if value < 999.5e6 => format!("{:.0} Mbit/s", value / 1e6),
             Self::Throughput | Self::Sent => format!("{:.2} Gbit/s", value / 1e9),
             // Never 100 for what is less.
-            Self::Arrived | Self::Least if value >= 100.0 => "100 %".to_owned(),
-            Self::Arrived | Self::Least => format!("{:.1} %", (value * 10.0).floor() / 10.0),
+            Self::Arrived | Self::Least | Self::MedianClient if value >= 100.0 => "100 %".to_owned(),
+            Self::Arrived | Self::Least | Self::MedianClient => {
+                format!("{:.1} %", (value * 10.0).floor() / 10.0)
+            }
+            Self::ProcessorShare => format!("{value:.1} %"),
             Self::Processor if value < 10e-6 => format!("{:.3} µs", value * 1e6),
-            Self::Processor | Self::Median | Self::Slowest => format!("{:.1} µs", value * 1e6),
+            Self::Processor | Self::ProcessorPerLine | Self::Median | Self::Slowest => {
+                format!("{:.1} µs", value * 1e6)
+            }
             Self::ProcessorPerGigabyte => format!("{value:.2} s"),
-            Self::Memory => format!("{:.1} MB", value / 1e6),
+            Self::Memory | Self::OwnMemory => format!("{:.1} MB", value / 1e6),
             Self::Size => format!("{:.0} kB", value / 1e3),
         }
     }

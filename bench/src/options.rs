@@ -20,7 +20,11 @@ OPTIONS:
                               {listen_port}, {target_host}, {target_port} for their
                               parts, and the words {targets} and {targets_slash} for
                               all targets, as HOST:PORT and as HOST/PORT: without one
-                              of these two it is left out where there are 8
+                              of these two it is left out where there are 8.
+                              With {group}, HOST:PORT, it is a server instead, to be
+                              measured beside mproxy-reverse: its clients connect to
+                              {port} and ask for /udp/{group} over HTTP. {if} stands for
+                              the interface
       --runs N                Times that everything is measured; the medians count.
                               Default 3
       --seconds S             How long each load lasts; default 1.5
@@ -42,7 +46,7 @@ is up to a --peer-cmd socat=COMMAND.
 pub(crate) struct Options {
     /// Name, if one is given, and directory.
     pub(crate) peers: Vec<(Option<String>, PathBuf)>,
-    /// Name and words of the command line.
+    /// Name and words of the command line, of a relay or an HTTP server.
     pub(crate) commands: Vec<(String, Vec<String>)>,
     pub(crate) runs: u32,
     pub(crate) seconds: f64,

@@ -21,6 +21,10 @@ pub(crate) const SEGMENTS: usize = 64;
 pub(crate) const LARGEST: usize = 65_507;
 
 const SLOT: usize = 65_536;
+
+/// A slot for a datagram that fits into a frame of Ethernet.
+const SMALL_SLOT: usize = 2048;
+
 const SOCKET_BUFFER: usize = 4 << 20;
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -29,15 +33,21 @@ pub(crate) fn in_one_send(size: usize) -> usize {
     (LARGEST / size.max(1)).clamp(1, SEGMENTS)
 }
 
-/// A socket that is bound to the address, and a member of it on loopback if it is a group.
+/// A socket that takes coalesced datagrams (`UDP_GRO`).
 pub(crate) fn listen(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = listen_plain(address)?;
+    setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+    Ok(socket)
+}
+
+/// A socket that is bound to the address, and a member of it on loopback if it is a group.
+pub(crate) fn listen_plain(address: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = open()?;
     if address.ip().is_multicast() {
         socket.set_reuse_address(true)?;
         socket.join_multicast_v4(address.ip(), &LOOPBACK)?;
     }
     socket.bind(&SocketAddr::V4(address).into())?;
-    setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
     Ok(socket.into())
 }
 
@@ -90,6 +100,8 @@ impl Coalesced {
 pub(crate) struct Receiver {
     socket: UdpSocket,
     buffer: Vec<u8>,
+    /// Bytes of a slot.
+    slot: usize,
     headers: Option<MultiHeaders<()>>,
     /// The number of slots that the next call may fill.
     room: usize,
@@ -98,8 +110,17 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new(socket: UdpSocket) -> Self {
+        Self::with_slots(socket, SLOT)
+    }
+
+    /// For a socket of `listen_plain`, and datagrams that fit into a frame of Ethernet.
+    pub(crate) fn small(socket: UdpSocket) -> Self {
+        Self::with_slots(socket, SMALL_SLOT)
+    }
+
+    fn with_slots(socket: UdpSocket, slot: usize) -> Self {
         let batch = [Coalesced::default(); SLOTS];
-        Self { socket, buffer: vec![0; SLOTS * SLOT], headers: None, room: SLOTS, batch }
+        Self { socket, buffer: vec![0; SLOTS * slot], slot, headers: None, room: SLOTS, batch }
     }
 
     pub(crate) fn socket(&self) -> &UdpSocket {
@@ -108,12 +129,13 @@ impl Receiver {
 
     /// Waits for one datagram and takes what else is there: each slot's bytes, and what they are.
     pub(crate) fn receive(&mut self) -> io::Result<(Slots<'_>, &[Coalesced])> {
-        let mut parts = self.buffer.chunks_exact_mut(SLOT);
+        let mut parts = self.buffer.chunks_exact_mut(self.slot);
         let mut slots: [_; SLOTS] =
             std::array::from_fn(|_| [IoSliceMut::new(parts.next().unwrap_or_default())]);
-        let headers = self
-            .headers
-            .get_or_insert_with(|| MultiHeaders::preallocate(self.room, Some(cmsg_space!(std::ffi::c_int))));
+        let coalesced = self.slot == SLOT;
+        let headers = self.headers.get_or_insert_with(|| {
+            MultiHeaders::preallocate(self.room, coalesced.then(|| cmsg_space!(std::ffi::c_int)))
+        });
         let results = recvmmsg(self.socket.as_raw_fd(), headers, &mut slots, MsgFlags::MSG_WAITFORONE, None)?;
         let mut count = 0;
         let mut intact = true;
@@ -122,7 +144,7 @@ impl Receiver {
                 ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok(),
                 _ => None,
             });
-            intact &= segment.is_some();
+            intact &= segment.is_some() || !coalesced;
             *slot = Coalesced { len: result.bytes, segment: segment.unwrap_or(result.bytes) };
             count += 1;
         }
@@ -134,18 +156,21 @@ impl Receiver {
             self.room = room;
             self.headers = None;
         }
-        Ok((Slots(&self.buffer), &self.batch[..count]))
+        Ok((Slots { buffer: &self.buffer, slot: self.slot }, &self.batch[..count]))
     }
 }
 
 /// The bytes of a batch.
 #[derive(Clone, Copy)]
-pub(crate) struct Slots<'a>(&'a [u8]);
+pub(crate) struct Slots<'a> {
+    buffer: &'a [u8],
+    slot: usize,
+}
 
 impl<'a> Slots<'a> {
     /// The bytes of a slot that holds this.
     pub(crate) fn bytes(self, slot: usize, held: Coalesced) -> &'a [u8] {
-        &self.0[slot * SLOT..][..held.len]
+        &self.buffer[slot * self.slot..][..held.len]
     }
 }
 

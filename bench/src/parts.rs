@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::clients::{self, Protocol};
 use crate::feed::{self, Feed};
 use crate::load::{self, Load};
 use crate::tls::Certificates;
-use crate::{Outcome, clients, limit, sink};
+use crate::writers::{self, Lines};
+use crate::{Outcome, limit, sink};
 
 /// The first argument of a process that is a part.
 pub(crate) const PART: &str = "--part";
@@ -33,6 +35,12 @@ pub(crate) fn bound(command: &Command) -> Command {
 pub(crate) fn relay(from: SocketAddrV4, to: &[SocketAddrV4]) -> Command {
     let mut command = part("relay");
     command.arg(from.to_string()).args(to.iter().map(ToString::to_string));
+    command
+}
+
+pub(crate) fn fan_out(group: SocketAddrV4, on: SocketAddrV4) -> Command {
+    let mut command = part("fan-out");
+    command.args([group.to_string(), on.to_string()]);
     command
 }
 
@@ -75,11 +83,22 @@ pub(crate) fn clients(
     probes: SocketAddrV4,
     number: usize,
     patience: Duration,
-    tls: Option<&Certificates>,
+    protocol: Protocol<'_>,
 ) -> Command {
     let mut command = part("clients");
     command.args([on.to_string(), probes.to_string(), number.to_string(), patience.as_millis().to_string()]);
-    command.args(tls.map(|tls| &tls.authority));
+    match protocol {
+        Protocol::Tcp => command.arg("tcp"),
+        Protocol::Tls(authority) => command.args(["tls", authority]),
+        Protocol::Http(path) => command.args(["http", path]),
+    };
+    command
+}
+
+pub(crate) fn writers(on: SocketAddrV4, output: SocketAddrV4, lines: Lines, patience: Duration) -> Command {
+    let mut command = part("writers");
+    command.args([on.to_string(), output.to_string(), lines.connections.to_string()]);
+    command.args([lines.in_a_tick.to_string(), lines.ticks.to_string(), patience.as_millis().to_string()]);
     command
 }
 
@@ -88,12 +107,21 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     // Also when the benchmark is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let patience = |millis: &str| millis.parse().map(Duration::from_millis);
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // The option of the programs, so that the limit is told as they are.
+    let (arguments, linger) = match &arguments[..] {
+        [arguments @ .., "--linger", time] if arguments.first() != Some(&"bound") => {
+            (arguments, Some(patience(time.trim_end_matches("ms"))?))
+        }
+        arguments => (arguments, None),
+    };
+    match *arguments {
         ["bound", program, ref arguments @ ..] => Err(Command::new(program).args(arguments).exec().into()),
         ["relay", from, ref to @ ..] => {
             let to = to.iter().map(|to| SocketAddrV4::from_str(to)).collect::<Result<Vec<_>, _>>()?;
-            limit::relay(from.parse()?, &to)
+            limit::relay(from.parse()?, &to, linger)
         }
+        ["fan-out", group, on] => limit::fan_out(group.parse()?, on.parse()?, linger),
         ["to-file", from, path] => limit::to_file(from.parse()?, path),
         ["from-file", path, to, size] => limit::from_file(path, to.parse()?, size.parse()?),
         ["load", to, size, mode, pace, seconds, most, from_afar] => {
@@ -107,9 +135,18 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             let (framing, size, seconds) = (framing.parse()?, size.parse()?, seconds.parse()?);
             feed::serve(on.parse()?, Feed { framing, size, seconds }, identity.try_into().ok())
         }
-        ["clients", on, probes, number, millis, ref authority @ ..] => {
-            let (number, authority) = (number.parse()?, authority.first().copied());
-            clients::count(on.parse()?, probes.parse()?, number, patience(millis)?, authority)
+        ["clients", on, probes, number, millis, ref protocol @ ..] => {
+            let protocol = match *protocol {
+                ["tls", authority] => Protocol::Tls(authority),
+                ["http", path] => Protocol::Http(path),
+                _ => Protocol::Tcp,
+            };
+            clients::count(on.parse()?, probes.parse()?, number.parse()?, patience(millis)?, protocol)
+        }
+        ["writers", on, output, connections, in_a_tick, ticks, millis] => {
+            let (connections, in_a_tick, ticks) = (connections.parse()?, in_a_tick.parse()?, ticks.parse()?);
+            let lines = Lines { connections, in_a_tick, ticks };
+            writers::send(on.parse()?, output.parse()?, lines, patience(millis)?)
         }
         _ => Err("no such part".into()),
     }

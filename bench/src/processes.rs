@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{clock_getcpuclockid, clock_gettime};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::{Outcome, parts};
 
@@ -66,6 +66,14 @@ pub(crate) fn set_deadline(after: Duration) {
     *locked(&DEADLINE) = Some(Instant::now() + after);
 }
 
+/// Lets this process and those that it starts have as many descriptors as the system grants
+/// (`RLIMIT_NOFILE`): many clients need more than it gives by default.
+pub(crate) fn raise_descriptor_limit() -> Outcome {
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
+    Ok(())
+}
+
 /// Processor time and memory of a process up to now.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Usage {
@@ -114,13 +122,24 @@ impl Process {
     /// Its usage so far. Of a process that has ended nothing is known.
     pub(crate) fn usage(&self) -> Outcome<Usage> {
         let id = self.child.id();
-        // Times in /proc have ticks of 10 ms; this clock has nanoseconds, and counts threads that have ended.
-        let clock = clock_getcpuclockid(nix::unistd::Pid::from_raw(i32::try_from(id)?))?;
-        let seconds = Duration::from(clock_gettime(clock)?).as_secs_f64();
+        let seconds = seconds(id)?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let most = most.and_then(|text| text.split_whitespace().next()).ok_or("it has ended")?;
         Ok(Usage { seconds, memory: most.parse::<f64>()? * 1024.0 })
+    }
+
+    /// The usage of it and its descendants: their processor time, and their own memory now, which they share
+    /// with no other process. Of those that have ended nothing is known.
+    pub(crate) fn tree_usage(&self) -> Outcome<Usage> {
+        let id = self.child.id();
+        let mut all = Usage { seconds: seconds(id)?, memory: own_memory(id)? };
+        for child in descendants(id) {
+            // One that has just ended is left out.
+            all.seconds += seconds(child).unwrap_or_default();
+            all.memory += own_memory(child).unwrap_or_default();
+        }
+        Ok(all)
     }
 
     /// Waits until the condition holds, which no process can make true that has ended.
@@ -195,6 +214,48 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.reap();
     }
+}
+
+/// Processor time of a process.
+fn seconds(id: u32) -> Outcome<f64> {
+    // Times in /proc have ticks of 10 ms; this clock has nanoseconds, and counts threads that have ended.
+    let clock = clock_getcpuclockid(nix::unistd::Pid::from_raw(i32::try_from(id)?))?;
+    Ok(Duration::from(clock_gettime(clock)?).as_secs_f64())
+}
+
+/// Memory that no other process shares (`Private_Clean` and `Private_Dirty`).
+fn own_memory(id: u32) -> Outcome<f64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
+    let mut kilobytes = 0.0;
+    for line in
+        rollup.lines().filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
+    {
+        kilobytes += line.split_whitespace().nth(1).ok_or("no figure")?.parse::<f64>()?;
+    }
+    Ok(kilobytes * 1024.0)
+}
+
+/// The processes that this one has started, and those that they have, of all that run.
+fn descendants(ancestor: u32) -> Vec<u32> {
+    // Not every kernel has lists of children (`CONFIG_PROC_CHILDREN`).
+    let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|id| Some((id, parent(id)?)))
+        .collect();
+    let mut all = vec![ancestor];
+    let mut next = 0;
+    while let Some(&id) = all.get(next) {
+        all.extend(parents.iter().filter(|(_, parent)| *parent == id).map(|(child, _)| *child));
+        next += 1;
+    }
+    all.split_off(1)
+}
+
+fn parent(id: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Processor time of all children that have been waited for.

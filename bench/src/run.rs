@@ -68,6 +68,7 @@ fn measure(options: &Options, chosen: &[Scenario]) -> Outcome<u32> {
     let mut candidates = candidates(options, chosen)?;
     namespace::enter().map_err(|error| format!("no network namespace: {error}"))?;
     processes::start_watchdog()?;
+    processes::raise_descriptor_limit()?;
 
     let stage = Stage::new(options.seconds);
     let (mut measured, mut failures) = (Vec::new(), 0);
@@ -141,7 +142,7 @@ fn candidates(options: &Options, chosen: &[Scenario]) -> Outcome<Vec<Candidate>>
     }
     candidates.push(Candidate::limit());
     for (name, words) in &options.commands {
-        candidates.push(Candidate::relay(name.clone(), words.clone()));
+        candidates.push(Candidate::command(name.clone(), words.clone()));
     }
     if !streamed.is_empty() && !candidates.iter().any(Candidate::is_socat) {
         match Candidate::socat() {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::candidates::Candidate;
+use crate::clients::Protocol;
+use crate::fans::{self, Fan};
 use crate::load::{Load, Mode};
 use crate::measures::{Measure, Sample};
 use crate::processes::{Figures, Process, Usage, bound, set_deadline};
@@ -19,7 +21,7 @@ use crate::tls::Certificates;
 use crate::{Outcome, parts};
 
 /// A typical line of a ship-position feed.
-const LINE: &[u8] = b"!AIVDM,1,1,,A,13HOI:0P0000VOHLCnHQKwvL05Ip,0*23\n";
+pub(crate) const LINE: &[u8] = b"!AIVDM,1,1,,A,13HOI:0P0000VOHLCnHQKwvL05Ip,0*23\n";
 
 const FILE_SIZE: usize = 512 << 20;
 const PIPED: usize = 256_000_000;
@@ -30,12 +32,16 @@ const MOST_TO_FILE: u64 = 8 << 30;
 /// On Ethernet, and with room for tunnels.
 const BLOCK: usize = 1452;
 
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 7);
+/// The linger of a relay.
+const LINGER: Duration = Duration::from_millis(1);
+
+pub(crate) const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 7);
 
 /// The kind of a scenario, with its load.
 #[derive(Clone, Copy)]
 enum Kind {
     Relay { targets: usize, size: usize, mode: Mode },
+    PacedRelay { linger: Option<Duration> },
     Transparent { mode: Mode },
     Latency,
     Client { block: Option<usize> },
@@ -43,6 +49,7 @@ enum Kind {
     Pipe,
     Channel { receivers: usize, mode: Mode },
     Reverse { clients: usize, pace: u32, mode: Mode },
+    Fan(Fan),
     Streamed(Streamed),
     Idle(&'static str),
 }
@@ -80,6 +87,11 @@ pub(crate) fn all() -> Vec<Scenario> {
                 );
             }
         }
+    }
+    for linger in [None, Some(LINGER)] {
+        let (name, how) = if linger.is_some() { ("-linger", ", linger 1 ms") } else { ("", "") };
+        let title = format!("relay 1→1, 20000/s of 1316 B{how}");
+        add(format!("relay-paced{name}"), title, Kind::PacedRelay { linger });
     }
     for mode in modes {
         let how = mode.name();
@@ -120,6 +132,9 @@ pub(crate) fn all() -> Vec<Scenario> {
             format!("reverse, {}, {pace}/s of 1316 B{how}", several(clients, "TCP client")),
             Kind::Reverse { clients, pace, mode },
         );
+    }
+    for (name, title, fan) in fans::all() {
+        add(name, title, Kind::Fan(fan));
     }
     for (name, title, streamed) in streams::all() {
         add(name, title, Kind::Streamed(streamed));
@@ -164,6 +179,9 @@ impl Stage {
         let load = |size, mode, pace| self.load(size, mode, pace);
         match scenario.kind {
             Kind::Relay { targets, size, mode } => self.relay(candidate, targets, load(size, mode, None)),
+            Kind::PacedRelay { linger } => {
+                self.paced_relay(candidate, load(1316, Mode::Single, Some(20_000)), linger)
+            }
             Kind::Transparent { mode } => {
                 self.transparent(candidate, Load { from_afar: true, ..load(1316, mode, None) })
             }
@@ -178,6 +196,7 @@ impl Stage {
             Kind::Reverse { clients, pace, mode } => {
                 self.reverse(candidate, clients, load(1316, mode, Some(pace)))
             }
+            Kind::Fan(fan) => self.fan(candidate, fan),
             Kind::Streamed(streamed) => self.streamed(candidate, streamed),
             Kind::Idle(program) => self.idle(candidate, program),
         }
@@ -207,6 +226,26 @@ impl Stage {
         let sinks = self.sinks(&to)?;
         let relay = listener(&command, from)?;
         Ok(Some(pass(&relay, sinks, from, load)?.sample()))
+    }
+
+    fn paced_relay(
+        &self,
+        candidate: &Candidate,
+        load: Load,
+        linger: Option<Duration>,
+    ) -> Outcome<Option<Sample>> {
+        let from = fresh(Ipv4Addr::LOCALHOST);
+        let to = fresh_ports(1);
+        let Some(command) = candidate.forward(from, &to) else { return Ok(None) };
+        let Some(command) = candidate.with_linger("mproxy-forward", command, linger) else { return Ok(None) };
+        let sinks = self.sinks(&to)?;
+        let relay = listener(&command, from)?;
+        let passed = pass(&relay, sinks, from, load)?;
+        Ok(Some(vec![
+            (Measure::Processor, passed.processor()),
+            (Measure::Arrived, passed.arrived()),
+            (Measure::Slowest, passed.p99),
+        ]))
     }
 
     fn transparent(&self, candidate: &Candidate, load: Load) -> Outcome<Option<Sample>> {
@@ -275,7 +314,8 @@ impl Stage {
         let Some(command) = candidate.reverse(from, fresh(GROUP), Some(on)) else { return Ok(None) };
         let mut proxy = listener(&command, from)?;
         proxy.ready(|| bound("tcp", on, 1))?;
-        let mut clients = Process::part(&mut parts::clients(on, from, number, self.patience(), None))?;
+        let mut clients =
+            Process::part(&mut parts::clients(on, from, number, self.patience(), Protocol::Tcp))?;
         clients.line()?;
         let before = proxy.usage()?;
         let sent = send(from, load)?;
@@ -383,7 +423,7 @@ pub(crate) fn listener(command: &Command, on: SocketAddrV4) -> Outcome<Process> 
 
 pub(crate) struct Sent {
     pub(crate) datagrams: f64,
-    seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// Sends the load to its end.

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::str::FromStr;
 
 use crate::candidates::Candidate;
+use crate::clients::Protocol;
 use crate::feed::Feed;
 use crate::load::{Load, Mode, text};
 use crate::measures::{Measure, Sample};
@@ -166,7 +167,8 @@ impl Stage {
         let Some(command) = candidate.stream_out(from, on, framing, tls) else { return Ok(None) };
         let mut program = listener(&command, from)?;
         program.ready(|| bound("tcp", on, 1))?;
-        let mut clients = Process::part(&mut parts::clients(on, from, 1, self.patience(), tls))?;
+        let protocol = tls.map_or(Protocol::Tcp, |tls| Protocol::Tls(&tls.authority));
+        let mut clients = Process::part(&mut parts::clients(on, from, 1, self.patience(), protocol))?;
         clients.line()?;
         let before = program.usage()?;
         let sent = send(from, load)?;
