@@ -43,6 +43,20 @@ pub trait Source {
     fn drain(&mut self) -> bool;
 }
 
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn capacity(&self) -> usize {
+        (**self).capacity()
+    }
+
+    fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+        (**self).receive(batch)
+    }
+
+    fn drain(&mut self) -> bool {
+        (**self).drain()
+    }
+}
+
 /// A source that its owner waits for together with other sockets, as a fan-out does with its clients.
 ///
 /// A source that is made of another one passes these on to it.

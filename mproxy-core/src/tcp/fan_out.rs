@@ -198,11 +198,10 @@ impl FanOut {
 
     /// The index of the source to receive from.
     fn due_source(&mut self) -> Option<usize> {
-        let now = Instant::now();
         let count = self.sources.len();
         let due = (0..count).map(|turn| (self.next + turn) % count).find(|index| {
             self.sources[*index].as_ref().is_some_and(|inlet| {
-                self.draining || self.is_due(inlet) || inlet.source.deadline().is_some_and(|at| now >= at)
+                self.draining || self.is_due(inlet) || inlet.source.deadline().is_some_and(|at| Instant::now() >= at)
             })
         })?;
         self.next = due + 1;
