@@ -57,7 +57,7 @@
 //! - **Endpoints**: [`Endpoint`] is an address as a user writes it, in a [`Role`], and [`Resolved`] what it stands for;
 //!   [`Options`] says how sockets are set up, [`Allow`] who may send.
 //! - **Datagrams**: [`Batch`], [`Source`], [`Sink`], [`relay`] and [`Stop`].
-//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`]; [`listen_udp`] and [`open_target`] give plain sockets.
+//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`]; [`UdpPair`] between threads; [`listen_udp`] and [`open_target`] give plain sockets.
 //! - **Byte streams**: [`StreamSource`] cuts an [`Input`] into datagrams by its [`Framing`]; [`Paced`] slows a source
 //!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
 //! - **TCP and TLS**: [`TcpServerSource`] over a [`Transport`]; the [`FanIn`] of accepted connections; [`Tls`].
@@ -120,6 +120,7 @@ pub use tcp::tls::{Reload, Reloadable, Tls};
 pub use tcp::transport::{EstablishError, Handshake, Plain, Step, Transport};
 pub use tcp::upstream::TcpServerSource;
 pub use udp::datagram_size;
+pub use udp::pair::UdpPair;
 pub use udp::sink::UdpSink;
 pub use udp::source::UdpSource;
 pub use udp::target::UdpTarget;

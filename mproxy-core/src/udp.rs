@@ -1,8 +1,9 @@
-//! UDP: the source of a listener, and the sink to all targets.
+//! UDP: the source of a listener, the sink to all targets, and the pair of sockets between threads.
 
 pub(crate) mod io;
 mod linger;
 mod membership;
+pub(crate) mod pair;
 mod route_sender;
 mod send_error;
 pub(crate) mod sink;

@@ -114,7 +114,7 @@ fn bind_error(endpoint: &Resolved, address: SocketAddr, error: io::Error) -> Err
 }
 
 /// A UDP socket to listen with, not bound yet, and how large its receive buffer became.
-fn udp_listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize)> {
+pub(crate) fn udp_listener(address: SocketAddr, options: &Options) -> io::Result<(Socket, usize)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // An IPv6 listener is one on every system; 0.0.0.0 is a listener of its own.

@@ -75,7 +75,7 @@ pub enum Direction {
     In,
     /// Out of the program.
     Out,
-    /// From the program's inputs to its outputs, by way of a multicast group.
+    /// From the program's inputs to its outputs, by way of the channel.
     Channel,
 }
 

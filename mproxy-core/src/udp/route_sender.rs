@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::io::Sender;
 use super::send_error::{SendError, Situation};
+use super::target::UdpTarget;
 use super::transparent::{OwnAddress, SourceSockets};
 use crate::error::hint::with_os_hint;
 use crate::log;
@@ -31,6 +32,8 @@ pub(super) struct RouteSender {
     options: Options,
     route: Arc<Route>,
     counters: Arc<Counters>,
+    /// The socket of a pair, in place of one of its own.
+    pair: Option<Arc<UdpSocket>>,
     /// The index of the address in use.
     current: usize,
     connected: Option<Connected>,
@@ -51,7 +54,7 @@ pub(super) struct RouteSender {
 /// A socket that is connected to the address in use, and the sender of batches for it.
 #[derive(Debug)]
 struct Connected {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     sender: Sender,
     /// When the pending socket error was taken last.
     error_taken: Instant,
@@ -72,17 +75,13 @@ impl Connected {
 
 impl RouteSender {
     /// Connects to the first address that can be used. If there is none, the next send tries again.
-    pub(super) fn open(
-        target: &Resolved,
-        options: &Options,
-        route: Arc<Route>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub(super) fn open(target: &UdpTarget, route: Arc<Route>, counters: Arc<Counters>) -> Self {
         let mut sender = Self {
-            target: target.clone(),
-            options: options.clone(),
+            target: target.routes().resolved().clone(),
+            options: target.options().clone(),
             route,
             counters,
+            pair: target.pair().cloned(),
             current: 0,
             connected: None,
             logged_address: None,
@@ -312,11 +311,10 @@ impl RouteSender {
             connected
         } else {
             self.probed = false;
-            let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
-            let socket = connect_udp(&self.route, address, &self.options)?;
-            if self.logged_address.replace(address) != Some(address) {
-                log_target(&self.target, &self.route, address, &self.options);
-            }
+            let socket = match &self.pair {
+                Some(socket) => socket.clone(),
+                None => self.connect()?,
+            };
             let own_address = if self.options.transparent { Some(OwnAddress::new(&socket)?) } else { None };
             Connected {
                 sender: Sender::new(&socket),
@@ -326,6 +324,15 @@ impl RouteSender {
             }
         };
         Ok(self.connected.insert(connected))
+    }
+
+    fn connect(&mut self) -> io::Result<Arc<UdpSocket>> {
+        let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = connect_udp(&self.route, address, &self.options)?;
+        if self.logged_address.replace(address) != Some(address) {
+            log_target(&self.target, &self.route, address, &self.options);
+        }
+        Ok(Arc::new(socket))
     }
 
     fn address(&self) -> Option<SocketAddr> {

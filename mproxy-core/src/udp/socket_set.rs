@@ -70,11 +70,12 @@ impl SocketSet {
     /// Adds a socket, whose blocking receive returns at a stop, and after the time-out.
     pub(super) fn add(
         &mut self,
-        socket: UdpSocket,
+        socket: impl Into<Arc<UdpSocket>>,
         route: Option<Arc<Route>>,
         options: &Options,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
+        let socket = socket.into();
         socket.set_read_timeout(timeout)?;
         if POLL_BEFORE_RECEIVE || self.is_polled() || self.lingers() {
             socket.set_nonblocking(true)?;
@@ -82,7 +83,6 @@ impl SocketSet {
         let buffer = sys::recv_buffer_size(&SockRef::from(&socket))?;
         let group = route.as_ref().and_then(|route| route.addresses.first()).map(SocketAddr::ip);
         let receiver = Receiver::new(&socket, group, options.allow.clone(), options.transparent);
-        let socket = Arc::new(socket);
         self.stop.watch(&socket);
         let registration = self.polled.as_mut().map(|polled| polled.register(&socket)).transpose()?;
         self.sockets.push(BoundSocket { socket, receiver, route, buffer, is_drained: true, registration });

@@ -1,7 +1,7 @@
 //! UDP listeners.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,8 +56,10 @@ pub struct UdpSource {
     /// Datagrams from addresses that are not allowed.
     denied: log::LogLimiter,
     counters: Arc<Counters>,
-    /// Counts the datagrams from addresses that are not allowed.
-    denials: Arc<Counters>,
+    /// Counts the datagrams that the receive buffer had no room for, and those from addresses that are not allowed.
+    losses: Arc<Counters>,
+    /// The sending end of a pair, open as long as this one: nobody else can have its port, and send from there.
+    _sender: Option<Arc<UdpSocket>>,
 }
 
 impl UdpSource {
@@ -79,7 +81,7 @@ impl UdpSource {
             return Ok(sources);
         }
         for socket in listen_unicast(endpoint, options)? {
-            let mut source = Self::new(endpoint, None, options, meter, stop);
+            let mut source = Self::new(endpoint.to_string(), None, options, meter, stop);
             let address = socket.local_addr().ok();
             source.is_first_at_address = last != address;
             last = address;
@@ -104,7 +106,7 @@ impl UdpSource {
         stop: &Stop,
     ) -> Result<Self, Error> {
         let membership = Membership::new(routes, options, allow_own);
-        let mut source = Self::new(routes.resolved(), Some(membership), options, meter, stop);
+        let mut source = Self::new(routes.resolved().to_string(), Some(membership), options, meter, stop);
         if routes.lack_an_interface() {
             return Err(source.cannot_listen(no_interface()));
         }
@@ -112,8 +114,24 @@ impl UdpSource {
         Ok(source)
     }
 
+    /// The receiving end of a [pair](crate::udp::pair::UdpPair).
+    pub(super) fn of_pair(
+        receiver: Arc<UdpSocket>,
+        sender: Arc<UdpSocket>,
+        name: String,
+        meter: &Meter,
+        stop: &Stop,
+    ) -> Result<Self, Error> {
+        // What comes has lingered at the input.
+        let options = Options::default();
+        let mut source = Self { _sender: Some(sender), ..Self::new(name, None, &options, meter, stop) };
+        let added = source.sockets.add(receiver, None, &options, POLL_INTERVAL);
+        added.map_err(|error| source.cannot_listen(error))?;
+        Ok(source)
+    }
+
     fn new(
-        endpoint: &Resolved,
+        endpoint: String,
         membership: Option<Membership>,
         options: &Options,
         meter: &Meter,
@@ -123,7 +141,7 @@ impl UdpSource {
         Self {
             sockets: SocketSet::new(options.linger, stop),
             membership,
-            endpoint: endpoint.to_string(),
+            endpoint,
             is_first_at_address: true,
             stop: stop.clone(),
             draining: false,
@@ -133,8 +151,9 @@ impl UdpSource {
             errors: 0,
             overflow: log::LogLimiter::default(),
             denied: log::LogLimiter::default(),
-            denials: counters.clone(),
+            losses: counters.clone(),
             counters,
+            _sender: None,
         }
     }
 
@@ -157,10 +176,11 @@ impl UdpSource {
         }
     }
 
-    /// Counts the datagrams from addresses that are not allowed there, rather than at the source's own meter.
+    /// Counts there, rather than at the source's own meter, what was not received: the datagrams that the system has
+    /// dropped, and those from addresses that are not allowed.
     #[must_use]
-    pub fn with_denials(mut self, meter: &Meter) -> Self {
-        self.denials = meter.counters();
+    pub fn with_losses(mut self, meter: &Meter) -> Self {
+        self.losses = meter.counters();
         self
     }
 
@@ -212,8 +232,8 @@ impl UdpSource {
 
     #[cold]
     fn count_missed(&mut self, missed: Missed) {
-        self.counters.dropped(missed.dropped);
-        self.denials.denied(missed.denied);
+        self.losses.dropped(missed.dropped);
+        self.losses.denied(missed.denied);
         if missed.dropped > 0 && self.overflow.permits() {
             log::warn(format_args!(
                 "{}: data comes faster than it is taken: the system has dropped some",

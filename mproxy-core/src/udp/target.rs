@@ -1,5 +1,6 @@
 //! UDP targets, as all threads of a program know them.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use crate::log;
@@ -15,6 +16,15 @@ pub struct UdpTarget {
     multicast_loop_once: bool,
     options: Options,
     meter: Meter,
+    pair: Option<SendingEnd>,
+}
+
+/// The sending end of a [pair](crate::udp::pair::UdpPair), which all threads share.
+#[derive(Debug, Clone)]
+pub(super) struct SendingEnd {
+    pub(super) socket: Arc<UdpSocket>,
+    /// Open as long as the other one: nobody else can have its port, and get what is still sent there.
+    pub(super) _receiver: Arc<UdpSocket>,
 }
 
 impl UdpTarget {
@@ -25,7 +35,7 @@ impl UdpTarget {
         if routes.lack_an_interface() {
             log::warn(format_args!("cannot send to {resolved}: {NO_INTERFACE}; going on when there is one"));
         }
-        Self { routes, multicast_loop_once: false, options: options.clone(), meter }
+        Self { routes, multicast_loop_once: false, options: options.clone(), meter, pair: None }
     }
 
     /// Turns `IP_MULTICAST_LOOP` on for one interface of a group alone: this host hears each datagram once,
@@ -34,6 +44,17 @@ impl UdpTarget {
     pub fn multicast_loop_once(mut self) -> Self {
         self.multicast_loop_once = true;
         self
+    }
+
+    /// Sends through the pair, whatever happens.
+    pub(super) fn through(mut self, pair: SendingEnd) -> Self {
+        self.pair = Some(pair);
+        self
+    }
+
+    /// The socket of a pair.
+    pub(super) fn pair(&self) -> Option<&Arc<UdpSocket>> {
+        self.pair.as_ref().map(|pair| &pair.socket)
     }
 
     /// The routes to the target, which change.

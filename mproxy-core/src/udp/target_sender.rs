@@ -60,8 +60,7 @@ impl TargetSender {
                 sender.set_route(route);
                 sender
             } else {
-                let (resolved, options) = (self.target.routes().resolved(), self.target.options());
-                let mut sender = RouteSender::open(resolved, options, route, self.counters.clone());
+                let mut sender = RouteSender::open(&self.target, route, self.counters.clone());
                 // The listeners may not have joined the group there yet.
                 if added_later {
                     sender.set_multicast_loop(false);
