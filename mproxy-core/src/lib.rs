@@ -134,8 +134,6 @@ pub use net::interface::Interface;
 #[doc(hidden)]
 pub use net::listen::listen_tcp;
 #[doc(hidden)]
-pub use net::multicast::reserve_group;
-#[doc(hidden)]
 pub use net::routes::RouteTable;
 #[doc(hidden)]
 pub use net::select::Choice;
@@ -147,8 +145,6 @@ pub use relay::thread::spawn;
 pub use sys::stdio;
 #[doc(hidden)]
 pub use tcp::accept::{Accepted, Acceptor};
-#[doc(hidden)]
-pub use tcp::client::TcpClient;
 #[doc(hidden)]
 pub use tcp::label::Label;
 #[doc(hidden)]

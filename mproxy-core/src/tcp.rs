@@ -1,7 +1,6 @@
 //! TCP and TLS: accepting, connecting, and the clients of an output.
 
 pub(crate) mod accept;
-pub(crate) mod client;
 pub(crate) mod connection;
 pub(crate) mod downstream;
 pub(crate) mod fan_out;

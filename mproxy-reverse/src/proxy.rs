@@ -4,8 +4,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mproxy_core::{
-    Acceptor, Connection, Direction, Error, FanIn, FanOut, FanOutHandle, Handle, Label, Meter, Permit, Places,
-    Plain, PolledSource, Program, Registry, Resolved, Sinks, Source, Stdout, Stop, StopOnDrop, Task, Transport, UdpSink, UdpSource, UdpTarget, check_descriptor_limit, datagram_size, listen_tcp, relay,
+    Acceptor, Connection, Direction, Error, FanIn, FanOut, FanOutHandle, Handle, Label, Meter, Permit,
+    Places, Plain, PolledSource, Program, Registry, Resolved, Sinks, Source, Stdout, Stop, StopOnDrop, Task,
+    Transport, UdpSink, UdpSource, UdpTarget, check_descriptor_limit, datagram_size, listen_tcp, relay,
 };
 
 use crate::Reverse;
@@ -232,11 +233,21 @@ impl<'a> Proxy<'a> {
         self.program.thread(endpoint.to_string(), Box::new(move || acceptor.run(&stop, &mut accepted)))
     }
 
-    fn start_input(&self, name: &str, source: impl Source + Send + 'static, sinks: Sinks) -> Result<(), Error> {
+    fn start_input(
+        &self,
+        name: &str,
+        source: impl Source + Send + 'static,
+        sinks: Sinks,
+    ) -> Result<(), Error> {
         self.program.thread(name.to_owned(), task(source, sinks, &self.inputs, self.last_input.clone()))
     }
 
-    fn start_output(&self, name: &str, source: impl Source + Send + 'static, sinks: Sinks) -> Result<(), Error> {
+    fn start_output(
+        &self,
+        name: &str,
+        source: impl Source + Send + 'static,
+        sinks: Sinks,
+    ) -> Result<(), Error> {
         self.program.thread(name.to_owned(), task(source, sinks, &self.outputs, None))
     }
 

@@ -119,14 +119,19 @@ pub(crate) fn path_payload(socket: &UdpSocket) -> Option<usize> {
 /// # Errors
 /// If the connection has failed already.
 pub(crate) fn set_up_stream(stream: &TcpStream) -> io::Result<()> {
-    const PROBES: u32 = 6;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(8)).with_interval(Duration::from_secs(3));
-    sys::set_keepalive(stream, keepalive, PROBES)?;
     // Keepalive rests while data is not acknowledged, and the system would try for a quarter of an hour. With
     // this limit, which holds for keepalive too, the last probe is due, and so is the seventh retransmission: an
     // outage may last nearly as long.
     sys::set_user_timeout(stream, Duration::from_secs(26))?;
+    set_up_slow_stream(stream)
+}
+
+/// The same for a peer that may read slowly, which a stall watch has to look after while data is not acknowledged.
+pub(crate) fn set_up_slow_stream(stream: &TcpStream) -> io::Result<()> {
+    const PROBES: u32 = 6;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(8)).with_interval(Duration::from_secs(3));
+    sys::set_keepalive(stream, keepalive, PROBES)?;
     sys::bound_retransmission_timeout(stream);
     stream.set_nodelay(true)
 }

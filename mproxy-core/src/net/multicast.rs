@@ -1,11 +1,10 @@
 //! Multicast groups: joining them, and sending to them through an interface.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
-use crate::error::Error;
 use crate::net::interface::Interface;
 use crate::net::resolve::Resolved;
 use crate::net::routes::NO_INTERFACE;
@@ -66,31 +65,4 @@ pub(crate) fn group_bind_address(group: SocketAddr) -> SocketAddr {
         SocketAddr::V6(v6) if !sys::CAN_BIND_GROUPS => (Ipv6Addr::UNSPECIFIED, v6.port()).into(),
         group => group,
     }
-}
-
-/// A group on loopback that no other socket of this host uses, and the socket that keeps it so.
-///
-/// It must live as long as the group is used; it receives nothing itself.
-///
-/// # Errors
-/// If the group cannot be bound.
-pub fn reserve_group(group: Ipv4Addr) -> Result<(UdpSocket, SocketAddr), Error> {
-    let reserve = || {
-        let address = SocketAddr::from((group, 0));
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        // Exclusive at first, so that the port is free; shared then, for the receivers to come. Where groups cannot
-        // be bound, on Windows, a free one comes anyway, and could not be shared later.
-        if !sys::CAN_BIND_GROUPS {
-            sys::set_reuse(&socket)?;
-        }
-        socket.bind(&group_bind_address(address).into())?;
-        if sys::CAN_BIND_GROUPS {
-            sys::set_reuse(&socket)?;
-        }
-        sys::set_multicast_all(&socket, true, false)?;
-        let socket = UdpSocket::from(socket);
-        let port = socket.local_addr()?.port();
-        Ok((socket, SocketAddr::from((group, port))))
-    };
-    reserve().map_err(|error| Error::io("reserve the private group", group, error))
 }

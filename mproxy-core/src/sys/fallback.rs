@@ -10,9 +10,6 @@ pub(crate) const CAN_DIVIDE_SENDERS: bool = false;
 
 pub(crate) const CAN_SEND_TRANSPARENT: bool = false;
 
-/// `POLLHUP` may be the FIN of the peer alone (half-closed), and ends every poll.
-pub(crate) const POLLHUP_IS_BOTH_DIRECTIONS: bool = false;
-
 /// A shutdown may do nothing: the reader's time-out ends the wait.
 pub(crate) const SHUTDOWN_WAKES_READERS: bool = false;
 
@@ -61,13 +58,13 @@ pub(crate) fn set_user_timeout(_: &TcpStream, _: Duration) -> io::Result<()> {
 pub(crate) fn bound_retransmission_timeout(_: &TcpStream) {}
 
 /// The send queue is not told.
-pub(crate) fn unacknowledged_bytes(_: &TcpStream) -> i32 {
+pub(crate) fn unacknowledged_bytes(_: &TcpStream) -> u64 {
     0
 }
 
 /// Retransmissions and probes are not told.
-pub(crate) fn is_unanswered(_: &TcpStream) -> bool {
-    false
+pub(crate) fn unanswered_for(_: &TcpStream) -> Option<Duration> {
+    None
 }
 
 /// `IFF_RUNNING` alone tells.

@@ -24,9 +24,6 @@ pub(crate) use super::groups::join_source_v6;
 /// Whether `SO_REUSEPORT` divides a listener's senders among its sockets.
 pub(crate) const CAN_DIVIDE_SENDERS: bool = true;
 
-/// Whether a poll tells POLLHUP only when both directions of a connection have ended.
-pub(crate) const POLLHUP_IS_BOTH_DIRECTIONS: bool = true;
-
 /// Whether a shutdown wakes the blocked reader of a UDP socket. The standard library panics there, since what
 /// comes has no sender: the portable datagram I/O uses it.
 pub(crate) const SHUTDOWN_WAKES_READERS: bool = !cfg!(mproxy_portable);
@@ -207,16 +204,16 @@ pub(crate) fn bound_retransmission_timeout(stream: &TcpStream) {
 }
 
 /// How many bytes the peer has not acknowledged yet (`tcp(7)`, `SIOCOUTQ`).
-pub(crate) fn unacknowledged_bytes(stream: &TcpStream) -> i32 {
+pub(crate) fn unacknowledged_bytes(stream: &TcpStream) -> u64 {
     let mut bytes: c_int = 0;
     // SAFETY: the descriptor is open, and the int that the request fills outlives the call.
     unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    bytes
+    u64::try_from(bytes).unwrap_or(0)
 }
 
-/// Whether the peer answers neither retransmissions nor window probes (`tcp(7)`, `TCP_INFO`): one that only accepts
-/// no more does.
-pub(crate) fn is_unanswered(stream: &TcpStream) -> bool {
+/// How long ago the peer has last acknowledged anything, if it answers neither retransmissions nor window probes
+/// (`tcp(7)`, `TCP_INFO`); none if it answers, as one does that only accepts no more.
+pub(crate) fn unanswered_for(stream: &TcpStream) -> Option<Duration> {
     // SAFETY: all of its fields are integers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { zeroed() };
     let mut size = socklen::<libc::tcp_info>();
@@ -232,7 +229,8 @@ pub(crate) fn is_unanswered(stream: &TcpStream) -> bool {
         )
     };
     // The first probe has no answer yet.
-    result == 0 && (info.tcpi_retransmits > 0 || info.tcpi_probes > 1)
+    let is_unanswered = result == 0 && (info.tcpi_retransmits > 0 || info.tcpi_probes > 1);
+    is_unanswered.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
 }
 
 /// Whether the interface does not lack a carrier: its flag `IFF_RUNNING` may come a second late.

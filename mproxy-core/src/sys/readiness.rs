@@ -27,7 +27,6 @@ impl Interest {
     pub(crate) const NONE: Self = Self { read: false, write: false };
     pub(crate) const READ: Self = Self { read: true, write: false };
     pub(crate) const WRITE: Self = Self { read: false, write: true };
-    pub(crate) const BOTH: Self = Self { read: true, write: true };
 
     fn event(self, key: usize) -> Event {
         Event::new(key, self.read, self.write)
@@ -94,10 +93,6 @@ where
         Ok(Self { socket: socket.clone(), set: set.clone(), key, interest })
     }
 
-    pub(crate) fn interest(&self) -> Interest {
-        self.interest
-    }
-
     /// Changes what to be told, with a system call only if it differs.
     pub(crate) fn set_interest(&mut self, interest: Interest) -> io::Result<()> {
         if self.interest != interest {
@@ -126,6 +121,8 @@ mod tests {
 
     use super::*;
 
+    const BOTH: Interest = Interest { read: true, write: true };
+
     fn ready(set: &PollSet, timeout: Duration) -> Vec<(usize, Interest)> {
         let mut events = Events::new();
         set.wait(&mut events, Some(timeout)).unwrap();
@@ -146,8 +143,8 @@ mod tests {
         }
         registration.set_interest(Interest::NONE).unwrap();
         assert_eq!(ready(&set, soon), []);
-        registration.set_interest(Interest::BOTH).unwrap();
-        assert_eq!(ready(&set, long), [(7, Interest::BOTH)]);
+        registration.set_interest(BOTH).unwrap();
+        assert_eq!(ready(&set, long), [(7, BOTH)]);
         drop(registration);
         assert_eq!(ready(&set, soon), []);
     }
@@ -159,11 +156,11 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let socket = Arc::new(listener.accept().unwrap().0);
         socket.set_nonblocking(true).unwrap();
-        while (&*socket).write(&[0; 65_536]).is_ok() {}
+        while (&*socket).write(&[0; 8192]).is_ok() {}
         let _registration = Registration::new(&socket, &set, 0, Interest::WRITE).unwrap();
         let mut read = 0;
         while ready(&set, Duration::from_millis(20)).is_empty() {
-            read += io::Read::read(&mut client, &mut [0; 65_536]).unwrap();
+            read += io::Read::read(&mut client, &mut [0; 8192]).unwrap();
         }
         assert!(read > 0);
     }

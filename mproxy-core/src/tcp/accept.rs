@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::log;
 use crate::net::allow::Allow;
-use crate::net::connect::set_up_stream;
+use crate::net::connect::{set_up_slow_stream, set_up_stream};
 use crate::net::listen::BACKLOG;
 use crate::relay::stats::{Counters, Meter};
 use crate::relay::stop::Stop;
@@ -150,7 +150,8 @@ impl<'a, 'b> Accepting<'a, 'b> {
             match self.listeners[listener].socket().accept() {
                 Ok((stream, peer)) => {
                     self.gave_way = None;
-                    match set_up_stream(&stream) {
+                    let set_up = if self.label.is_input() { set_up_stream } else { set_up_slow_stream };
+                    match set_up(&stream) {
                         Ok(()) => self.begin(stream, peer),
                         Err(error) => log::info(format_args!("{peer}: gone before it was served: {error}")),
                     }

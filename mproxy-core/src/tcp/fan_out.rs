@@ -18,10 +18,10 @@ use crate::relay::stats::Meter;
 use crate::relay::stop::{POLL_INTERVAL, Stop};
 use crate::sys::{Events, PollSet};
 use crate::tcp::fan_out::clients::Clients;
-use crate::tcp::label::Label;
 use crate::tcp::fan_out::handle::{FanOutHandle, Message};
+use crate::tcp::label::Label;
 
-/// How often clients that lag are looked at, whether they still take anything.
+/// How often clients are looked at, whether they still take anything.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a source waits for room in the ring while no client takes anything.
@@ -137,10 +137,10 @@ impl FanOut {
                 }
             }
         }
-        if self.clients.are_lagging() {
+        if self.clients.need_checks() {
             let now = Instant::now();
             if now >= self.next_check {
-                self.clients.check_stalls(&self.ring, self.stall_timeout);
+                self.clients.check_stalls(now, &self.ring, self.stall_timeout);
                 self.next_check = now + CHECK_INTERVAL;
             }
         }
@@ -165,7 +165,7 @@ impl FanOut {
             return Some(Duration::ZERO);
         }
         let deadlines = self.sources.iter().flatten().filter_map(|inlet| inlet.source.deadline());
-        let check = self.clients.are_lagging().then_some(self.next_check);
+        let check = self.clients.need_checks().then_some(self.next_check);
         let room = self.paused.then(|| self.clients.progress() + WAIT_FOR_ROOM);
         let deadline = deadlines.chain(check).chain(room).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -201,7 +201,9 @@ impl FanOut {
         let count = self.sources.len();
         let due = (0..count).map(|turn| (self.next + turn) % count).find(|index| {
             self.sources[*index].as_ref().is_some_and(|inlet| {
-                self.draining || self.is_due(inlet) || inlet.source.deadline().is_some_and(|at| Instant::now() >= at)
+                self.draining
+                    || self.is_due(inlet)
+                    || inlet.source.deadline().is_some_and(|at| Instant::now() >= at)
             })
         })?;
         self.next = due + 1;

@@ -23,6 +23,11 @@ impl Label {
         Self { is_input, has_handshake: cfg!(feature = "tls") && transport.has_handshake() }
     }
 
+    /// Whether connections send data.
+    pub(crate) fn is_input(self) -> bool {
+        self.is_input
+    }
+
     /// Whether connections have a handshake, which their peers can hold up.
     pub(crate) fn has_handshake(self) -> bool {
         cfg!(feature = "tls") && self.has_handshake

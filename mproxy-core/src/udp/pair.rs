@@ -186,7 +186,7 @@ mod tests {
 
     /// Receives what is there. Returns how many datagrams that is.
     fn receive_all(source: &mut UdpSource) -> usize {
-        source.use_external_poll().unwrap();
+        source.poll_with(&PollSet::new().unwrap(), PollKeys::default()).unwrap();
         let (mut received, mut batch) = (0, Batch::with_capacity(source.capacity()));
         loop {
             batch.clear();

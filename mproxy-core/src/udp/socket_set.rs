@@ -24,8 +24,6 @@ pub(super) struct SocketSet {
     sockets: Vec<BoundSocket>,
     /// The index of the socket to receive from first.
     next: usize,
-    /// The owner of the source polls: a receive does not.
-    external_poll: bool,
     /// The owner polls with this set.
     polled: Option<Polled>,
     /// How long to wait for more after a first datagram.
@@ -64,7 +62,7 @@ impl Polled {
 
 impl SocketSet {
     pub(super) fn new(linger: Duration, stop: &Stop) -> Self {
-        Self { sockets: Vec::new(), next: 0, external_poll: false, polled: None, linger, stop: stop.clone() }
+        Self { sockets: Vec::new(), next: 0, polled: None, linger, stop: stop.clone() }
     }
 
     /// Adds a socket, whose blocking receive returns at a stop, and after the time-out.
@@ -111,12 +109,6 @@ impl SocketSet {
         self.sockets.first().map(|bound| bound.socket.local_addr())
     }
 
-    /// From now on the owner polls, and a receive neither polls nor blocks.
-    pub(super) fn use_external_poll(&mut self) -> io::Result<()> {
-        self.external_poll = true;
-        self.set_all_nonblocking()
-    }
-
     /// Adds the sockets to the poll set, now and when they come. From now on the owner polls, and a receive neither
     /// polls nor blocks.
     pub(super) fn poll_with(&mut self, set: &Arc<PollSet>, keys: PollKeys) -> io::Result<()> {
@@ -143,12 +135,12 @@ impl SocketSet {
     }
 
     fn is_polled(&self) -> bool {
-        self.external_poll || self.has_poll_set()
+        self.has_poll_set()
     }
 
     /// Whether a first datagram waits for more. Who polls the descriptors himself is not told when that is over.
     pub(super) fn lingers(&self) -> bool {
-        !self.linger.is_zero() && !self.external_poll
+        !self.linger.is_zero()
     }
 
     /// When a linger that begins now is over.

@@ -5,8 +5,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFd;
-
 use super::io::{Missed, SLOTS};
 use super::linger::{Pause, Reason};
 use super::membership::Membership;
@@ -202,16 +200,6 @@ impl UdpSource {
 
     pub(crate) fn is_first_at_address(&self) -> bool {
         self.is_first_at_address
-    }
-
-    /// From now on the owner polls [`poll_fds`](Self::poll_fds): a receive neither polls nor blocks.
-    pub(crate) fn use_external_poll(&mut self) -> io::Result<()> {
-        self.sockets.use_external_poll()
-    }
-
-    /// What to poll before a receive.
-    pub(crate) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        self.sockets.poll_fds()
     }
 
     /// How long to poll at most.

@@ -105,7 +105,6 @@ impl Client {
         let caught_up = taken?;
         if caught_up == self.is_lagging {
             self.is_lagging = !caught_up;
-            self.stall = StallWatch::default();
             self.sync_interest()?;
         }
         Ok(())
@@ -220,9 +219,9 @@ impl Client {
         self.registration.set_interest(Interest { read: self.has_input, write: self.is_lagging })
     }
 
-    /// Fails if it has taken nothing for too long.
-    pub(super) fn check_stall(&mut self, now: Instant, timeout: Duration) -> io::Result<()> {
-        self.stall.check(now, self.written, self.connection.socket(), timeout)
+    /// Fails if it has taken nothing for too long. Whether there is anything that it has yet to acknowledge.
+    pub(super) fn check_stall(&mut self, now: Instant, timeout: Duration) -> io::Result<bool> {
+        self.stall.check(now, self.written, self.is_lagging, self.connection.socket(), timeout)
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Clients {
     /// How many are served, for whoever hands out new ones.
     count: Arc<AtomicUsize>,
     lagging: usize,
+    /// Something was sent since the last check, or had not been acknowledged by then.
+    unacknowledged: bool,
     /// No cursor is before it.
     low: Position,
     /// When one that lags has last taken something.
@@ -65,6 +67,7 @@ impl Clients {
             label,
             count,
             lagging: 0,
+            unacknowledged: false,
             low: Position::default(),
             progress: Instant::now(),
             round: ROUND,
@@ -122,6 +125,7 @@ impl Clients {
 
     /// Writes what is new to those that had taken everything before.
     pub(super) fn send_new(&mut self, ring: &Ring) {
+        self.unacknowledged = true;
         let mut passed = Counts::default();
         for index in 0..self.table.len() {
             if let Some(client) = &mut self.table[index]
@@ -226,16 +230,20 @@ impl Clients {
     }
 
     /// Drops those that have taken nothing for too long.
-    pub(super) fn check_stalls(&mut self, ring: &Ring, timeout: Duration) {
-        let now = Instant::now();
+    pub(super) fn check_stalls(&mut self, now: Instant, ring: &Ring, timeout: Duration) {
+        self.unacknowledged = false;
         for index in 0..self.table.len() {
-            let Some(client) = self.table[index].as_mut().filter(|client| client.is_lagging) else {
-                continue;
-            };
-            if let Err(error) = client.check_stall(now, timeout) {
-                self.end(index, ring, Some(("send to", error)));
+            let Some(client) = &mut self.table[index] else { continue };
+            match client.check_stall(now, timeout) {
+                Ok(unacknowledged) => self.unacknowledged |= unacknowledged,
+                Err(error) => self.end(index, ring, Some(("send to", error))),
             }
         }
+    }
+
+    /// Whether there is anything to check: data that somebody has yet to acknowledge.
+    pub(super) fn need_checks(&self) -> bool {
+        self.unacknowledged && !self.is_empty()
     }
 
     /// Ends a client that gives way to another one.
