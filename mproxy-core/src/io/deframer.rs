@@ -157,3 +157,40 @@ impl Deframer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pending_bytes_take_no_more_than_a_datagram_and_nothing_once_it_is_passed_on() {
+        for (framing, len) in [(Framing::Length, MAX_FRAME), (Framing::Blocks, 3000), (Framing::Lines, 3000)]
+        {
+            let mut deframer = Deframer::new(framing, 3000);
+            let mut batch = Batch::with_capacity(Deframer::CAPACITY);
+            let mut longest = 0;
+            for _ in 0..len {
+                assert!(batch.is_empty() && !deframer.has_datagram());
+                deframer.room(&mut batch, usize::MAX)[0] = u8::MAX;
+                deframer.cut(&mut batch, 1, false, usize::MAX, &"test", &Counters::default());
+                longest = longest.max(deframer.pending.capacity());
+            }
+            assert!(longest <= len, "{framing}: {longest}");
+            assert_eq!((batch.count(), deframer.pending.capacity()), (1, 0), "{framing}");
+        }
+    }
+
+    #[test]
+    fn whole_datagrams_beyond_the_limit_stay_and_need_no_read() {
+        let mut deframer = Deframer::new(Framing::Lines, 8);
+        let mut batch = Batch::with_capacity(Deframer::CAPACITY);
+        deframer.room(&mut batch, 8)[..8].copy_from_slice(b"ab\ncd\nef");
+        let mut cut = |deframer: &mut Deframer, read, limit| {
+            deframer.cut(&mut batch, read, false, limit, &"test", &Counters::default());
+            (batch.count(), deframer.has_datagram(), deframer.is_empty())
+        };
+        assert_eq!(cut(&mut deframer, 8, 3), (1, true, false));
+        assert_eq!(cut(&mut deframer, 0, 3), (2, false, false));
+        assert_eq!(cut(&mut deframer, 0, 3), (2, false, false));
+    }
+}

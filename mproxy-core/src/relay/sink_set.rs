@@ -26,6 +26,7 @@ impl fmt::Debug for SinkSet {
 
 impl SinkSet {
     /// Adds a sink, which gets every batch from now on, and returns what [`remove`](Self::remove) calls it.
+    #[allow(clippy::must_use_candidate)]
     pub fn add(&self, sink: Box<dyn Sink + Send>) -> u64 {
         let mut state = self.lock();
         let id = state.next_id;
@@ -35,6 +36,7 @@ impl SinkSet {
     }
 
     /// Removes a sink, which has got everything up to now. Whether it was there.
+    #[allow(clippy::must_use_candidate)]
     pub fn remove(&self, id: u64) -> bool {
         let mut state = self.lock();
         let index = state.sinks.iter().position(|(other, _)| *other == id);

@@ -1,5 +1,8 @@
 //! The fan-in: the TCP connections of an input endpoint as one source, read on one thread.
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;

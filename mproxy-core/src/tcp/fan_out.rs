@@ -273,6 +273,6 @@ impl Source for FanOut {
 
     fn drain(&mut self) -> bool {
         self.draining = true;
-        self.sources.iter_mut().flatten().fold(true, |closed, inlet| inlet.source.drain() && closed)
+        self.sources.iter_mut().flatten().map(|inlet| inlet.source.drain()).fold(true, std::ops::BitAnd::bitand)
     }
 }

@@ -43,10 +43,10 @@ pub struct UdpPair {
 }
 
 impl UdpPair {
-    /// Opens a pair on 127.0.0.1, or on ::1 where that is all there is. Its receive buffer is a listener's.
+    /// Opens a pair on 127.0.0.1, or on `::1` where that is all there is. Its receive buffer is a listener's.
     ///
     /// IPv4 carries 65,507 bytes and IPv6 65,527: with `prefer_ipv6`, for what listeners receive over IPv6, the order is
-    /// the other one. Where there is no ::1, nothing longer comes in. Otherwise IPv4 comes first, since it stays when
+    /// the other one. Where there is no `::1`, nothing longer comes in. Otherwise IPv4 comes first, since it stays when
     /// somebody turns IPv6 off (`disable_ipv6`).
     ///
     /// # Errors
@@ -150,7 +150,7 @@ fn receive_probe(sender: &UdpSocket, receiver: &UdpSocket) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::relay::batch::Batch;
-    use crate::relay::flow::{Sink, Source};
+    use crate::relay::flow::{PollKeys, PolledSource, Sink, Source};
     use crate::relay::limits::MAX_DATAGRAM;
     use crate::udp::sink::UdpSink;
 
@@ -186,7 +186,7 @@ mod tests {
 
     /// Receives what is there. Returns how many datagrams that is.
     fn receive_all(source: &mut UdpSource) -> usize {
-        source.poll_with(&PollSet::new().unwrap(), PollKeys::default()).unwrap();
+        source.poll_with(&sys::PollSet::new().unwrap(), PollKeys::default()).unwrap();
         let (mut received, mut batch) = (0, Batch::with_capacity(source.capacity()));
         loop {
             batch.clear();
