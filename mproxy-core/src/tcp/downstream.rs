@@ -48,11 +48,16 @@ pub struct FanIn {
     deadlines: VecDeque<(Instant, usize)>,
     inbox: Arc<Inbox>,
     poll: Option<Poll>,
+    rounds_without_wait: u8,
     paused: bool,
     draining: bool,
     stop: Stop,
     counters: Arc<Counters>,
 }
+
+/// How many rounds in a row go without a look at the poll set, whose wait costs several system calls, while connections
+/// are to have another turn anyway.
+const ROUNDS_WITHOUT_WAIT: u8 = 3;
 
 /// Where a fan-in's sockets are waited for.
 struct Poll {
@@ -182,6 +187,7 @@ impl FanIn {
             deadlines: VecDeque::new(),
             inbox: Arc::default(),
             poll: None,
+            rounds_without_wait: 0,
             paused: false,
             draining: false,
             stop: stop.clone(),
@@ -217,6 +223,11 @@ impl FanIn {
             self.stop.watch_poll_set(&set);
             self.set_poll(Poll { set, keys: PollKeys::default(), events: Some(Events::new()) });
         }
+        if !self.ready.is_empty() && self.rounds_without_wait < ROUNDS_WITHOUT_WAIT {
+            self.rounds_without_wait += 1;
+            return Ok(());
+        }
+        self.rounds_without_wait = 0;
         let deadline = self.deadline();
         let Some(Poll { set, events, .. }) = &mut self.poll else { return Ok(()) };
         let Some(mut events) = events.take() else { return Ok(()) };
@@ -357,9 +368,14 @@ impl FanIn {
         }
         let (mut read, mut flush, mut again) = (0, false, self.draining);
         if it.end.is_none() && !it.deframer.has_datagram() {
-            match it.connection.read(it.deframer.room(batch, limit)) {
+            let room = it.deframer.room(batch, limit);
+            match it.connection.read(room) {
                 Ok(0) => it.end = Some(End::Clean),
-                Ok(len) => read = len,
+                Ok(len) => {
+                    read = len;
+                    // There is more, or it costs one read in vain.
+                    again |= len == room.len();
+                }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock if self.draining => it.end = Some(End::Clean),
                     io::ErrorKind::WouldBlock => flush = it.flush_at.is_some_and(|at| at <= Instant::now()),
