@@ -30,7 +30,8 @@ impl Channel {
     pub(crate) fn open(reverse: &Reverse, plan: &Plan, program: &mut Program) -> Self {
         let (groups, registry) = (plan.of(Kind::Channel), program.registry().clone());
         let has_inputs = reverse.has_inputs();
-        let has_ipv6 = plan.of(Kind::UdpListen).iter().flat_map(|e| &e.addresses).any(|a| a.is_ipv6());
+        let has_ipv6 =
+            plan.of(Kind::UdpListen).iter().flat_map(|e| &e.addresses).any(std::net::SocketAddr::is_ipv6);
         let mut targets = Vec::new();
         let mut add = |target: &Resolved| {
             let meter = registry.endpoint(target, Direction::Out);

@@ -273,6 +273,10 @@ impl Source for FanOut {
 
     fn drain(&mut self) -> bool {
         self.draining = true;
-        self.sources.iter_mut().flatten().map(|inlet| inlet.source.drain()).fold(true, std::ops::BitAnd::bitand)
+        self.sources
+            .iter_mut()
+            .flatten()
+            .map(|inlet| inlet.source.drain())
+            .fold(true, std::ops::BitAnd::bitand)
     }
 }
