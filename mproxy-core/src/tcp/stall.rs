@@ -51,7 +51,8 @@ impl StallWatch {
             return Ok(true);
         }
         let message = match sys::unanswered_for(socket) {
-            Some(silence) if silence >= SILENCE_TIMEOUT => {
+            // It may have been idle for longer than anything was unacknowledged.
+            Some(silence) if silence.min(stalled_for) >= SILENCE_TIMEOUT => {
                 format!("its network is silent: no answer for {} seconds", SILENCE_TIMEOUT.as_secs())
             }
             None if is_lagging && stalled_for >= timeout => {

@@ -16,8 +16,8 @@ const FULL: usize = 65_536;
 /// systems have by default in twice that.
 const SHORTEST_SLICE: Duration = Duration::from_micros(250);
 
-/// The bytes of the receive buffer for each nanosecond of a slice: 64 Gbit/s would fill it.
-const BYTES_PER_NANOSECOND: usize = 8;
+/// The bytes of the receive buffer for each nanosecond of a slice: 32 Gbit/s would fill it.
+const BYTES_PER_NANOSECOND: usize = 4;
 
 /// How long the receive queue can be left alone before the next look; none if it makes a full send, or is not told.
 pub(super) fn slice(socket: &UdpSocket, buffer: usize) -> Option<Duration> {
