@@ -203,7 +203,8 @@ impl<'a> Proxy<'a> {
         let options = &self.reverse.options;
         let meter = self.registry.endpoint(&endpoint.endpoint, Direction::In);
         let size = datagram_size(options, sink);
-        let fan_in = FanIn::new(&*endpoint.transport, options.chosen_framing(), size, &meter, &self.inputs);
+        let fan_in = FanIn::new(&*endpoint.transport, options.chosen_framing(), size, &meter, &self.inputs)
+            .linger(options.chosen_linger());
         let handle = fan_in.handle();
         self.accept(endpoint, true, meter, move |connection, peer, permit| {
             handle.add(connection, peer, Box::new(permit));

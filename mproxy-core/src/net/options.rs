@@ -318,6 +318,12 @@ impl Options {
         self.threads
     }
 
+    /// The chosen linger.
+    #[must_use]
+    pub fn chosen_linger(&self) -> Duration {
+        self.linger
+    }
+
     /// The chosen framing.
     #[must_use]
     pub fn chosen_framing(&self) -> Framing {

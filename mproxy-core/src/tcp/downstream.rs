@@ -50,6 +50,9 @@ pub struct FanIn {
     poll: Option<Poll>,
     rounds_without_wait: u8,
     paused: bool,
+    /// How long what comes waits for more, and until when it does now.
+    linger: Duration,
+    linger_until: Option<Instant>,
     draining: bool,
     stop: Stop,
     counters: Arc<Counters>,
@@ -189,10 +192,19 @@ impl FanIn {
             poll: None,
             rounds_without_wait: 0,
             paused: false,
+            linger: Duration::ZERO,
+            linger_until: None,
             draining: false,
             stop: stop.clone(),
             counters: meter.counters(),
         }
+    }
+
+    /// The same, and what comes waits that long for more to go with it, as long as the connections keep up.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
     }
 
     /// A handle to add connections with. After a stop request the source ends once all handles are dropped.
@@ -209,7 +221,24 @@ impl FanIn {
     /// Whether there is anything to do that no socket tells.
     fn has_work(&self) -> bool {
         let inbox = self.inbox.lock();
-        !inbox.arrivals.is_empty() || !self.paused && !self.ready.is_empty() || self.is_drained(&inbox)
+        !inbox.arrivals.is_empty() || !self.is_held() && !self.ready.is_empty() || self.is_drained(&inbox)
+    }
+
+    /// Whether nothing is to be read now: what shows ready is taken out of the poll set.
+    fn is_held(&self) -> bool {
+        self.paused || self.linger_until.is_some()
+    }
+
+    /// Has those wait for their turns again that were held, unless something still holds them.
+    fn release(&mut self) {
+        if self.is_held() {
+            return;
+        }
+        for index in self.ready.clone() {
+            if self.connection(index).is_some_and(|it| it.registration.is_none()) {
+                self.register(index);
+            }
+        }
     }
 
     fn is_drained(&self, inbox: &InboxState) -> bool {
@@ -233,10 +262,16 @@ impl FanIn {
         let Some(mut events) = events.take() else { return Ok(()) };
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = timeout.into_iter().chain(self.draining.then_some(DRAIN_WAIT)).min();
-        let waited = set.wait(&mut events, timeout);
+        let mut waited = set.wait(&mut events, timeout);
+        let lingers = !self.linger.is_zero() && !self.draining && self.ready.is_empty();
+        if waited.is_ok() && lingers && events.iter().next().is_some() {
+            // The set is its own, and nothing else is to be waited for.
+            self.stop.sleep(self.linger);
+            waited = set.wait(&mut events, Some(Duration::ZERO));
+        }
         if waited.is_ok() {
             for (key, _) in events.iter() {
-                self.ready(key);
+                self.give_turn(PollKeys::split(key).1);
             }
         }
         if let Some(poll) = &mut self.poll {
@@ -315,7 +350,7 @@ impl FanIn {
 
     /// A turn for each connection whose flush timeout is over: it reads once more first.
     fn expire(&mut self) {
-        if self.deadlines.is_empty() || self.paused {
+        if self.deadlines.is_empty() || self.is_held() {
             return;
         }
         let now = Instant::now();
@@ -340,7 +375,7 @@ impl FanIn {
 
     /// One turn for each connection that is ready, as long as the batch has room.
     fn round(&mut self, batch: &mut Batch) {
-        if self.paused {
+        if self.is_held() {
             return;
         }
         let limit = batch.limit();
@@ -448,6 +483,10 @@ impl Source for FanIn {
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
         self.wait().map_err(|error| Error::io("wait for", "TCP connections", error))?;
         self.take_arrivals();
+        if self.linger_until.is_some_and(|until| self.draining || until <= Instant::now()) {
+            self.linger_until = None;
+            self.release();
+        }
         self.expire();
         self.round(batch);
         self.next_deadline();
@@ -474,7 +513,12 @@ impl PolledSource for FanIn {
 
     fn ready(&mut self, key: usize) {
         let (_, index) = PollKeys::split(key);
-        if self.paused
+        // Those that have more to read than one turn gives keep it busy anyway.
+        let lingers = !self.linger.is_zero() && !self.draining && self.ready.is_empty();
+        if lingers && !self.is_held() {
+            self.linger_until = Some(Instant::now() + self.linger);
+        }
+        if self.is_held()
             && let Some(connection) = self.connection(index)
         {
             // Out of the poll set: without any interest its failure would be told again and again.
@@ -487,18 +531,14 @@ impl PolledSource for FanIn {
         if self.has_work() {
             return Some(Instant::now());
         }
-        self.deadlines.front().filter(|_| !self.paused).map(|(deadline, _)| *deadline)
+        let flush = self.deadlines.front().map(|(deadline, _)| *deadline);
+        self.linger_until.or(flush).filter(|_| !self.paused)
     }
 
     fn pause(&mut self, paused: bool) -> bool {
-        if self.paused && !paused {
-            for index in self.ready.clone() {
-                if self.connection(index).is_some_and(|it| it.registration.is_none()) {
-                    self.register(index);
-                }
-            }
+        if std::mem::replace(&mut self.paused, paused) {
+            self.release();
         }
-        self.paused = paused;
         true
     }
 }
