@@ -24,6 +24,7 @@ mod socket;
 #[cfg(feature = "tls")]
 mod tls;
 mod udp;
+mod user;
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,7 @@ pub use socket::{force_receive_buffer, segment, share_port};
 #[cfg(feature = "tls")]
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, tls_forward, tls_refusal};
 pub use udp::{assert_empty, connected, datagram, datagram_from, framed, payload, udp, udp_on};
+pub use user::as_nobody;
 
 /// The time limit of anything that is waited for. Far more than it takes, so that a slow machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(30);

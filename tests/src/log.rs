@@ -116,6 +116,14 @@ impl Running {
         GroupLine::read(&self.says(": sending to group "))
     }
 
+    /// The addresses of each private channel so far: of the sending end, and of the receiving one.
+    pub fn private_channels(&self) -> Vec<[SocketAddr; 2]> {
+        let messages = self.messages();
+        let lines = messages.lines().filter(|line| line.contains(" private channel from "));
+        let ends = |line| [between(line, " from ", " to "), between(line, " to ", ",")].map(address);
+        lines.map(ends).collect()
+    }
+
     /// Waits until a TCP or TLS client is served.
     pub fn serves_a_client(&self) {
         self.says(" connected");

@@ -40,18 +40,30 @@ pub(crate) fn needs_namespaces() {
     }
 }
 
-fn can_make_namespaces() -> bool {
+fn is_root() -> bool {
     #[cfg(unix)]
     let root = rustix::process::geteuid().is_root();
     #[cfg(not(unix))]
     let root = false;
+    root
+}
+
+/// Skips the test where this process may not become another user. Whoever does something
+/// [`as_nobody`](crate::as_nobody) need not ask.
+pub(crate) fn needs_root() {
+    if !cfg!(target_os = "linux") || !is_root() {
+        lacks("becoming another user needs root on Linux");
+    }
+}
+
+fn can_make_namespaces() -> bool {
     let succeeds = |command: &mut Command| {
         try_launch(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
             .and_then(|mut child| child.wait())
             .is_ok_and(|status| status.success())
     };
     cfg!(target_os = "linux")
-        && root
+        && is_root()
         && succeeds(Command::new("ip").args(["netns", "list"]))
         // Root in a container may lack CAP_SYS_ADMIN.
         && succeeds(Command::new("unshare").args(["--net", "--mount", "true"]))
