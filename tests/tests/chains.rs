@@ -188,12 +188,9 @@ impl Chain {
 
     /// Stops the programs: there is neither a datagram too many nor a warning.
     fn ends(mut self) {
-        // The last first: a TCP client would warn of the end of its server.
-        for running in self.running.iter().rev() {
-            running.interrupt();
-        }
-        for running in &mut self.running {
-            assert_eq!(running.exit_code(), 0, "{}", running.messages());
+        // The last first, and one after the other: a TCP client would warn of the end of its server.
+        for running in self.running.iter_mut().rev() {
+            running.stop();
             assert!(running.warnings().is_empty(), "{}", running.messages());
         }
         self.receiver.set_nonblocking(true).unwrap();
