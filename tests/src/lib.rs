@@ -17,10 +17,12 @@ mod loopback;
 #[cfg_attr(not(feature = "harness"), allow(dead_code))]
 mod needs;
 mod network;
+mod numbered;
 mod pipes;
 mod process;
 mod running;
 mod socket;
+mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 mod udp;
@@ -46,12 +48,14 @@ pub use needs::{
     is_wine, needs_ipv6, needs_loopback_network, needs_source_specific_multicast, needs_tools, skip,
 };
 pub use network::{MulticastRouter, Network, receives, send, server};
+pub use numbered::{Feed, Tally};
 #[cfg(windows)]
 pub use pipes::NamedPipe;
 pub use pipes::pending;
 pub use process::{close, output, program};
 pub use running::{Outcome, Running, piped, run, start, start_piped};
 pub use socket::{force_receive_buffer, segment, share_port};
+pub use tcp::{TcpReader, connect, needs_descriptors, read_to_end, read_up_to};
 #[cfg(feature = "tls")]
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, tls_forward, tls_refusal};
 pub use udp::{assert_empty, connected, datagram, datagram_from, framed, payload, udp, udp_on};

@@ -144,9 +144,17 @@ impl TlsPeer {
     /// # Errors
     /// If the handshake fails. With TLS 1.3 a server that refuses a client says so only after it.
     pub fn connect(server: SocketAddr, options: TlsOptions<'_>) -> io::Result<Self> {
+        Self::connect_over(TcpStream::connect(server)?, options)
+    }
+
+    /// The same over this TCP connection.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub fn connect_over(socket: TcpStream, options: TlsOptions<'_>) -> io::Result<Self> {
         let name = "localhost".try_into().unwrap();
         let session = ClientConnection::new(Arc::new(options.client()), name).unwrap();
-        Self::of(session.into(), TcpStream::connect(server)?)
+        Self::of(session.into(), socket)
     }
 
     fn of(session: Connection, socket: TcpStream) -> io::Result<Self> {
@@ -210,7 +218,10 @@ impl TlsPeer {
     }
 
     /// Some bytes; 0 after the other end's goodbye.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// If the other end refuses this one, or is cut off.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
