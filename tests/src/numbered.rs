@@ -57,7 +57,7 @@ pub struct Tally<'a> {
     /// The beginning of a datagram.
     unfinished: Vec<u8>,
     next: usize,
-    /// How many datagrams it has got. Empty ones are seen with `--framing length` only.
+    /// How many datagrams it has got. Empty ones are seen with the framings `lines` and `length` only.
     pub datagrams: usize,
     /// Their bytes, without those of framing.
     pub bytes: usize,
@@ -105,6 +105,10 @@ impl<'a> Tally<'a> {
                 self.datagrams += 1;
                 return Some(2);
             }
+        }
+        if self.framing == "lines" && payload.starts_with(b"\n") {
+            self.datagrams += 1;
+            return Some(1);
         }
         let header = String::from_utf8_lossy(payload.get(..HEADER)?).into_owned();
         let number: Option<usize> = header.split(' ').next().and_then(|number| number.parse().ok());

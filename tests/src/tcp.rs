@@ -40,11 +40,10 @@ impl<'a> TcpReader<'a> {
         Self { stream, tally, has_ended: false }
     }
 
-    /// Reads what is there, `bytes` at most.
+    /// Reads what is there, as much as fits into the buffer.
     #[track_caller]
-    pub fn read(&mut self, bytes: usize) {
-        let mut buffer = [0; TURN];
-        match (&self.stream).read(&mut buffer[..bytes.min(TURN)]) {
+    pub fn read(&mut self, buffer: &mut [u8]) {
+        match (&self.stream).read(buffer) {
             Ok(0) => self.has_ended = true,
             Ok(len) => self.tally.take(&buffer[..len]),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
@@ -77,6 +76,7 @@ pub fn read_to_end(readers: &mut [TcpReader<'_>]) {
 #[track_caller]
 fn read_while(readers: &mut [TcpReader<'_>], mut wants: impl FnMut(&TcpReader<'_>) -> bool) {
     let mut all: Vec<_> = readers.iter_mut().collect();
+    let mut buffer = vec![0; TURN];
     loop {
         all.retain(|reader| wants(reader));
         if all.is_empty() {
@@ -84,7 +84,7 @@ fn read_while(readers: &mut [TcpReader<'_>], mut wants: impl FnMut(&TcpReader<'_
         }
         let ready = readable(&all);
         for (reader, _) in all.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            reader.read(TURN);
+            reader.read(&mut buffer);
         }
     }
 }
