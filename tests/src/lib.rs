@@ -55,7 +55,7 @@ pub use pipes::pending;
 pub use process::{close, output, program};
 pub use running::{Outcome, Running, piped, run, start, start_piped};
 pub use socket::{force_receive_buffer, segment, share_port};
-pub use tcp::{TcpReader, connect, needs_descriptors, read_to_end, read_up_to};
+pub use tcp::{TcpReader, connect, needs_descriptors, read_to_end, read_up_to, read_what_is_there};
 #[cfg(feature = "tls")]
 pub use tls::{TLS_VERSIONS, TlsOptions, TlsPeer, TlsServer, tls_forward, tls_refusal};
 pub use udp::{assert_empty, connected, datagram, datagram_from, framed, payload, udp, udp_on};

@@ -73,20 +73,35 @@ pub fn read_to_end(readers: &mut [TcpReader<'_>]) {
     assert!(readers.iter().all(|reader| reader.tally.is_whole()), "an unfinished datagram at the end");
 }
 
+/// Reads from all of them until nothing more comes for a moment.
+#[track_caller]
+pub fn read_what_is_there(readers: &mut [TcpReader<'_>]) {
+    let mut all: Vec<_> = readers.iter_mut().collect();
+    while read_ready(&mut all) {
+        all.retain(|reader| !reader.has_ended);
+    }
+}
+
 #[track_caller]
 fn read_while(readers: &mut [TcpReader<'_>], mut wants: impl FnMut(&TcpReader<'_>) -> bool) {
     let mut all: Vec<_> = readers.iter_mut().collect();
-    let mut buffer = vec![0; TURN];
     loop {
         all.retain(|reader| wants(reader));
         if all.is_empty() {
             return;
         }
-        let ready = readable(&all);
-        for (reader, _) in all.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            reader.read(&mut buffer);
-        }
+        read_ready(&mut all);
     }
+}
+
+/// Reads from those that have something, as soon as one has. False if none has for a moment.
+#[track_caller]
+fn read_ready(readers: &mut [&mut TcpReader<'_>]) -> bool {
+    let (mut buffer, ready) = (vec![0; TURN], readable(readers));
+    for (reader, _) in readers.iter_mut().zip(&ready).filter(|(_, ready)| **ready) {
+        reader.read(&mut buffer);
+    }
+    ready.contains(&true)
 }
 
 /// Which of them has something to read, as soon as one has or after a moment.

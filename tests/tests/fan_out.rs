@@ -4,14 +4,13 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use mproxy_reverse::{Direction, EndpointStats, Handle, Options, Reverse, Stats};
 use mproxy_tests::{
     Feed, Network, Running, Tally, TcpReader, connect, eventually, loopback, needs_descriptors, read_to_end,
-    read_up_to, run, start, udp,
+    read_up_to, read_what_is_there, run, start, udp,
 };
 use mproxy_tests::{Pki, TlsOptions, TlsPeer};
 use socket2::SockRef;
@@ -71,17 +70,17 @@ fn readers<'a>(
     streams.into_iter().map(|stream| TcpReader::new(stream, Tally::new(feed, framing, 0))).collect()
 }
 
-/// Sends the feed, no more of it at a time than buffers hold, while these clients read it: they lose nothing. After each
+/// Sends a feed's datagrams, no more of them at a time than buffers hold, while these clients read it: they lose nothing. After each
 /// portion the test goes on in `meanwhile`.
 fn pump(
-    feed: &Feed,
+    datagrams: &[Vec<u8>],
     sender: &UdpSocket,
     clients: &mut [TcpReader<'_>],
     portion: usize,
     mut meanwhile: impl FnMut(),
 ) {
     let mut sent = 0;
-    for datagrams in feed.datagrams().chunks(portion) {
+    for datagrams in datagrams.chunks(portion) {
         for datagram in datagrams {
             sender.send(datagram).unwrap();
         }
@@ -112,7 +111,7 @@ fn thousands_of_clients_each_get_every_byte_of_a_paced_stream() {
     for client in clients.iter().step_by(10) {
         client.stream.shutdown(Shutdown::Write).unwrap();
     }
-    pump(&feed, &proxy.sender, &mut clients, 10, || ());
+    pump(feed.datagrams(), &proxy.sender, &mut clients, 10, || ());
     proxy.running.stop();
     read_to_end(&mut clients);
     assert_all(&feed, &clients);
@@ -215,7 +214,7 @@ fn slow_stalled_and_vanished_clients_cost_the_others_nothing() {
     let [mut healthy, mut slow, mut stalled] = [healthy, slow, stalled].map(|s| readers(s, &feed, "auto"));
     let read_a_little =
         |slow: &mut [TcpReader<'_>]| slow.iter_mut().for_each(|client| client.read(&mut [0; 500]));
-    pump(&feed, &library.sender, &mut healthy, 5, || read_a_little(&mut slow));
+    pump(feed.datagrams(), &library.sender, &mut healthy, 5, || read_a_little(&mut slow));
     assert_all(&feed, &healthy);
     // They go on when they can, with what there is still: the newest datagrams.
     read_up_to(feed.len(), &mut slow);
@@ -239,7 +238,7 @@ fn slow_stalled_and_vanished_clients_cost_the_others_nothing() {
     for client in healthy.iter_mut().chain(&mut slow).chain(&mut stalled) {
         client.tally = Tally::new(&feed, "auto", 0);
     }
-    pump(&feed, &library.sender, &mut healthy, 5, || read_a_little(&mut slow));
+    pump(feed.datagrams(), &library.sender, &mut healthy, 5, || read_a_little(&mut slow));
     assert_all(&feed, &healthy);
     for clients in [&mut slow, &mut stalled] {
         read_up_to(feed.len(), clients);
@@ -539,39 +538,39 @@ fn a_tls_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed() {
     drop(stalled);
 }
 
+#[cfg(unix)]
 fn clients_that_drain_their_lag_at_once_hold_up_nobody() {
-    const LAGGING: usize = 50;
-    // Megabytes of lag for each, beyond what its connection holds, and then some lone datagrams.
-    const LAG: usize = 3500;
-    let feed = Feed::new(LAG + 2000, |number| if number < LAG { 1100 } else { 100 });
-    let library = Library::new("127.0.0.1", Options::new());
-    let mut lagging = readers(library.clients(LAGGING, NARROW), &feed, "auto");
-    library.send(&feed.datagrams()[..LAG]);
-    let mut steady = readers(library.clients(10, None), &feed, "auto");
-    for client in &mut steady {
-        client.tally = Tally::new(&feed, "auto", LAG);
-    }
+    // Megabytes of lag for each, beyond what its connection holds, and then a lone datagram.
+    const LAGGING: usize = 100;
+    const LAG: usize = 500;
+    const BOUND: usize = 10_000_000;
+    needs_descriptors(500);
+    let feed = Feed::new(LAG + 1, |number| if number < LAG { 8000 } else { 100 });
+    let proxy = Proxy::new(&[]);
+    let mut steady = readers(proxy.clients(1), &feed, "auto");
+    let streams: Vec<_> = (0..LAGGING).map(|_| proxy.client(NARROW)).collect();
+    let mut lagging = readers(streams, &feed, "auto");
+    pump(&feed.datagrams()[..LAG], &proxy.sender, &mut steady, 5, || ());
+    // While it stands still, the connections empty, and get room for all of the lag.
+    proxy.running.hold();
     for client in &lagging {
         SockRef::from(&client.stream).set_recv_buffer_size(4 << 20).unwrap();
     }
-    let has_drained = AtomicBool::new(false);
-    let (mut sent, mut longest) = (LAG, Duration::ZERO);
-    scope(|scope| {
-        scope.spawn(|| {
-            read_up_to(LAG, &mut lagging);
-            has_drained.store(true, Ordering::Relaxed);
-        });
-        while !has_drained.load(Ordering::Relaxed) && sent < feed.len() {
-            let since = Instant::now();
-            library.sender.send(&feed.datagrams()[sent]).unwrap();
-            sent += 1;
-            read_up_to(sent, &mut steady);
-            longest = longest.max(since.elapsed());
-        }
-    });
-    eprintln!("{} {longest:?}", sent - LAG);
-    assert!(sent - LAG >= 40, "{} datagrams reached the others meanwhile", sent - LAG);
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    let mut received = || {
+        read_what_is_there(&mut lagging);
+        lagging.iter().map(|client| client.tally.bytes).sum::<usize>()
+    };
+    let before = received();
+    assert!(LAGGING * LAG * 8000 - before > 5 * BOUND, "{before} bytes need no buffer of the proxy");
+    proxy.sender.send(&feed.datagrams()[LAG]).unwrap();
+    proxy.running.release();
+    read_up_to(LAG + 1, &mut steady);
+    proxy.running.hold();
+    let meanwhile = received() - before;
+    assert!(meanwhile < BOUND, "{meanwhile} bytes went to others first");
+    proxy.running.release();
+    read_up_to(LAG + 1, &mut lagging);
+    assert_all(&feed, &lagging);
 }
 
 /// How many clients each thread of the outputs serves, as the epoll instances of the process tell.
@@ -597,7 +596,7 @@ fn the_number_of_threads_does_not_depend_on_the_clients() {
         let others = (0..50).map(|_| connect(second, None));
         clients.extend(readers(others, &feed, "auto"));
         eventually("all clients", || (proxy.running.served_peers() == 100).then_some(()));
-        pump(&feed, &proxy.sender, &mut clients, 10, || ());
+        pump(feed.datagrams(), &proxy.sender, &mut clients, 10, || ());
         assert_all(&feed, &clients);
         let (after, ..) = resources(&proxy.running);
         assert_eq!(after, before);
@@ -634,7 +633,7 @@ fn four_hosts_serve_one_group_to_all_of_their_clients() {
     let sender = network.on(0, || UdpSocket::bind((Network::ipv4(0), 0)).unwrap());
     SockRef::from(&sender).set_multicast_if_v4(&Network::ipv4(0).parse().unwrap()).unwrap();
     sender.connect("239.192.14.14:9914").unwrap();
-    pump(&feed, &sender, &mut clients, 10, || ());
+    pump(feed.datagrams(), &sender, &mut clients, 10, || ());
     for (_, proxy) in &mut proxies {
         proxy.stop();
         assert!(proxy.warnings().is_empty(), "{:?}", proxy.warnings());
@@ -688,7 +687,7 @@ fn a_stalled_client_is_dropped_after_two_seconds_if_that_is_asked_for() {
     let feed = Feed::new(5000, |_| 1000);
     let mut pacer = readers([proxy.client(None)], &feed, "auto");
     let stalled = proxy.client(NARROW);
-    pump(&feed, &proxy.sender, &mut pacer, 20, || ());
+    pump(feed.datagrams(), &proxy.sender, &mut pacer, 20, || ());
     let since = Instant::now();
     proxy.running.says(&format!("TCP client {} dropped: ", stalled.local_addr().unwrap()));
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
@@ -706,7 +705,7 @@ fn a_client_buffer_takes_memory_only_when_it_is_filled() {
         let mut proxy = Proxy::new(&["--client-buffer", buffer]);
         let feed = Feed::new(100, |_| 1000);
         let mut clients = readers(proxy.clients(2), &feed, "auto");
-        pump(&feed, &proxy.sender, &mut clients, 10, || ());
+        pump(feed.datagrams(), &proxy.sender, &mut clients, 10, || ());
         assert_all(&feed, &clients);
         #[cfg(target_os = "linux")]
         assert!(resources(&proxy.running).2 < 20_000, "{:?}", resources(&proxy.running));
@@ -732,6 +731,7 @@ mproxy_tests::main!(
     five_thousand_connections_leave_nothing_behind,
     a_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed,
     a_tls_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed,
+    #[cfg(unix)]
     clients_that_drain_their_lag_at_once_hold_up_nobody,
     #[cfg(target_os = "linux")]
     the_number_of_threads_does_not_depend_on_the_clients,
