@@ -112,10 +112,10 @@ impl Clients {
             Ok(client) => {
                 self.label.log_connected(peer);
                 self.table[index] = Some(client);
-                self.count.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
                 self.free.push(index);
+                self.count.fetch_sub(1, Ordering::Relaxed);
                 self.counters.failed(1);
                 let error = Error::io("set up the connection of", peer, error);
                 log::warn(format_args!("{} {peer} refused: {error}", self.label));

@@ -39,6 +39,8 @@ impl FanOutHandle {
 
     /// Adds a client, which gets what is received from now on.
     pub fn add_client(&self, connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit) {
+        // At once: whoever shares out a burst of clients among several looks at the count each time.
+        self.clients.fetch_add(1, Ordering::Relaxed);
         self.send(Message::Client(connection, peer, permit));
     }
 
@@ -47,7 +49,7 @@ impl FanOutHandle {
         self.send(Message::Source(source));
     }
 
-    /// How many clients are served.
+    /// How many clients are served, those included that were handed over just now.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
