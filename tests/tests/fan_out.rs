@@ -590,18 +590,26 @@ fn the_number_of_threads_does_not_depend_on_the_clients() {
         let second = loopback(2);
         let proxy = Proxy::new(&["--tcp-output-addr", &second, "--threads", threads]);
         let second = proxy.running.tcp_address(&second);
-        let (before, ..) = resources(&proxy.running);
+        let both = |clients: usize, served: usize| {
+            let mut streams = proxy.clients(clients);
+            streams.extend((0..clients).map(|_| connect(second, None)));
+            eventually("all clients", || (proxy.running.served_peers() == served).then_some(()));
+            streams
+        };
+        // With a datagram on its way through, all threads are there.
         let feed = Feed::new(100, |_| 1000);
-        let mut clients = readers(proxy.clients(50), &feed, "auto");
-        let others = (0..50).map(|_| connect(second, None));
-        clients.extend(readers(others, &feed, "auto"));
-        eventually("all clients", || (proxy.running.served_peers() == 100).then_some(()));
+        let mut first = readers(both(1, 2), &feed, "auto");
+        pump(&feed.datagrams()[..10], &proxy.sender, &mut first, 10, || ());
+        let (before, ..) = resources(&proxy.running);
+        drop(first);
+        let mut clients = readers(both(50, 102), &feed, "auto");
         pump(feed.datagrams(), &proxy.sender, &mut clients, 10, || ());
         assert_all(&feed, &clients);
         let (after, ..) = resources(&proxy.running);
         assert_eq!(after, before);
         threads_of.push(after);
-        // The threads of an output share its clients evenly. Beside them each watches a source and what wakes it.
+        // The threads of an output share its clients evenly. Beside them each watches its source, and what wakes it; and
+        // those that have gone may be there still.
         let shared = clients_of_threads(&proxy.running);
         let is_even = |count: &usize| (per_thread..per_thread + 10).contains(count);
         assert!(shared.iter().all(is_even) && shared.len() == 100 / per_thread, "{shared:?}");
