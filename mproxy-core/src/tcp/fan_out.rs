@@ -260,6 +260,8 @@ impl Source for FanOut {
         };
         let Some(inlet) = &mut self.sources[index] else { return Ok(Flow::More) };
         inlet.is_ready = false;
+        // No more at a time than it was had wait for.
+        batch.set_limit(if inlet.can_pause { self.ring.capacity() / 4 } else { usize::MAX });
         let flow = inlet.source.receive(batch)?;
         if !batch.is_empty() {
             self.hand_out(batch);
