@@ -152,10 +152,10 @@ impl Running {
         eventually("all threads to stand still", || {
             let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap().flatten();
             // A thread may have ended meanwhile.
-            let texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            let mut texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
             let is_stopped =
                 |text: String| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
-            texts.map(is_stopped).all(|stopped| stopped).then_some(())
+            texts.all(is_stopped).then_some(())
         });
     }
 

@@ -1,7 +1,7 @@
 //! The fan-in of `mproxy-reverse`: many TCP inputs, whose lines go on together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::scope;
 
@@ -113,7 +113,7 @@ fn an_input_that_floods_holds_up_no_other_one() {
     loop {
         match flooding.write(&flood[written % flood.len()..]) {
             Ok(len) => written += len,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
             Err(error) => panic!("{error}"),
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mproxy_reverse::{Direction, EndpointStats, Handle, Options, Reverse, Stats};
 use mproxy_tests::{
     Feed, Network, Running, Tally, TcpReader, connect, eventually, loopback, needs_descriptors, read_to_end,
-    read_up_to, read_what_is_there, run, start, udp,
+    read_up_to, run, start, udp,
 };
 use mproxy_tests::{Pki, TlsOptions, TlsPeer};
 use socket2::SockRef;
@@ -281,10 +281,13 @@ fn a_burst_as_large_as_the_buffer_loses_nothing() {
     }
 }
 
-/// A client with or without TLS, and what it has got. Reading from it waits.
+/// Reads from a connection, with or without TLS, into the buffer.
+type Reading<'a> = Box<dyn FnMut(&mut [u8]) -> usize + 'a>;
+
+/// A client and what it has got. Reading from it waits.
 struct Peer<'a> {
     tally: Tally<'a>,
-    read: Box<dyn FnMut(&mut [u8]) -> usize + 'a>,
+    read: Reading<'a>,
 }
 
 impl<'a> Peer<'a> {
@@ -293,7 +296,7 @@ impl<'a> Peer<'a> {
     }
 
     fn read_up_to(&mut self, next: usize) {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         while self.tally.next() < next {
             let len = (self.read)(&mut buffer);
             assert!(len > 0, "the end after datagram {}", self.tally.next());
@@ -400,7 +403,7 @@ fn what_a_lagging_client_misses_is_told_and_it_goes_on_with_a_new_line() {
         assert_eq!(missed(&proxy.running.messages(), address), Some((sent - tally.datagrams, bytes)));
         assert!(!tally.resumed.is_empty());
         // With `lines`, each datagram has got a newline.
-        let begins_line = |number: &usize| framing == "lines" || number % 3 == 0;
+        let begins_line = |number: &usize| framing == "lines" || number.is_multiple_of(3);
         assert!(tally.resumed.iter().all(begins_line), "{:?}", tally.resumed);
         assert!(pacer[0].tally.resumed.is_empty());
     }
@@ -562,7 +565,7 @@ fn clients_that_drain_their_lag_at_once_hold_up_nobody() {
         SockRef::from(&client.stream).set_recv_buffer_size(4 << 20).unwrap();
     }
     let mut received = || {
-        read_what_is_there(&mut lagging);
+        mproxy_tests::read_what_is_there(&mut lagging);
         lagging.iter().map(|client| client.tally.bytes).sum::<usize>()
     };
     let before = received();
@@ -704,13 +707,12 @@ fn a_stalled_client_is_dropped_after_two_seconds_if_that_is_asked_for() {
     let since = Instant::now();
     proxy.running.says(&format!("TCP client {} dropped: ", stalled.local_addr().unwrap()));
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
-    let mut end = [0; 65_536];
-    let ended = eventually("the end of the connection", || match (&stalled).read(&mut end) {
+    let mut end = vec![0; 65_536];
+    eventually("the end of the connection", || match (&stalled).read(&mut end) {
         Ok(0) => Some(()),
         Ok(_) => None,
         Err(error) => (error.kind() == ErrorKind::ConnectionReset).then_some(()),
     });
-    ended
 }
 
 fn a_client_buffer_takes_memory_only_when_it_is_filled() {
