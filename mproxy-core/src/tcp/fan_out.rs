@@ -247,6 +247,13 @@ impl FanOut {
     }
 }
 
+impl Drop for FanOut {
+    /// Clients that are left when the time to finish is over are counted, too.
+    fn drop(&mut self) {
+        self.clients.close(&self.ring);
+    }
+}
+
 impl Source for FanOut {
     fn capacity(&self) -> usize {
         self.capacity
