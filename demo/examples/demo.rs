@@ -55,9 +55,7 @@ fn main() -> ExitCode {
 
     let feed = feed();
     let clients = [1, 2].map(|_| connect(tcp, &reverse, feed.len()));
-    let channel = reverse.says("239.255.");
-    let channel = channel.split_whitespace().nth(1).unwrap().trim_end_matches(':');
-    draw(&group, &to_reverse, channel, tcp, &to_server);
+    draw(&group, &to_reverse, tcp, &to_server);
 
     let began = Instant::now();
     println!("  $ mproxy-client --path - --server-addr {group} --rate 20M");
@@ -113,8 +111,7 @@ fn feed() -> Vec<u8> {
     feed.into_bytes()
 }
 
-/// Connects a client and reads as many bytes on a thread of its own; it is a member of the channel when
-/// this returns.
+/// Connects a client and reads as many bytes on a thread of its own; it is served when this returns.
 fn connect(tcp: SocketAddr, reverse: &Running, bytes: usize) -> JoinHandle<Vec<u8>> {
     let mut stream = TcpStream::connect(tcp).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -159,7 +156,7 @@ fn compare(what: &str, sent: &[u8], received: &[u8]) -> bool {
     same
 }
 
-fn draw(group: &str, to_reverse: &str, channel: &str, tcp: SocketAddr, to_server: &str) {
+fn draw(group: &str, to_reverse: &str, tcp: SocketAddr, to_server: &str) {
     println!(
         "
       mproxy-client
@@ -169,7 +166,7 @@ fn draw(group: &str, to_reverse: &str, channel: &str, tcp: SocketAddr, to_server
             │  UDP {to_reverse}
             ▼
       mproxy-reverse
-            ║  its private channel {channel}, TTL 0
+            ║
             ╠══▶ TCP {tcp} ──▶ client 1
             ╠══▶ TCP {tcp} ──▶ client 2
             ╚══▶ UDP {to_server} ──▶ mproxy-server ──▶ received.log
