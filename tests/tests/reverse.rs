@@ -65,7 +65,7 @@ impl Proxy {
     }
 }
 
-/// A client that has joined the channel: from here on it gets everything.
+/// A client that is served: from here on it gets everything.
 fn client(running: &Running, output: SocketAddr) -> TcpStream {
     served(running, TcpStream::connect(output).unwrap())
 }

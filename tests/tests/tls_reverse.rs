@@ -204,6 +204,10 @@ fn silent_connections_cost_no_thread_and_shut_nobody_out() {
     mproxy_core::cli::raise_descriptor_limit();
     let pki = Pki::new();
     let mut output = Output::new(&pki, &[]);
+    // All threads run once a client gets something.
+    let (served, _stdin) = output.client(&pki, &[]);
+    output.send(b"served\n");
+    assert_eq!(served.writes(7), b"served\n");
     let process =
         |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", output.running.id())).unwrap().count();
     let (threads, descriptors) = (process("task"), process("fd"));
