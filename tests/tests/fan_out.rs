@@ -385,27 +385,31 @@ fn missed(messages: &str, client: SocketAddr) -> Option<(usize, usize)> {
 fn what_a_lagging_client_misses_is_told_and_it_goes_on_with_a_new_line() {
     for framing in ["auto", "lines"] {
         let feed = Feed::in_parts(20_000, 3, |number| 500 + number * 31 % 100);
-        let proxy = Proxy::new(&["--framing", framing, "--client-buffer", "128k"]);
-        let mut pacer = readers([proxy.client(None)], &feed, framing);
-        let mut client = readers([proxy.client(NARROW)], &feed, framing);
-        let address = client[0].stream.local_addr().unwrap();
+        let options = Options::new().framing(framing.parse().unwrap()).client_buffer(SMALLEST_BUFFER);
+        let library = Library::new("127.0.0.1", options);
+        let [mut steady, mut lagging] =
+            [None, NARROW].map(|buffer| readers(library.clients(1, buffer), &feed, framing));
+        let address = lagging[0].stream.local_addr().unwrap();
+        // It is told before others get what it has missed.
+        let told = || missed(&MESSAGES.lock().unwrap().join("\n"), address);
         let mut sent = 0;
-        while missed(&proxy.running.messages(), address).is_none() {
+        while told().is_none() {
             for datagram in &feed.datagrams()[sent..sent + 20] {
-                proxy.sender.send(datagram).unwrap();
+                library.sender.send(datagram).unwrap();
             }
             sent += 20;
-            read_up_to(sent, &mut pacer);
+            read_up_to(sent, &mut steady);
         }
-        read_up_to(sent, &mut client);
-        let tally = &client[0].tally;
+        read_up_to(sent, &mut lagging);
+        let tally = &lagging[0].tally;
         let bytes = feed.datagrams()[..sent].iter().map(Vec::len).sum::<usize>() - tally.bytes;
-        assert_eq!(missed(&proxy.running.messages(), address), Some((sent - tally.datagrams, bytes)));
+        assert_eq!(told(), Some((sent - tally.datagrams, bytes)));
         assert!(!tally.resumed.is_empty());
         // With `lines`, each datagram has got a newline.
         let begins_line = |number: &usize| framing == "lines" || number.is_multiple_of(3);
         assert!(tally.resumed.iter().all(begins_line), "{:?}", tally.resumed);
-        assert!(pacer[0].tally.resumed.is_empty());
+        assert!(steady[0].tally.resumed.is_empty());
+        library.stop();
     }
 }
 
