@@ -17,6 +17,9 @@ pub fn connect(to: SocketAddr, receive_buffer: Option<usize>) -> TcpStream {
     if let Some(bytes) = receive_buffer {
         // Before the handshake, which settles the scale of the window.
         socket.set_recv_buffer_size(bytes).unwrap();
+        // A window of less than a segment would make it slow, too: then the sender waits for a timer (RFC 9293, 3.8.6.2.1).
+        #[cfg(unix)]
+        socket.set_tcp_mss(536).unwrap();
     }
     socket.connect(&to.into()).unwrap();
     let stream = TcpStream::from(socket);
