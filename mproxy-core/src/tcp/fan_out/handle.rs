@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::relay::flow::PolledSource;
 use crate::sys::PollSet;
@@ -39,9 +39,13 @@ impl FanOutHandle {
 
     /// Adds a client, which gets what is received from now on.
     pub fn add_client(&self, connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit) {
-        // At once: whoever shares out a burst of clients among several looks at the count each time.
+        let mut messages = self.lock();
+        messages.push(Message::Client(connection, peer, permit));
+        // At once: whoever shares out a burst of clients among several looks at the count each time. Not before the push:
+        // whoever is counted gets everything.
         self.clients.fetch_add(1, Ordering::Relaxed);
-        self.send(Message::Client(connection, peer, permit));
+        drop(messages);
+        self.set.wake();
     }
 
     /// Adds a source.
@@ -65,11 +69,15 @@ impl FanOutHandle {
 
     /// Takes all that was handed over since the last time.
     pub(super) fn take(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
     }
 
     fn send(&self, message: Message) {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.lock().push(message);
         self.set.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Message>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
