@@ -1,8 +1,10 @@
 //! The relay core of MPROXY, a multicast network dispatcher and proxy.
 //!
 //! One idea carries all four programs: a [`Batch`] of datagrams flows from one [`Source`] to many
-//! [`Sink`]s, on one thread that owns all three, through one loop, [`relay`]. Threads share nothing on the way; what
-//! must reach many of them is sent to a multicast group that each has joined.
+//! [`Sink`]s, on one thread that owns all three, through one loop, [`relay`]. Threads share nothing on the way but what
+//! the kernel keeps for them: what must reach many is sent to each through a private pair of sockets, [`UdpPair`], or to a
+//! multicast group that they have joined. Many TCP connections are served by one thread, too: a [`FanIn`] reads them, and a
+//! [`FanOut`] writes to them.
 //!
 //! A program of your own is a choice of sources and sinks, and either can be yours. This one forwards a listener to a
 //! target, but only the sentences that a ship's transponder has sent:
@@ -56,11 +58,16 @@
 //!
 //! - **Endpoints**: [`Endpoint`] is an address as a user writes it, in a [`Role`], and [`Resolved`] what it stands for;
 //!   [`Options`] says how sockets are set up, [`Allow`] who may send.
-//! - **Datagrams**: [`Batch`], [`Source`], [`Sink`], [`relay`] and [`Stop`].
-//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`]; [`UdpPair`] between threads; [`listen_udp`] and [`open_target`] give plain sockets.
+//! - **Datagrams**: [`Batch`], [`Source`], [`Sink`], [`relay`] and [`Stop`]; a [`SinkSet`] has sinks come and go. A
+//!   [`PolledSource`] is waited for by its owner, in a [`PollSet`], under its [`PollKeys`].
+//! - **UDP**: [`UdpSource`], [`UdpTarget`] and [`UdpSink`]; [`UdpPair`] between threads; [`listen_udp`] and
+//!   [`open_target`] give plain sockets.
 //! - **Byte streams**: [`StreamSource`] cuts an [`Input`] into datagrams by its [`Framing`]; [`Paced`] slows a source
 //!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
-//! - **TCP and TLS**: [`TcpServerSource`] over a [`Transport`]; the [`FanIn`] of accepted connections; [`Tls`].
+//! - **TCP and TLS**: an [`Acceptor`] on the listeners of [`listen_tcp`] has [`Places`] for so many connections, and hands
+//!   each, a [`Connection`] with its [`Permit`], to a [`FanOut`] of clients or a [`FanIn`], by their [`FanOutHandle`] or
+//!   [`FanInHandle`]; a [`Label`] is what messages call it. [`TcpServerSource`] connects to servers. Both are over a
+//!   [`Transport`]: [`Plain`], or that of [`Tls`].
 //! - **Programs**: [`Program`], [`Handle`] and [`Stopper`]; [`Registry`], [`Meter`], [`Counters`] and [`Stats`].
 //!
 //! Messages go to the [`log`](::log) facade: warnings for what a user should know, info for what an endpoint
@@ -100,7 +107,7 @@ pub use io::stream::StreamSource;
 pub use net::allow::Allow;
 pub use net::connect::open_target;
 pub use net::endpoint::{Endpoint, Role};
-pub use net::listen::listen_udp;
+pub use net::listen::{listen_tcp, listen_udp};
 pub use net::options::Options;
 pub use net::resolve::{Resolved, refuse_loops};
 pub use program::program::{Handle, Program, Stopper};
@@ -112,10 +119,13 @@ pub use relay::stats::{Counters, Direction, EndpointStats, Meter, Registry, Stat
 pub use relay::stop::Stop;
 pub use relay::thread::Task;
 pub use sys::PollSet;
+pub use tcp::accept::{Accepted, Acceptor};
 pub use tcp::connection::Connection;
 pub use tcp::downstream::{FanIn, FanInHandle};
 pub use tcp::fan_out::FanOut;
 pub use tcp::fan_out::handle::FanOutHandle;
+pub use tcp::label::Label;
+pub use tcp::places::{Permit, Places, check_descriptor_limit};
 pub use tcp::tls::{Reload, Reloadable, Tls};
 pub use tcp::transport::{EstablishError, Handshake, Plain, Step, Transport};
 pub use tcp::upstream::TcpServerSource;
@@ -132,8 +142,6 @@ pub use io::fuzzing;
 #[doc(hidden)]
 pub use net::interface::Interface;
 #[doc(hidden)]
-pub use net::listen::listen_tcp;
-#[doc(hidden)]
 pub use net::routes::RouteTable;
 #[doc(hidden)]
 pub use net::select::Choice;
@@ -143,12 +151,6 @@ pub use relay::stop::StopOnDrop;
 pub use relay::thread::spawn;
 #[doc(hidden)]
 pub use sys::stdio;
-#[doc(hidden)]
-pub use tcp::accept::{Accepted, Acceptor};
-#[doc(hidden)]
-pub use tcp::label::Label;
-#[doc(hidden)]
-pub use tcp::places::{Permit, Places, check_descriptor_limit};
 #[cfg(feature = "tls")]
 #[doc(hidden)]
 pub use tcp::tls::transport::{TlsClient, TlsServer};

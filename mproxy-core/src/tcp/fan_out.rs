@@ -27,11 +27,121 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a source waits for room in the ring while no client takes anything.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
 
-/// A source that hands what it receives to many TCP clients, too.
+/// A source that hands what its own sources receive to many TCP or TLS clients, and then to the sinks of its relay.
 ///
 /// It owns one ring, which is the only queue, and for each client a cursor into it. Nothing waits for a client: one that
-/// has fallen out of the ring goes on at a later datagram, and what it has missed is counted. Whatever the relay passes
-/// the batches on to gets all of them.
+/// has fallen out of the ring goes on at a later datagram, and what it has missed is counted. Only a source that can
+/// [pause](PolledSource::pause) waits, while all clients lag and until the ring has room. Sources and clients may come and
+/// go while it runs, by way of its [handle](Self::handle); without any source, and after the end of the last, it ends.
+///
+/// A source of your own is one over another source, to which it passes on how it is waited for. Here everything that a
+/// listener receives gets to the clients in capitals:
+///
+/// ```
+/// use std::io::Read;
+/// use std::net::{TcpStream, UdpSocket};
+/// use std::sync::Arc;
+/// use std::time::{Duration, Instant};
+///
+/// use mproxy_core::{
+///     Acceptor, Allow, Batch, Direction, Endpoint, Error, FanOut, Flow, Label, Options, Places, Plain, PollKeys,
+///     PollSet, PolledSource, Program, Role, Source, UdpSource, listen_tcp,
+/// };
+///
+/// /// Passes datagrams on in capitals.
+/// struct Capitals {
+///     listener: UdpSource,
+///     received: Batch,
+/// }
+///
+/// impl Source for Capitals {
+///     fn capacity(&self) -> usize {
+///         self.listener.capacity()
+///     }
+///
+///     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+///         self.received.clear();
+///         let flow = self.listener.receive(&mut self.received)?;
+///         for datagram in self.received.datagrams() {
+///             let area = &mut batch.spare()[..datagram.len()];
+///             area.copy_from_slice(datagram);
+///             area.make_ascii_uppercase();
+///             batch.push(datagram.len());
+///         }
+///         Ok(flow)
+///     }
+///
+///     fn drain(&mut self) -> bool {
+///         self.listener.drain()
+///     }
+/// }
+///
+/// impl PolledSource for Capitals {
+///     fn poll_with(&mut self, set: &Arc<PollSet>, keys: PollKeys) -> Result<(), Error> {
+///         self.listener.poll_with(set, keys)
+///     }
+///
+///     fn ready(&mut self, key: usize) {
+///         self.listener.ready(key);
+///     }
+///
+///     fn deadline(&self) -> Option<Instant> {
+///         self.listener.deadline()
+///     }
+///
+///     fn pause(&mut self, paused: bool) -> bool {
+///         self.listener.pause(paused)
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let options = Options::new();
+/// let input = Endpoint::parse("127.0.0.1:0", Role::UdpListener)?.resolve(&options)?;
+/// let output = Endpoint::parse("127.0.0.1:0", Role::TcpListener)?.resolve(&options)?;
+///
+/// let mut program = Program::new()?;
+/// let (registry, stop) = (program.registry().clone(), program.stop().clone());
+/// let (transport, received) = (Arc::new(Plain), registry.endpoint(&input, Direction::In));
+/// let label = Label::new(false, &*transport);
+/// let mut fan_out = FanOut::new(&options, label, &registry.endpoint(&output, Direction::Out), &stop)?;
+/// for listener in UdpSource::open(&input, &options, &received, &stop)? {
+///     program.receives_with(&listener);
+///     let received = Batch::with_capacity(listener.capacity());
+///     fan_out.add_source(Box::new(Capitals { listener, received }))?;
+/// }
+///
+/// let listeners = listen_tcp(&output, &options)?;
+/// listeners.iter().for_each(|listener| program.listens_on(listener.local_addr()));
+/// let places = Places::new(100);
+/// let meter = registry.endpoint(&output, Direction::Out);
+/// let (allow, clients) = (Allow::default(), places.clone());
+/// let acceptor = Acceptor { label, listeners, transport, allow, meter, places, clients };
+/// let clients = fan_out.handle();
+/// program.thread("accept".to_owned(), Box::new(move || {
+///     acceptor.run(&stop, &mut |connection, peer, permit| {
+///         clients.add_client(connection, peer, permit);
+///         Ok(())
+///     })
+/// }))?;
+/// let clients = fan_out.handle();
+/// program.relay("fan-out".to_owned(), Box::new(fan_out), Vec::new())?;
+///
+/// let handle = program.handle();
+/// let [udp, tcp] = handle.local_addrs() else { panic!("two listeners") };
+/// let mut client = TcpStream::connect(tcp)?;
+/// while clients.clients() == 0 {
+///     std::thread::sleep(Duration::from_millis(1));
+/// }
+/// UdpSocket::bind("127.0.0.1:0")?.send_to(b"hello", udp)?;
+/// let mut text = [0; 5];
+/// client.read_exact(&mut text)?;
+/// assert_eq!(&text, b"HELLO");
+///
+/// handle.stop();
+/// handle.join()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct FanOut {
     set: Arc<PollSet>,
     events: Events,
