@@ -48,7 +48,7 @@ impl<R: Input> StreamSource<R> {
 
     /// Reads `input`, which messages call `name`, and cuts datagrams of at most `size` bytes.
     ///
-    /// The size must be from 1 to [`MAX_DATAGRAM`]; it is brought into that range.
+    /// The size must be from 1 to [`MAX_DATAGRAM`](crate::MAX_DATAGRAM); it is brought into that range.
     pub fn new(
         input: R,
         name: String,
