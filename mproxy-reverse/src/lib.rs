@@ -1,5 +1,6 @@
-//! Gathers UDP endpoints and accepted TCP and TLS connections in one multicast channel, and hands the
-//! channel out to many TCP and TLS clients and UDP endpoints.
+//! Gathers UDP endpoints and accepted TCP and TLS connections in one channel, and hands it out to many TCP and
+//! TLS clients and UDP endpoints. One thread reads all connections of an input, and one serves all clients of an
+//! output.
 //!
 //! ```
 //! use std::net::SocketAddr;
@@ -85,9 +86,10 @@ impl Reverse {
     }
 
     /// The multicast group to route through: `GROUP[%ZONE]:PORT`. Others on the network can join it, and
-    /// what they send to it is handed out too. By default the channel is private to this process: an
-    /// IPv4 group drawn at random, which never leaves the loopback interface. Of several, the first is
-    /// the channel, and what comes in is sent to the others too.
+    /// what they send to it is handed out too. By default the channel is private to this process: a pair of
+    /// connected UDP sockets on the loopback interface for each output thread, which no other process can read or
+    /// send into without raw sockets; and none with one input endpoint and one output thread, which is one thread
+    /// then. Of several groups, the first is the channel, and what comes in is sent to the others too.
     #[must_use]
     pub fn multicast(self, group: impl Display) -> Self {
         self.endpoint(Kind::Channel, group)
@@ -127,17 +129,17 @@ impl Reverse {
         self
     }
 
-    /// How many TCP clients are served at the same time, and how many TCP connections are read from;
-    /// one more is closed at once, unless a client that has closed its sending side (FIN) can give way.
-    /// The default is 1024.
+    /// How many TCP and TLS clients are served at the same time, and how many such connections are read
+    /// from; one more is closed at once, unless a client that has closed its sending side (FIN) can give way.
+    /// A client costs one descriptor and no thread. The default is 1024.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
         self
     }
 
-    /// How sockets are set up, and how datagrams are delimited in TCP streams, in both directions. The
-    /// receive buffer of a TCP client's thread is 1 MiB unless one is chosen.
+    /// How sockets are set up, how datagrams are delimited in TCP streams, in both directions, and what becomes of
+    /// slow clients: [`Options::client_buffer`], [`Options::stall_timeout`].
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;

@@ -11,14 +11,13 @@ const COMMAND: Command = Command {
     program: ProgramSpec::REVERSE,
     version: env!("CARGO_PKG_VERSION"),
     about: "MPROXY reverse: gathers UDP endpoints and accepted TCP connections in one
-multicast channel, and hands it out to many TCP clients and UDP endpoints.
+channel, and hands it out to many TCP clients and UDP endpoints.
 ",
     usage: "  mproxy-reverse --udp-listen-addr HOST:PORT... \\
                  --tcp-output-addr HOST:PORT... [OPTIONS]
 ",
     notes: "HOST:PORT is a name or address, as in localhost:9920, 0.0.0.0:9920, [::]:9920; a
-GROUP may name its interface: 239.1.2.3%eth0:9918, [ff02::114%eth0]:9918. TCP
-clients have receive buffers of 1M each unless --recv-buffer is given.
+GROUP may name its interface: 239.1.2.3%eth0:9918, [ff02::114%eth0]:9918.
 ",
     examples: "  mproxy-reverse --udp-listen-addr 0.0.0.0:9920 --tcp-output-addr 0.0.0.0:9921
 ",

@@ -258,11 +258,15 @@ const OPTIONS: &[OptionSpec] = &[
         .default("60s")
         .help("How often the names of targets are resolved again; 0 is never"),
     value("--recv-buffer", "BYTES", Sockets, ALL).help(
-        "Receive buffer of each socket, such as 512k or 4M. By default as large as the system allows, up \
+        "Receive buffer of each UDP socket, such as 512k or 4M. By default as large as the system allows, up \
          to 8M (mproxy-server: 64M)",
     ),
-    value("--linger", "TIME", Sockets, LISTENING).default("0").help(
+    value("--linger", "TIME", Sockets, SERVER.and(FORWARD)).default("0").help(
         "How long a UDP listener waits for more after a first datagram, such as 500us or 2ms, at most \
+         100ms; what fills a send goes at once",
+    ),
+    value("--linger", "TIME", Sockets, REVERSE).default("0").help(
+        "How long what comes in waits for more after a first datagram, such as 500us or 2ms, at most \
          100ms; what fills a send goes at once",
     ),
     value("--framing", "MODE", Framing, ALL).default("auto").help(

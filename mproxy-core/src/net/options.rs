@@ -145,8 +145,8 @@ impl Options {
         self
     }
 
-    /// The size of each receive buffer in bytes. By default as large as the system allows, up to 8 MiB;
-    /// for `mproxy-server` 64 MiB.
+    /// The size of the receive buffer of each UDP socket in bytes, also of those between the threads of
+    /// `mproxy-reverse`. By default as large as the system allows, up to 8 MiB; for `mproxy-server` 64 MiB.
     #[must_use]
     pub fn recv_buffer(mut self, bytes: usize) -> Self {
         self.recv_buffer = Some(bytes);
@@ -162,7 +162,7 @@ impl Options {
 
     /// How long a UDP listener waits for more datagrams after a first one, before it passes them on; at most 100 ms, by
     /// default not at all. What makes a full send goes at once. A lone datagram costs a wake-up, and so do many
-    /// together.
+    /// together. The TCP and TLS inputs of `mproxy-reverse` do the same.
     #[must_use]
     pub fn linger(mut self, time: Duration) -> Self {
         self.linger = time;
@@ -171,7 +171,7 @@ impl Options {
 
     /// The lag in bytes that a TCP or TLS client of `mproxy-reverse` may have: the size of the ring that all clients
     /// of an output thread share, from 128 KiB to 1 GiB, 4 MiB by default. A client that lags further misses whole
-    /// datagrams.
+    /// datagrams, which are counted as [`missed`](crate::EndpointStats::missed).
     #[must_use]
     pub fn client_buffer(mut self, bytes: usize) -> Self {
         self.client_buffer = bytes;
@@ -179,7 +179,8 @@ impl Options {
     }
 
     /// How long a TCP or TLS client of `mproxy-reverse` that answers may take nothing before it is dropped: from 100 ms
-    /// to 24 hours, 60 seconds by default.
+    /// to 24 hours, 60 seconds by default. One that reads slowly is not dropped; one whose network is silent is after 26
+    /// seconds, where the system tells (Linux).
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
