@@ -10,6 +10,9 @@ pub(crate) const CAN_DIVIDE_SENDERS: bool = false;
 
 pub(crate) const CAN_SEND_TRANSPARENT: bool = false;
 
+/// A socket without interest is in no poll.
+pub(crate) const TELLS_ERRORS_UNASKED: bool = false;
+
 /// A shutdown may do nothing: the reader's time-out ends the wait.
 pub(crate) const SHUTDOWN_WAKES_READERS: bool = false;
 

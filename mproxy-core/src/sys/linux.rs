@@ -24,6 +24,9 @@ pub(crate) use super::groups::join_source_v6;
 /// Whether `SO_REUSEPORT` divides a listener's senders among its sockets.
 pub(crate) const CAN_DIVIDE_SENDERS: bool = true;
 
+/// Whether errors of a socket in a poll set are told whatever the interest in it is (`epoll_ctl(2)`, `EPOLLERR`).
+pub(crate) const TELLS_ERRORS_UNASKED: bool = true;
+
 /// Whether a shutdown wakes the blocked reader of a UDP socket. The standard library panics there, since what
 /// comes has no sender: the portable datagram I/O uses it.
 pub(crate) const SHUTDOWN_WAKES_READERS: bool = !cfg!(mproxy_portable);

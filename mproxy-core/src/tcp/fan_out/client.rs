@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::io::ring::{Counts, Position, Ring};
-use crate::sys::{Interest, PollSet, Registration};
+use crate::sys::{self, Interest, PollSet, Registration};
 use crate::tcp::connection::{Connection, discard_input, discard_socket_input};
 use crate::tcp::places::Permit;
 use crate::tcp::stall::StallWatch;
@@ -211,6 +211,10 @@ impl Client {
         if self.has_input {
             return Ok(Input::Open);
         }
+        // Where a wait takes the pending socket error (SO_ERROR), a reset looks like a FIN.
+        if let Some(error) = self.connection.socket().take_error()? {
+            return Err(error);
+        }
         self.sync_interest()?;
         Ok(Input::HalfClosed)
     }
@@ -219,9 +223,16 @@ impl Client {
         self.registration.set_interest(Interest { read: self.has_input, write: self.is_lagging })
     }
 
-    /// Fails if it has taken nothing for too long. Whether there is anything that it has yet to acknowledge.
+    /// Fails if it has taken nothing for too long. Whether it is to be checked again.
     pub(super) fn check_stall(&mut self, now: Instant, timeout: Duration) -> io::Result<bool> {
-        self.stall.check(now, self.written, self.is_lagging, self.connection.socket(), timeout)
+        // Half-closed: nothing else tells of a reset.
+        let is_untold = !self.has_input && !sys::TELLS_ERRORS_UNASKED;
+        if is_untold && let Some(error) = self.connection.socket().take_error()? {
+            return Err(error);
+        }
+        let unacknowledged =
+            self.stall.check(now, self.written, self.is_lagging, self.connection.socket(), timeout)?;
+        Ok(unacknowledged || is_untold)
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Clients {
     count: Arc<AtomicUsize>,
     lagging: usize,
     /// Something was sent since the last check, or had not been acknowledged by then.
-    unacknowledged: bool,
+    unchecked: bool,
     /// No cursor is before it.
     low: Position,
     /// When one that lags has last taken something.
@@ -67,7 +67,7 @@ impl Clients {
             label,
             count,
             lagging: 0,
-            unacknowledged: false,
+            unchecked: false,
             low: Position::default(),
             progress: Instant::now(),
             round: ROUND,
@@ -125,7 +125,7 @@ impl Clients {
 
     /// Writes what is new to those that had taken everything before.
     pub(super) fn send_new(&mut self, ring: &Ring) {
-        self.unacknowledged = true;
+        self.unchecked = true;
         let mut passed = Counts::default();
         for index in 0..self.table.len() {
             if let Some(client) = &mut self.table[index]
@@ -151,6 +151,7 @@ impl Clients {
             match client.read() {
                 Ok(Input::Open) => {}
                 Ok(Input::HalfClosed) => {
+                    self.unchecked = true;
                     let (handle, id) = (handle.clone(), client.id);
                     client.permit().half_closed(Box::new(move || handle.remove(index, id)));
                 }
@@ -231,19 +232,23 @@ impl Clients {
 
     /// Drops those that have taken nothing for too long.
     pub(super) fn check_stalls(&mut self, now: Instant, ring: &Ring, timeout: Duration) {
-        self.unacknowledged = false;
+        self.unchecked = false;
         for index in 0..self.table.len() {
             let Some(client) = &mut self.table[index] else { continue };
             match client.check_stall(now, timeout) {
-                Ok(unacknowledged) => self.unacknowledged |= unacknowledged,
-                Err(error) => self.end(index, ring, Some(("send to", error))),
+                Ok(unacknowledged) => self.unchecked |= unacknowledged,
+                Err(error) => {
+                    let is_stalled = error.kind() == io::ErrorKind::TimedOut;
+                    let operation = if is_stalled { "send to" } else { "receive from" };
+                    self.end(index, ring, Some((operation, error)));
+                }
             }
         }
     }
 
     /// Whether there is anything to check: data that somebody has yet to acknowledge.
     pub(super) fn need_checks(&self) -> bool {
-        self.unacknowledged && !self.is_empty()
+        self.unchecked && !self.is_empty()
     }
 
     /// Ends a client that gives way to another one.
