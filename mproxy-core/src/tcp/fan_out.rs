@@ -254,6 +254,11 @@ impl FanOut {
                 self.next_check = now + CHECK_INTERVAL;
             }
         }
+        Ok(())
+    }
+
+    /// Takes what was handed over. After a receive: a client that was handed over before a datagram came gets it.
+    fn take_messages(&mut self) -> Result<(), Error> {
         for message in self.handle.take() {
             match message {
                 Message::Client(connection, peer, permit) => {
@@ -373,6 +378,7 @@ impl Source for FanOut {
         self.pause_or_resume();
         self.wait()?;
         let Some(index) = self.due_source() else {
+            self.take_messages()?;
             return Ok(if self.finish() { Flow::End } else { Flow::More });
         };
         let Some(inlet) = &mut self.sources[index] else { return Ok(Flow::More) };
@@ -380,6 +386,7 @@ impl Source for FanOut {
         // No more at a time than it was had wait for.
         batch.set_limit(if inlet.can_pause { self.ring.capacity() / 4 } else { usize::MAX });
         let flow = inlet.source.receive(batch)?;
+        self.take_messages()?;
         if !batch.is_empty() {
             self.hand_out(batch);
         }
@@ -397,5 +404,76 @@ impl Source for FanOut {
             .flatten()
             .map(|inlet| inlet.source.drain())
             .fold(true, std::ops::BitAnd::bitand)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use super::*;
+    use crate::relay::stats::{Direction, Registry};
+    use crate::tcp::connection::Connection;
+    use crate::tcp::places::{Permit, Places};
+    use crate::tcp::transport::{Plain, Transport};
+
+    /// A source that hands over a client before its only datagram.
+    struct Introducing(Option<(Box<dyn Connection>, SocketAddr, Permit)>, FanOutHandle);
+
+    impl Source for Introducing {
+        fn capacity(&self) -> usize {
+            8
+        }
+
+        fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
+            if let Some((connection, peer, permit)) = self.0.take() {
+                self.1.add_client(connection, peer, permit);
+                batch.spare()[..2].copy_from_slice(b"hi");
+                batch.push(2);
+            }
+            Ok(Flow::End)
+        }
+
+        fn drain(&mut self) -> bool {
+            true
+        }
+    }
+
+    impl PolledSource for Introducing {
+        fn poll_with(&mut self, _: &Arc<PollSet>, _: PollKeys) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn ready(&mut self, _: usize) {}
+
+        fn deadline(&self) -> Option<Instant> {
+            None
+        }
+
+        fn pause(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_client_gets_what_comes_once_it_is_handed_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        let connection = Plain.begin(stream).unwrap().into_connection();
+        let permit = Places::new(1).acquire().unwrap();
+        let meter = Registry::default().endpoint("clients", Direction::Out);
+        let label = Label::new(false, &Plain);
+        let mut fan_out = FanOut::new(&Options::new(), label, &meter, &Stop::new().unwrap()).unwrap();
+        let source = Introducing(Some((connection, peer, permit)), fan_out.handle());
+        fan_out.add_source(Box::new(source)).unwrap();
+        let mut batch = Batch::with_capacity(fan_out.capacity());
+        while fan_out.receive(&mut batch).unwrap() == Flow::More {
+            batch.clear();
+        }
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"hi");
     }
 }
