@@ -118,7 +118,7 @@ pub use relay::sink_set::SinkSet;
 pub use relay::stats::{Counters, Direction, EndpointStats, Meter, Registry, Stats};
 pub use relay::stop::Stop;
 pub use relay::thread::Task;
-pub use sys::PollSet;
+pub use sys::{PollSet, Registration};
 pub use tcp::accept::{Accepted, Acceptor};
 pub use tcp::connection::Connection;
 pub use tcp::downstream::{FanIn, FanInHandle};

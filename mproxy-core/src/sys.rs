@@ -38,8 +38,8 @@ pub(crate) use file::{PIPE_BUF, blocking_reader, is_on_disk, open_to_append, set
 pub(crate) use linux::*;
 pub(crate) use os_str::split_at_equals;
 pub(crate) use poll::{CAN_POLL_FILES, file_poll_fd, poll};
-pub use readiness::PollSet;
-pub(crate) use readiness::{Events, Interest, Registration};
+pub(crate) use readiness::{Events, Interest};
+pub use readiness::{PollSet, Registration};
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(windows)]

@@ -66,6 +66,13 @@ impl Batch {
         Self { area: vec![0; capacity], used: 0, runs: Vec::new(), senders: Vec::new(), limit: usize::MAX }
     }
 
+    /// Makes the area of an empty batch this large at least.
+    pub(crate) fn grow(&mut self, capacity: usize) {
+        if self.area.len() < capacity {
+            self.area = vec![0; capacity];
+        }
+    }
+
     /// Removes all datagrams; the area stays.
     pub fn clear(&mut self) {
         self.used = 0;

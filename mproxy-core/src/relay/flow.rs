@@ -94,7 +94,8 @@ impl PollKeys {
     }
 
     /// The owner's key for a socket with this index.
-    pub(crate) fn key(self, index: usize) -> usize {
+    #[must_use]
+    pub fn key(self, index: usize) -> usize {
         index << Self::OWNER_BITS | usize::from(self.0)
     }
 

@@ -155,6 +155,12 @@ impl Stats {
         self.sum(Direction::Out, |e| e.missed)
     }
 
+    /// Datagrams that TCP clients had not taken when they left, at all endpoints.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        self.sum(Direction::Out, |e| e.gone)
+    }
+
     fn sum(&self, direction: Direction, field: impl Fn(&EndpointStats) -> u64) -> u64 {
         self.endpoints.iter().filter(|e| e.direction == direction).map(field).sum()
     }

@@ -42,6 +42,17 @@ impl PollSet {
         Poller::new().map(|poller| Arc::new(Self(poller)))
     }
 
+    /// Adds a socket to read from, under a key of its owner's, until the registration is dropped.
+    ///
+    /// # Errors
+    /// If the system has no room for it.
+    pub fn watch<S: AsSource>(self: &Arc<Self>, socket: &Arc<S>, key: usize) -> io::Result<Registration<S>>
+    where
+        for<'a> &'a S: AsRawSource,
+    {
+        Registration::new(socket, self, key, Interest::READ)
+    }
+
     /// Waits until a socket is ready, until a [`wake`](Self::wake), or for the timeout. `None` is for as long as it
     /// takes. A signal does not end it.
     pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
@@ -50,7 +61,7 @@ impl PollSet {
     }
 
     /// Ends the wait under way, or the next one.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         // It fails only where the wait does.
         let _ = self.0.notify();
     }
@@ -69,7 +80,7 @@ impl Events {
 
 /// A socket in a [`PollSet`], until this is dropped. Events are level-triggered.
 #[derive(Debug)]
-pub(crate) struct Registration<S: AsSource> {
+pub struct Registration<S: AsSource> {
     socket: Arc<S>,
     set: Arc<PollSet>,
     key: usize,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::io::poll::WRITE_TIMEOUT_AT_STOP;
 use crate::io::ring::Ring;
+use crate::log;
 use crate::net::options::Options;
 use crate::relay::batch::{Batch, Cursor};
 use crate::relay::flow::{Flow, PollKeys, PolledSource, Source};
@@ -258,17 +259,20 @@ impl FanOut {
     }
 
     /// Takes what was handed over. After a receive: a client that was handed over before a datagram came gets it.
-    fn take_messages(&mut self) -> Result<(), Error> {
+    fn take_messages(&mut self) {
         for message in self.handle.take() {
             match message {
                 Message::Client(connection, peer, permit) => {
                     self.clients.add(connection, peer, permit, &self.ring, &self.set);
                 }
                 Message::Remove(index, id) => self.clients.remove(index, id, &self.ring),
-                Message::Source(source) => self.add_source(source)?,
+                Message::Source(source) => {
+                    if let Err(error) = self.add_source(source) {
+                        log::warn(format_args!("{error}"));
+                    }
+                }
             }
         }
-        Ok(())
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -377,8 +381,10 @@ impl Source for FanOut {
     fn receive(&mut self, batch: &mut Batch) -> Result<Flow, Error> {
         self.pause_or_resume();
         self.wait()?;
+        // A source that was added meanwhile may need more than the relay has asked for.
+        batch.grow(self.capacity);
         let Some(index) = self.due_source() else {
-            self.take_messages()?;
+            self.take_messages();
             return Ok(if self.finish() { Flow::End } else { Flow::More });
         };
         let Some(inlet) = &mut self.sources[index] else { return Ok(Flow::More) };
@@ -386,7 +392,7 @@ impl Source for FanOut {
         // No more at a time than it was had wait for.
         batch.set_limit(if inlet.can_pause { self.ring.capacity() / 4 } else { usize::MAX });
         let flow = inlet.source.receive(batch)?;
-        self.take_messages()?;
+        self.take_messages();
         if !batch.is_empty() {
             self.hand_out(batch);
         }

@@ -29,6 +29,8 @@ pub(super) struct Client {
     pub(super) is_lagging: bool,
     /// No FIN has come yet.
     has_input: bool,
+    /// When a message has last told what it has missed.
+    pub(super) told: Option<std::time::Instant>,
     /// Bytes that the socket has taken.
     written: u64,
     stall: StallWatch,
@@ -60,6 +62,7 @@ impl Client {
         ring: &Ring,
         (set, key, id): (&Arc<PollSet>, usize, u64),
     ) -> io::Result<Self> {
+        connection.socket().set_nonblocking(true)?;
         let registration = Registration::new(connection.socket(), set, key, Interest::READ)?;
         let cursor = ring.head();
         Ok(Self {
@@ -73,6 +76,7 @@ impl Client {
             missed: Counts::default(),
             is_lagging: false,
             has_input: true,
+            told: None,
             written: 0,
             stall: StallWatch::default(),
             permit,

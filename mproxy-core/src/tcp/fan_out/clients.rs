@@ -203,18 +203,24 @@ impl Clients {
         }
         self.low = ring.head();
         let (mut missed, mut slow) = (Counts::default(), Vec::new());
-        for client in self.table.iter_mut().flatten().filter(|client| client.is_lagging) {
+        for (index, client) in self.table.iter_mut().enumerate() {
+            let Some(client) = client.as_mut().filter(|client| client.is_lagging) else { continue };
             if client.cursor() < tail {
                 missed += client.overrun(ring);
-                slow.push((client.peer, client.missed));
+                slow.push((client.told, index));
             }
             self.low = self.low.min(client.cursor());
         }
         self.counters.missed(missed.datagrams, missed.bytes);
-        for (peer, missed) in slow {
+        // Those that have not been told of for longest first.
+        slow.sort_unstable();
+        for (_, index) in slow {
+            let Some(client) = &mut self.table[index] else { continue };
             if !self.missed_log.permits() {
                 break;
             }
+            client.told = Some(Instant::now());
+            let (peer, missed) = (client.peer, client.missed);
             log::warn(format_args!(
                 "{} {peer} is too slow: it has missed {} datagrams, {} bytes (--client-buffer)",
                 self.label, missed.datagrams, missed.bytes
@@ -274,9 +280,15 @@ impl Clients {
         self.free.push(index);
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.lagging -= usize::from(client.is_lagging);
-        let (peer, left) = (client.peer, client.left(ring));
+        let (peer, left, missed) = (client.peer, client.left(ring), client.missed);
         self.counters.gone(left.datagrams);
         drop(client);
+        if missed.datagrams > 0 {
+            log::info(format_args!(
+                "{} {peer} has missed {} datagrams, {} bytes in all (--client-buffer)",
+                self.label, missed.datagrams, missed.bytes
+            ));
+        }
         let ended = error.map_or(Ok(()), |(operation, error)| {
             self.counters.failed(usize::from(operation == "send to"));
             Err(Error::io(operation, peer, error))
