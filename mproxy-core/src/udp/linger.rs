@@ -142,6 +142,10 @@ mod tests {
 
     #[test]
     fn what_makes_a_full_send_goes_at_once() {
+        if sys::NAME == "windows" {
+            // FIONREAD may tell the next datagram alone.
+            return;
+        }
         let mut polled = Polled::new(Duration::from_millis(100));
         for _ in 0..3 {
             polled.sender.send(&vec![0; 30_000]).unwrap();

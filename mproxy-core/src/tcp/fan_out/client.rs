@@ -229,8 +229,8 @@ impl Client {
 
     /// Fails if it has taken nothing for too long. Whether it is to be checked again.
     pub(super) fn check_stall(&mut self, now: Instant, timeout: Duration) -> io::Result<bool> {
-        // Half-closed: nothing else tells of a reset.
-        let is_untold = !self.has_input && !sys::TELLS_ERRORS_UNASKED;
+        // Nothing else may tell of a reset.
+        let is_untold = !sys::TELLS_ERRORS_UNASKED;
         if is_untold && let Some(error) = self.connection.socket().take_error()? {
             return Err(error);
         }

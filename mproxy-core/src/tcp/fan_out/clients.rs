@@ -111,6 +111,7 @@ impl Clients {
         match Client::new(connection, peer, permit, ring, (set, self.keys.key(index), self.next_id)) {
             Ok(client) => {
                 self.label.log_connected(peer);
+                self.unchecked = true;
                 self.table[index] = Some(client);
             }
             Err(error) => {
