@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
-use std::thread::{scope, sleep};
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use mproxy_reverse::{Direction, EndpointStats, Handle, Options, Reverse, Stats};
@@ -444,7 +444,7 @@ fn five_thousand_connections_leave_nothing_behind() {
             }
             eventually("the end of the connections", || {
                 proxy.sender.send(b"is anyone there?\n").unwrap();
-                sleep(Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
                 (proxy.running.count(" has gone: ") == connected).then_some(())
             });
         }
@@ -702,7 +702,7 @@ fn a_slow_client_is_kept_and_a_stalled_one_dropped_after_the_stall_timeout() {
         }
         // A feed has a pace.
         let due = Duration::from_millis(20) * u32::try_from(portion).unwrap();
-        sleep(due.saturating_sub(since.elapsed()));
+        std::thread::sleep(due.saturating_sub(since.elapsed()));
     }
     let messages = proxy.running.messages();
     assert_eq!(messages.matches(" dropped: ").count(), 1, "{messages}");
