@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
+use crate::io::poll::poll_for;
 use crate::io::ring::{Counts, Position, Ring};
 use crate::sys::{self, Interest, PollSet, Registration};
 use crate::tcp::connection::{Connection, discard_input, discard_socket_input};
@@ -231,12 +234,29 @@ impl Client {
     pub(super) fn check_stall(&mut self, now: Instant, timeout: Duration) -> io::Result<bool> {
         // Nothing else may tell of a reset.
         let is_untold = !sys::TELLS_ERRORS_UNASKED;
-        if is_untold && let Some(error) = self.connection.socket().take_error()? {
-            return Err(error);
+        if is_untold {
+            self.poll_error()?;
         }
         let unacknowledged =
             self.stall.check(now, self.written, self.is_lagging, self.connection.socket(), timeout)?;
         Ok(unacknowledged || is_untold)
+    }
+}
+
+impl Client {
+    /// Polls for an error of the connection, which a poll set may not tell.
+    fn poll_error(&self) -> io::Result<()> {
+        let socket = self.connection.socket();
+        let interest = if self.has_input { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(&**socket, interest)];
+        poll_for(&mut fds, Some(Duration::ZERO))?;
+        let has_failed = fds[0].revents().intersects(PollFlags::ERR | PollFlags::NVAL);
+        // The pending socket error (SO_ERROR).
+        match socket.take_error()? {
+            Some(error) => Err(error),
+            None if has_failed => Err(io::ErrorKind::ConnectionReset.into()),
+            None => Ok(()),
+        }
     }
 }
 
