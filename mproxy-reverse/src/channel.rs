@@ -68,6 +68,11 @@ impl Channel {
         UdpSink::open(&self.targets)
     }
 
+    /// Whether inputs send to nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// A source for one more output thread: its own membership of the group, or a pair of its own.
     pub(crate) fn source(&mut self, options: &Options, stop: &Stop) -> Result<UdpSource, Error> {
         if let Some(group) = &self.group {

@@ -142,6 +142,10 @@ impl<'a> Proxy<'a> {
         }
         for endpoint in listeners.tcp_outputs {
             let mut fan_out = self.fan_out(&endpoint)?;
+            if !channel.is_empty() {
+                // UDP outputs are not held up by a client.
+                fan_out = fan_out.never_wait();
+            }
             for source in sources.drain(..) {
                 fan_out.add_source(source)?;
             }

@@ -23,6 +23,9 @@ use crate::sys::{Events, Interest, PollSet, Registration};
 use crate::tcp::connection::Connection;
 use crate::tcp::transport::Transport;
 
+/// The bytes within a linger that make full sends: half of what the smallest receive window lets in.
+const FULL: usize = 32_768;
+
 /// How long a drain waits at a time for those that may still add a connection.
 const DRAIN_WAIT: Duration = Duration::from_millis(50);
 
@@ -53,6 +56,8 @@ pub struct FanIn {
     /// How long what comes waits for more, and until when it does now.
     linger: Duration,
     linger_until: Option<Instant>,
+    /// What was taken within the present period of the linger's length, and whether a full send was within the last.
+    period: Period,
     draining: bool,
     stop: Stop,
     counters: Arc<Counters>,
@@ -61,6 +66,14 @@ pub struct FanIn {
 /// How many rounds in a row go without a look at the poll set, whose wait costs several system calls, while connections
 /// are to have another turn anyway.
 const ROUNDS_WITHOUT_WAIT: u8 = 3;
+
+/// A period of the linger's length: its end, what was taken since it began, and whether the one before made full sends.
+#[derive(Debug, Default)]
+struct Period {
+    end: Option<Instant>,
+    bytes: usize,
+    is_busy: bool,
+}
 
 /// Where a fan-in's sockets are waited for.
 struct Poll {
@@ -194,6 +207,7 @@ impl FanIn {
             paused: false,
             linger: Duration::ZERO,
             linger_until: None,
+            period: Period::default(),
             draining: false,
             stop: stop.clone(),
             counters: meter.counters(),
@@ -229,6 +243,20 @@ impl FanIn {
         self.paused || self.linger_until.is_some()
     }
 
+    /// Whether what shows ready now is to wait for more. Not at a rate that makes full sends anyway: while nothing is
+    /// read, the receive window would hold up the peers.
+    fn is_linger_due(&mut self) -> bool {
+        if self.linger.is_zero() || self.draining || !self.ready.is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        if self.period.end.is_none_or(|end| now >= end) {
+            let is_busy = self.period.bytes >= FULL;
+            self.period = Period { end: Some(now + self.linger), bytes: 0, is_busy };
+        }
+        !self.period.is_busy && self.period.bytes < FULL
+    }
+
     /// Has those wait for their turns again that were held, unless something still holds them.
     fn release(&mut self) {
         if self.is_held() {
@@ -260,11 +288,11 @@ impl FanIn {
         let deadline = self.deadline();
         let Some(Poll { set, events, .. }) = &mut self.poll else { return Ok(()) };
         let Some(mut events) = events.take() else { return Ok(()) };
+        let set = set.clone();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = timeout.into_iter().chain(self.draining.then_some(DRAIN_WAIT)).min();
         let mut waited = set.wait(&mut events, timeout);
-        let lingers = !self.linger.is_zero() && !self.draining && self.ready.is_empty();
-        if waited.is_ok() && lingers && events.iter().next().is_some() {
+        if waited.is_ok() && events.iter().next().is_some() && self.is_linger_due() {
             // The set is its own, and nothing else is to be waited for.
             self.stop.sleep(self.linger);
             waited = set.wait(&mut events, Some(Duration::ZERO));
@@ -390,6 +418,7 @@ impl FanIn {
                 self.give_turn(index);
             }
             taken += before - batch.spare().len();
+            self.period.bytes = self.period.bytes.saturating_add(before - batch.spare().len());
         }
     }
 
@@ -513,9 +542,7 @@ impl PolledSource for FanIn {
 
     fn ready(&mut self, key: usize) {
         let (_, index) = PollKeys::split(key);
-        // Those that have more to read than one turn gives keep it busy anyway.
-        let lingers = !self.linger.is_zero() && !self.draining && self.ready.is_empty();
-        if lingers && !self.is_held() {
+        if !self.is_held() && self.is_linger_due() {
             self.linger_until = Some(Instant::now() + self.linger);
         }
         if self.is_held()

@@ -25,8 +25,11 @@ use crate::tcp::label::Label;
 /// How often clients are looked at, whether they still take anything.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a source waits for room in the ring while no client takes anything.
-const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
+/// How long a source waits for room in the ring while no client takes anything: a second with the last look.
+const WAIT_FOR_ROOM: Duration = Duration::from_millis(900);
+
+/// How often it is looked meanwhile whether one does.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A source that hands what its own sources receive to many TCP or TLS clients, and then to the sinks of its relay.
 ///
@@ -157,6 +160,10 @@ pub struct FanOut {
     next_check: Instant,
     /// Sources that can wait do, until there is room in the ring.
     paused: bool,
+    /// When to look next whether clients that lack room read on.
+    next_look: Instant,
+    /// No source waits: something else gets the batches, too, and keeps up.
+    never_waits: bool,
     draining: bool,
     capacity: usize,
 }
@@ -196,10 +203,20 @@ impl FanOut {
             stall_timeout: options.stall_timeout,
             next_check: Instant::now(),
             paused: false,
+            next_look: Instant::now(),
+            never_waits: false,
             draining: false,
             capacity: 0,
             set,
         })
+    }
+
+    /// Has no source wait for room in the ring, since the relay has sinks, which keep up: to be called before sources are
+    /// added.
+    #[must_use]
+    pub fn never_wait(mut self) -> Self {
+        self.never_waits = true;
+        self
     }
 
     /// Hands clients and sources over while it runs.
@@ -222,7 +239,7 @@ impl FanOut {
         let keys = PollKeys::of(index + 1).ok_or_else(|| Error::io("add", "a source", full()))?;
         source.poll_with(&self.set, keys)?;
         self.capacity = self.capacity.max(source.capacity());
-        let can_pause = source.pause(false);
+        let can_pause = source.pause(false) && !self.never_waits;
         if self.draining {
             source.drain();
         }
@@ -280,28 +297,36 @@ impl FanOut {
             let left = self.time_to_finish();
             return Some(if self.clients.are_lagging() { left } else { Duration::ZERO });
         }
-        if self.draining || self.sources.iter().flatten().any(|inlet| self.is_due(inlet)) {
+        if self.sources.iter().flatten().any(|inlet| self.is_due(inlet)) {
             return Some(Duration::ZERO);
         }
         let deadlines = self.sources.iter().flatten().filter_map(|inlet| inlet.source.deadline());
         let check = self.clients.need_checks().then_some(self.next_check);
-        let room = self.paused.then(|| self.clients.progress() + WAIT_FOR_ROOM);
-        let deadline = deadlines.chain(check).chain(room).min();
+        let look = self.paused.then_some(self.next_look);
+        let deadline = deadlines.chain(check).chain(look).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         left.into_iter().chain(POLL_INTERVAL).min()
     }
 
     /// Whether to receive from the source now.
     fn is_due(&self, inlet: &Inlet) -> bool {
-        inlet.is_ready && !(self.paused && inlet.can_pause)
+        (inlet.is_ready || self.draining) && !(self.paused && inlet.can_pause)
     }
 
     /// Has the sources that can wait do so while the clients lack room, and go on as soon as there is some.
     fn pause_or_resume(&mut self) {
-        let pause = !self.draining
-            && self.clients.all_lag()
-            && self.clients.would_miss(self.portion(), &self.ring)
-            && self.clients.progress().elapsed() < WAIT_FOR_ROOM;
+        let lacks_room = self.clients.all_lag() && self.clients.would_miss(self.portion(), &self.ring);
+        let now = Instant::now();
+        if lacks_room && now >= self.next_look {
+            self.clients.look_for_progress();
+            self.next_look = now + LOOK_INTERVAL;
+        }
+        let has_time = if self.draining {
+            !self.time_to_finish().is_zero()
+        } else {
+            now.saturating_duration_since(self.clients.progress()) < WAIT_FOR_ROOM
+        };
+        let pause = lacks_room && has_time;
         if self.paused != pause {
             self.paused = pause;
             for inlet in self.sources.iter_mut().flatten().filter(|inlet| inlet.can_pause) {
@@ -320,9 +345,7 @@ impl FanOut {
         let count = self.sources.len();
         let due = (0..count).map(|turn| (self.next + turn) % count).find(|index| {
             self.sources[*index].as_ref().is_some_and(|inlet| {
-                self.draining
-                    || self.is_due(inlet)
-                    || inlet.source.deadline().is_some_and(|at| Instant::now() >= at)
+                self.is_due(inlet) || inlet.source.deadline().is_some_and(|at| Instant::now() >= at)
             })
         })?;
         self.next = due + 1;

@@ -94,6 +94,11 @@ impl Client {
         self.cursor
     }
 
+    /// Bytes that the peer has acknowledged; those that the socket has taken where the system does not tell.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.written.saturating_sub(sys::unacknowledged_bytes(self.connection.socket()))
+    }
+
     /// Bytes that the socket has taken.
     pub(super) fn written(&self) -> u64 {
         self.written

@@ -44,6 +44,8 @@ pub(super) struct Clients {
     low: Position,
     /// When one that lags has last taken something.
     progress: Instant,
+    /// What those that lag had acknowledged when that was last looked at.
+    acknowledged: u64,
     /// What those that lag may still get before the next receive.
     round: usize,
     missed_log: LogLimiter,
@@ -70,6 +72,7 @@ impl Clients {
             unchecked: false,
             low: Position::default(),
             progress: Instant::now(),
+            acknowledged: 0,
             round: ROUND,
             missed_log: LogLimiter::with_burst(BURST),
             counters,
@@ -88,6 +91,16 @@ impl Clients {
     /// Whether there is none that has taken everything.
     pub(super) fn all_lag(&self) -> bool {
         self.lagging == self.table.len() - self.free.len()
+    }
+
+    /// Looks whether one that lags reads on. Its socket need not have taken anything for that: it tells room (EPOLLOUT)
+    /// only once a third of the send buffer is free.
+    pub(super) fn look_for_progress(&mut self) {
+        let lagging = self.table.iter().flatten().filter(|client| client.is_lagging);
+        let acknowledged = lagging.map(Client::acknowledged).sum();
+        if std::mem::replace(&mut self.acknowledged, acknowledged) != acknowledged {
+            self.progress = Instant::now();
+        }
     }
 
     /// When one that lags has last taken something.
