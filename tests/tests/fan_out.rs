@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
@@ -531,6 +532,77 @@ fn a_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed() {
     assert!(missed(&running.messages(), stalled.local_addr().unwrap()).is_some(), "{}", running.messages());
 }
 
+/// Linux alone tells what a peer has acknowledged.
+#[cfg(target_os = "linux")]
+fn a_client_that_reads_slowly_but_steadily_loses_nothing_of_a_tcp_input() {
+    const BYTES: usize = 40_000_000;
+    // So slow that its socket has no room for seconds: it has some only once a third of the send buffer is free.
+    const SLOW: Duration = Duration::from_secs(4);
+    const BYTES_PER_MILLISECOND: usize = 300;
+    let (running, input, output) = tcp_to_tcp(&["--framing", "raw", "--client-buffer", "128k"]);
+    let mut client = connect(output, None);
+    running.serves(client.local_addr().unwrap());
+    let (since, mut read) = (Instant::now(), 0);
+    full_speed(input, BYTES, |buffer| {
+        let due = Duration::from_millis((read / BYTES_PER_MILLISECOND) as u64);
+        let room = if due < SLOW { 9_000 } else { buffer.len() };
+        std::thread::sleep(due.min(SLOW).saturating_sub(since.elapsed()));
+        let len = client.read(&mut buffer[..room]).unwrap();
+        read += len;
+        len
+    });
+    assert!(missed(&running.messages(), client.local_addr().unwrap()).is_none(), "{}", running.messages());
+}
+
+fn a_slow_client_of_a_tcp_input_holds_up_no_udp_output() {
+    // At the pace of the client, 3 MB a second, it would take a quarter of a minute.
+    const BYTES: usize = 60_000_000;
+    let (_target, address) = udp();
+    let (running, input, output) =
+        tcp_to_tcp(&["--framing", "raw", "--udp-output-addr", &address.to_string()]);
+    let mut client = connect(output, None);
+    running.serves(client.local_addr().unwrap());
+    let (pattern, input, is_written) = (pattern(), connect(input, None), AtomicBool::new(false));
+    let since = Instant::now();
+    scope(|scope| {
+        scope.spawn(|| {
+            write_pattern(&input, &pattern, BYTES);
+            is_written.store(true, Ordering::Relaxed);
+        });
+        let mut buffer = vec![0; 30_000];
+        while !is_written.load(Ordering::Relaxed) {
+            assert!(client.read(&mut buffer).unwrap() > 0);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+}
+
+fn a_linger_does_not_slow_a_tcp_input_down() {
+    // For 1.5 seconds. With a receive window for each linger it would take ten times as long.
+    const PORTIONS: u32 = 1500;
+    const PORTION: usize = 20_000;
+    let (running, input, output) = tcp_to_tcp(&["--framing", "raw", "--linger", "100ms"]);
+    let mut client = connect(output, None);
+    running.serves(client.local_addr().unwrap());
+    let (pattern, mut input) = (pattern(), connect(input, None));
+    let feed = pattern.repeat(1 + PORTION * PORTIONS as usize / pattern.len());
+    let since = Instant::now();
+    scope(|scope| {
+        scope.spawn(|| {
+            for (number, portion) in (0..PORTIONS).zip(feed.chunks(PORTION)) {
+                // A feed has a pace.
+                let due = Duration::from_millis(1) * number;
+                std::thread::sleep(due.saturating_sub(since.elapsed()));
+                input.write_all(portion).unwrap();
+            }
+        });
+        let bytes = PORTION * PORTIONS as usize;
+        read_pattern(&pattern, bytes, |buffer| client.read(buffer).unwrap());
+    });
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+}
+
 fn a_tls_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed() {
     const BYTES: usize = 30_000_000;
     let (pki, output) = (Pki::new(), loopback(2));
@@ -758,6 +830,10 @@ mproxy_tests::main!(
     #[cfg(target_os = "linux")]
     five_thousand_connections_leave_nothing_behind,
     a_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed,
+    #[cfg(target_os = "linux")]
+    a_client_that_reads_slowly_but_steadily_loses_nothing_of_a_tcp_input,
+    a_slow_client_of_a_tcp_input_holds_up_no_udp_output,
+    a_linger_does_not_slow_a_tcp_input_down,
     a_tls_client_that_always_reads_loses_nothing_of_a_tcp_input_at_full_speed,
     #[cfg(unix)]
     clients_that_drain_their_lag_at_once_hold_up_nobody,
