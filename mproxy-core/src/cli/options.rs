@@ -263,11 +263,11 @@ const OPTIONS: &[OptionSpec] = &[
     ),
     value("--linger", "TIME", Sockets, SERVER.and(FORWARD)).default("0").help(
         "How long a UDP listener waits for more after a first datagram, such as 500us or 2ms, at most \
-         100ms; what fills a send goes at once",
+         100ms (a bare number is microseconds); what fills a send goes at once",
     ),
     value("--linger", "TIME", Sockets, REVERSE).default("0").help(
         "How long what comes in waits for more after a first datagram, such as 500us or 2ms, at most \
-         100ms; what fills a send goes at once",
+         100ms (a bare number is microseconds); what fills a send goes at once",
     ),
     value("--framing", "MODE", Framing, ALL).default("auto").help(
         "Datagrams in a byte stream: auto ends one at a newline, lines waits for whole lines, blocks has \

@@ -392,6 +392,7 @@ impl FanOut {
 impl Drop for FanOut {
     /// Clients that are left when the time to finish is over are counted, too.
     fn drop(&mut self) {
+        self.handle.close();
         self.clients.close(&self.ring);
     }
 }

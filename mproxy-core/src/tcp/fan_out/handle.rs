@@ -14,8 +14,16 @@ use crate::tcp::places::Permit;
 #[derive(Clone)]
 pub struct FanOutHandle {
     set: Arc<PollSet>,
-    messages: Arc<Mutex<Vec<Message>>>,
+    inbox: Arc<Mutex<Inbox>>,
     clients: Arc<AtomicUsize>,
+}
+
+/// What was handed over and not taken yet.
+#[derive(Default)]
+struct Inbox {
+    messages: Vec<Message>,
+    /// The fan-out has ended: nobody takes anything any more.
+    is_closed: bool,
 }
 
 /// What is handed over.
@@ -34,21 +42,24 @@ impl fmt::Debug for FanOutHandle {
 
 impl FanOutHandle {
     pub(super) fn new(set: Arc<PollSet>) -> Self {
-        Self { set, messages: Arc::default(), clients: Arc::default() }
+        Self { set, inbox: Arc::default(), clients: Arc::default() }
     }
 
-    /// Adds a client, which gets what is received from now on.
+    /// Adds a client, which gets what is received from now on. After the fan-out's end it is closed at once.
     pub fn add_client(&self, connection: Box<dyn Connection>, peer: SocketAddr, permit: Permit) {
-        let mut messages = self.lock();
-        messages.push(Message::Client(connection, peer, permit));
+        let mut inbox = self.lock();
+        if inbox.is_closed {
+            return;
+        }
+        inbox.messages.push(Message::Client(connection, peer, permit));
         // At once: whoever shares out a burst of clients among several looks at the count each time. Not before the push:
         // whoever is counted gets everything.
         self.clients.fetch_add(1, Ordering::Relaxed);
-        drop(messages);
+        drop(inbox);
         self.set.wake();
     }
 
-    /// Adds a source.
+    /// Adds a source. After the fan-out's end it is dropped.
     pub fn add_source(&self, source: Box<dyn PolledSource + Send>) {
         self.send(Message::Source(source));
     }
@@ -69,15 +80,28 @@ impl FanOutHandle {
 
     /// Takes all that was handed over since the last time.
     pub(super) fn take(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut self.lock().messages)
+    }
+
+    /// Has everything dropped that is handed over from now on, and what was not taken yet.
+    pub(super) fn close(&self) {
+        let mut inbox = self.lock();
+        inbox.is_closed = true;
+        let left = std::mem::take(&mut inbox.messages);
+        drop(inbox);
+        let clients = left.iter().filter(|message| matches!(message, Message::Client(..))).count();
+        self.clients.fetch_sub(clients, Ordering::Relaxed);
     }
 
     fn send(&self, message: Message) {
-        self.lock().push(message);
-        self.set.wake();
+        let mut inbox = self.lock();
+        if !inbox.is_closed {
+            inbox.messages.push(message);
+            self.set.wake();
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Message>> {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
