@@ -1,8 +1,10 @@
 //! Connections that carry data.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+
+use socket2::SockRef;
 
 use crate::io::poll::Input;
 
@@ -45,7 +47,8 @@ impl Connection for Arc<TcpStream> {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&**self).write_vectored(slices)
+        // sendmsg: writev (`Write::write_vectored`) goes through the checks for files first.
+        SockRef::from(&**self).send_vectored(slices)
     }
 
     fn flush(&mut self) -> io::Result<usize> {
