@@ -66,7 +66,7 @@
 //!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
 //! - **TCP and TLS**: an [`Acceptor`] on the listeners of [`listen_tcp`] has [`Places`] for so many connections, and hands
 //!   each, a [`Connection`] with its [`Permit`], to a [`FanOut`] of clients or a [`FanIn`], by their [`FanOutHandle`] or
-//!   [`FanInHandle`]; a [`Label`] is what messages call it. [`TcpServerSource`] connects to servers. Both are over a
+//!   [`FanInHandle`]; sources of a fan-out have a [`SourceId`]. A [`Label`] is what messages call a connection. [`TcpServerSource`] connects to servers. Both are over a
 //!   [`Transport`]: [`Plain`], or that of [`Tls`].
 //! - **Programs**: [`Program`], [`Handle`] and [`Stopper`]; [`Registry`], [`Meter`], [`Counters`] and [`Stats`].
 //!
@@ -123,7 +123,7 @@ pub use tcp::accept::{Accepted, Acceptor};
 pub use tcp::connection::Connection;
 pub use tcp::downstream::{FanIn, FanInHandle};
 pub use tcp::fan_out::FanOut;
-pub use tcp::fan_out::handle::FanOutHandle;
+pub use tcp::fan_out::handle::{FanOutHandle, SourceId};
 pub use tcp::label::Label;
 pub use tcp::places::{Permit, Places, check_descriptor_limit};
 pub use tcp::tls::{Reload, Reloadable, Tls};

@@ -15,6 +15,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(750);
 /// The drain timeout of a source that still takes data in.
 const OPEN_DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// How long a source may deliver what it has, by what its [`drain`](Source::drain) tells.
+pub(crate) fn drain_timeout(closed: bool) -> Duration {
+    if closed { DRAIN_TIMEOUT } else { OPEN_DRAIN_TIMEOUT }
+}
+
 /// Whether a source may have more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
@@ -147,7 +152,7 @@ pub fn relay(source: &mut dyn Source, sinks: &mut Sinks, stop: &Stop) -> Result<
         }
         if deadline.is_none() && stop.requested() {
             closed = source.drain();
-            deadline = Some(Instant::now() + if closed { DRAIN_TIMEOUT } else { OPEN_DRAIN_TIMEOUT });
+            deadline = Some(Instant::now() + drain_timeout(closed));
         }
     }
 }

@@ -14,12 +14,12 @@ use crate::io::ring::Ring;
 use crate::log;
 use crate::net::options::Options;
 use crate::relay::batch::{Batch, Cursor};
-use crate::relay::flow::{Flow, PollKeys, PolledSource, Source};
+use crate::relay::flow::{Flow, PollKeys, PolledSource, Source, drain_timeout};
 use crate::relay::stats::Meter;
 use crate::relay::stop::{POLL_INTERVAL, Stop};
 use crate::sys::{Events, PollSet};
 use crate::tcp::fan_out::clients::Clients;
-use crate::tcp::fan_out::handle::{FanOutHandle, Message};
+use crate::tcp::fan_out::handle::{FanOutHandle, Message, SourceId};
 use crate::tcp::label::Label;
 
 /// How often clients are looked at, whether they still take anything.
@@ -170,10 +170,13 @@ pub struct FanOut {
 
 /// A source, and whether it is to be received from.
 struct Inlet {
+    id: SourceId,
     source: Box<dyn PolledSource + Send>,
     is_ready: bool,
     /// It can be had wait.
     can_pause: bool,
+    /// It is being removed: until when it may deliver what it has.
+    removed_at: Option<Instant>,
 }
 
 impl fmt::Debug for FanOut {
@@ -225,11 +228,16 @@ impl FanOut {
         self.handle.clone()
     }
 
-    /// Adds a source.
+    /// Adds a source, which the [handle](Self::handle) can remove.
     ///
     /// # Errors
     /// If the system has no room for it.
-    pub fn add_source(&mut self, mut source: Box<dyn PolledSource + Send>) -> Result<(), Error> {
+    pub fn add_source(&mut self, source: Box<dyn PolledSource + Send>) -> Result<SourceId, Error> {
+        let id = self.handle.next_source();
+        self.add_source_as(id, source).map(|()| id)
+    }
+
+    fn add_source_as(&mut self, id: SourceId, mut source: Box<dyn PolledSource + Send>) -> Result<(), Error> {
         let free = self.sources.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.sources.push(None);
@@ -243,7 +251,7 @@ impl FanOut {
         if self.draining {
             source.drain();
         }
-        self.sources[index] = Some(Inlet { source, is_ready: true, can_pause });
+        self.sources[index] = Some(Inlet { id, source, is_ready: true, can_pause, removed_at: None });
         Ok(())
     }
 
@@ -283,9 +291,16 @@ impl FanOut {
                     self.clients.add(connection, peer, permit, &self.ring, &self.set);
                 }
                 Message::Remove(index, id) => self.clients.remove(index, id, &self.ring),
-                Message::Source(source) => {
-                    if let Err(error) = self.add_source(source) {
+                Message::Source(id, source) => {
+                    if let Err(error) = self.add_source_as(id, source) {
                         log::warn(format_args!("{error}"));
+                    }
+                }
+                Message::RemoveSource(id) => {
+                    let mut inlets = self.sources.iter_mut().flatten();
+                    if let Some(inlet) = inlets.find(|inlet| inlet.id == id && inlet.removed_at.is_none()) {
+                        let closed = inlet.source.drain();
+                        inlet.removed_at = Some(Instant::now() + drain_timeout(closed));
                     }
                 }
             }
@@ -310,7 +325,7 @@ impl FanOut {
 
     /// Whether to receive from the source now.
     fn is_due(&self, inlet: &Inlet) -> bool {
-        (inlet.is_ready || self.draining) && !(self.paused && inlet.can_pause)
+        (inlet.is_ready || self.draining || inlet.removed_at.is_some()) && !(self.paused && inlet.can_pause)
     }
 
     /// Has the sources that can wait do so while the clients lack room, and go on as soon as there is some.
@@ -416,11 +431,12 @@ impl Source for FanOut {
         // No more at a time than it was had wait for.
         batch.set_limit(if inlet.can_pause { self.ring.capacity() / 4 } else { usize::MAX });
         let flow = inlet.source.receive(batch)?;
+        let is_removed = inlet.removed_at.is_some_and(|at| Instant::now() >= at);
         self.take_messages();
         if !batch.is_empty() {
             self.hand_out(batch);
         }
-        if flow == Flow::End {
+        if flow == Flow::End || is_removed {
             self.sources[index] = None;
             self.draining |= self.sources.iter().all(Option::is_none);
         }
