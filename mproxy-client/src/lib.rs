@@ -118,7 +118,7 @@ impl Client {
         let mut sinks: Sinks = vec![Box::new(sink)];
         if self.tee {
             let meter = registry.endpoint("standard output", Direction::Out);
-            sinks.push(Box::new(Stdout::open(framing, !has_targets, meter)?.sink(&stop)));
+            sinks.push(Box::new(Stdout::open(framing, !has_targets, meter)?.wait_while_read().sink(&stop)));
         }
         let input = pollable(input, size)?;
         let mut source = StreamSource::new(input, name, framing, size, &stop, meter.counters());

@@ -104,19 +104,13 @@ impl Plan {
     }
 
     /// Whether one thread can receive what comes in and hand it out, without a channel: with one input endpoint and one
-    /// output thread.
+    /// output thread at most.
     pub(crate) fn is_direct(&self, reverse: &Reverse) -> bool {
-        use Kind::{Channel, TcpListen, TcpOutput, TlsListen, TlsOutput, UdpListen, UdpOutput};
+        use Kind::{Channel, TcpListen, TcpOutput, TlsListen, TlsOutput, UdpListen};
         let count = |kinds: &[Kind]| kinds.iter().map(|kind| self.of(*kind).len()).sum::<usize>();
         let threads = reverse.options.chosen_threads();
         let inputs = count(&[UdpListen]) * threads + count(&[TcpListen, TlsListen]);
-        match (count(&[TcpOutput, TlsOutput]) * threads, reverse.tee) {
-            _ if inputs != 1 || count(&[Channel]) > 0 => false,
-            (1, false) => true,
-            // Standard output waits for its reader, which no other output should.
-            (0, true) => count(&[UdpOutput]) == 0,
-            _ => false,
-        }
+        inputs == 1 && count(&[TcpOutput, TlsOutput]) * threads <= 1 && count(&[Channel]) == 0
     }
 
     pub(crate) fn of(&self, kind: Kind) -> &[Resolved] {

@@ -102,13 +102,15 @@ impl<'a> Proxy<'a> {
     /// Starts all threads: outputs before inputs.
     pub(crate) fn start(&mut self, plan: &Plan, listeners: Listeners) -> Result<(), Error> {
         let mut channel = Channel::open(self.reverse, plan, &mut self.program);
+        let stdout = if self.reverse.tee { Some(self.stdout()?) } else { None };
         if self.is_direct {
-            return self.start_direct(&channel, listeners);
+            return self.start_direct(&channel, stdout.as_ref(), listeners);
         }
-        self.start_udp_output(plan, &mut channel)?;
-        if self.reverse.tee {
-            let sinks: Sinks = vec![Box::new(self.stdout()?.sink(&self.outputs))];
-            self.start_output("tee", channel.source(&self.reverse.options, &self.outputs)?, sinks)?;
+        // Others may send to a group: what comes from it is copied by a thread that has joined it.
+        let has_group = !plan.of(Kind::Channel).is_empty();
+        let (mut of_output, of_inputs) = if has_group { (stdout, None) } else { (None, stdout) };
+        if has_group {
+            self.start_udp_output(plan, &mut channel, &mut of_output)?;
         }
         for endpoint in listeners.tcp_outputs {
             let mut handles = Vec::new();
@@ -116,23 +118,33 @@ impl<'a> Proxy<'a> {
                 let mut fan_out = self.fan_out(&endpoint)?;
                 fan_out.add_source(Box::new(channel.source(&self.reverse.options, &self.outputs)?))?;
                 handles.push(fan_out.handle());
-                self.start_output("clients", fan_out, Vec::new())?;
+                self.start_output("clients", fan_out, tee(of_output.take().as_ref(), &self.outputs))?;
             }
             self.accept_clients(endpoint, handles)?;
+        }
+        if let Some(stdout) = of_output {
+            let source = channel.source(&self.reverse.options, &self.outputs)?;
+            self.start_output("tee", source, tee(Some(&stdout), &self.outputs))?;
         }
         for endpoint in listeners.tcp_inputs {
             let sink = channel.sink();
             let fan_in = self.accept_senders(endpoint, &sink)?;
-            self.start_input("tcp input", fan_in, vec![Box::new(sink)])?;
+            self.start_input("tcp input", fan_in, self.input_sinks(sink, of_inputs.as_ref()))?;
         }
         for source in listeners.udp_inputs {
-            self.start_input("udp input", source, vec![Box::new(channel.sink())])?;
+            let sinks = self.input_sinks(channel.sink(), of_inputs.as_ref());
+            self.start_input("udp input", source, sinks)?;
         }
         Ok(())
     }
 
-    /// Starts the only output on the thread of the only input.
-    fn start_direct(&self, channel: &Channel, listeners: Listeners) -> Result<(), Error> {
+    /// Starts all outputs on the thread of the only input.
+    fn start_direct(
+        &self,
+        channel: &Channel,
+        stdout: Option<&Stdout>,
+        listeners: Listeners,
+    ) -> Result<(), Error> {
         let mut sources: Vec<Box<dyn PolledSource + Send>> = Vec::new();
         for endpoint in listeners.tcp_inputs {
             sources.push(Box::new(self.accept_senders(endpoint, &channel.sink())?));
@@ -142,29 +154,31 @@ impl<'a> Proxy<'a> {
         }
         for endpoint in listeners.tcp_outputs {
             let mut fan_out = self.fan_out(&endpoint)?;
-            if !channel.is_empty() {
-                // UDP outputs are not held up by a client.
+            if !channel.is_empty() || stdout.is_some() {
+                // No client holds up UDP outputs and standard output.
                 fan_out = fan_out.never_wait();
             }
             for source in sources.drain(..) {
                 fan_out.add_source(source)?;
             }
             self.accept_clients(endpoint, vec![fan_out.handle()])?;
-            self.start_input("clients", fan_out, vec![Box::new(channel.sink())])?;
+            self.start_input("clients", fan_out, self.input_sinks(channel.sink(), stdout))?;
         }
-        if !sources.is_empty() {
-            let stdout = self.stdout()?;
-            for source in sources {
-                self.start_input("tee", source, vec![Box::new(stdout.sink(&self.inputs))])?;
-            }
+        for source in sources {
+            self.start_input("input", source, self.input_sinks(channel.sink(), stdout))?;
         }
         Ok(())
     }
 
-    /// One thread for all UDP outputs; none with a private channel, whose inputs send to them.
-    fn start_udp_output(&mut self, plan: &Plan, channel: &mut Channel) -> Result<(), Error> {
+    /// One thread for all UDP outputs of a group. Without a group the inputs send to them.
+    fn start_udp_output(
+        &mut self,
+        plan: &Plan,
+        channel: &mut Channel,
+        stdout: &mut Option<Stdout>,
+    ) -> Result<(), Error> {
         let targets = plan.of(Kind::UdpOutput);
-        if targets.is_empty() || plan.of(Kind::Channel).is_empty() {
+        if targets.is_empty() {
             return Ok(());
         }
         let mut all = Vec::new();
@@ -175,7 +189,16 @@ impl<'a> Proxy<'a> {
             all.push(target);
         }
         let source = channel.source(&self.reverse.options, &self.outputs)?;
-        self.start_output("udp output", source, vec![Box::new(UdpSink::open(&all))])
+        let mut sinks: Sinks = vec![Box::new(UdpSink::open(&all))];
+        sinks.extend(tee(stdout.take().as_ref(), &self.outputs));
+        self.start_output("udp output", source, sinks)
+    }
+
+    /// The sinks of an input thread.
+    fn input_sinks(&self, sink: UdpSink, stdout: Option<&Stdout>) -> Sinks {
+        let mut sinks: Sinks = vec![Box::new(sink)];
+        sinks.extend(tee(stdout, &self.inputs));
+        sinks
     }
 
     fn stdout(&self) -> Result<Stdout, Error> {
@@ -259,6 +282,11 @@ impl<'a> Proxy<'a> {
     pub(crate) fn handle(self) -> Handle {
         self.program.handle()
     }
+}
+
+/// A sink to standard output, where there is to be one.
+fn tee(stdout: Option<&Stdout>, stop: &Stop) -> Sinks {
+    stdout.map(|stdout| Box::new(stdout.sink(stop)) as Box<_>).into_iter().collect()
 }
 
 /// The task of a relay's thread. An input's holds `last_input` until its end.

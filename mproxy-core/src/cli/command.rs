@@ -98,7 +98,13 @@ fn wait(handle: Handle, signals: &Signals) -> Result<(), Error> {
     reload_at_sighup(handle.reloads().to_vec())?;
     signals.stop(handle.stopper());
     for passed in handle.join()?.endpoints {
-        for (count, what) in [(passed.denied, "not allowed"), (passed.cut, "cut where no line ends")] {
+        let left_out = [
+            (passed.denied, "not allowed"),
+            (passed.cut, "cut where no line ends"),
+            (passed.missed, "missed by readers that were too slow"),
+            (passed.gone, "not taken by readers that left"),
+        ];
+        for (count, what) in left_out {
             if count > 0 {
                 info(format_args!("{}: {count} {what}", passed.endpoint));
             }

@@ -45,13 +45,13 @@ impl Counters {
         add(&self.denied, n as u64);
     }
 
-    /// Counts datagrams that a client was too slow for, and their payload bytes.
+    /// Counts datagrams that a client or reader was too slow for, and their payload bytes.
     pub fn missed(&self, datagrams: u64, bytes: u64) {
         add(&self.missed, datagrams);
         add(&self.missed_bytes, bytes);
     }
 
-    /// Counts datagrams that a client had not taken when it left.
+    /// Counts datagrams that a client or reader had not taken when it left.
     pub fn gone(&self, datagrams: u64) {
         add(&self.gone, datagrams);
     }
@@ -102,11 +102,11 @@ pub struct EndpointStats {
     /// Cuts of lines of a byte stream that were longer than a datagram.
     pub cut: u64,
     /// Datagrams that TCP clients were too slow for: they left the buffer that a client may lag by. As `datagrams`, the sum
-    /// over all clients.
+    /// over all clients. At standard output, those that its reader was too slow for.
     pub missed: u64,
     /// Their payload bytes.
     pub missed_bytes: u64,
-    /// Datagrams that TCP clients had not taken when they left.
+    /// Datagrams that TCP clients had not taken when they left, or the reader of standard output at the end.
     pub gone: u64,
 }
 
@@ -149,13 +149,14 @@ impl Stats {
         self.endpoints.iter().map(|e| e.denied).sum()
     }
 
-    /// Datagrams that TCP clients were too slow for, at all endpoints.
+    /// Datagrams that TCP clients, or the reader of standard output, were too slow for, at all endpoints.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.sum(Direction::Out, |e| e.missed)
     }
 
-    /// Datagrams that TCP clients had not taken when they left, at all endpoints.
+    /// Datagrams that TCP clients had not taken when they left, or the reader of standard output at the end, at all
+    /// endpoints.
     #[must_use]
     pub fn gone(&self) -> u64 {
         self.sum(Direction::Out, |e| e.gone)

@@ -14,7 +14,8 @@ pub(crate) use system::{PIPE_BUF, blocking_reader, is_on_disk, open_to_append, s
 mod system {
     use super::{File, IoSlice, OpenOptions, Path, Write, io, stdio};
 
-    /// Bytes that a pipe which polls as writable takes without blocking (POSIX has it 512 at least).
+    /// Bytes that a pipe which polls as writable takes without blocking, and that it takes whole or not at all (POSIX
+    /// has it 512 at least).
     pub(crate) const PIPE_BUF: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
 
     /// Opens a file to append to (`O_APPEND`), and creates it if there is none.
@@ -59,8 +60,8 @@ mod system {
 
     use super::{File, IoSlice, OpenOptions, Path, Write, io, stdio};
 
-    /// Bytes that a pipe which polls as writable takes without blocking. Windows polls none.
-    pub(crate) const PIPE_BUF: usize = 512;
+    /// The most bytes of a write to a pipe. Windows polls none, and takes more than it has room for in parts.
+    pub(crate) const PIPE_BUF: usize = 65_536;
 
     /// Opens a file to append to, and creates it if there is none. A pipe or device is opened to be written to: the
     /// right to append to a pipe is the right to make another instance of it (`FILE_CREATE_PIPE_INSTANCE`).
