@@ -137,7 +137,9 @@ impl Args {
         match scaled(&text, step) {
             Some(value) if value >= min && value <= max => Ok(Some(value)),
             _ => Err(Error::usage(format!(
-                "{name}: '{text}' is not a whole number from {min} to {max}, nor one that ends in k, M or G"
+                "{name}: '{text}' is not a whole number from {} to {}, nor one that ends in k, M or G",
+                in_units(min, step),
+                in_units(max, step)
             ))),
         }
     }
@@ -259,6 +261,17 @@ fn scaled(text: &str, step: u64) -> Option<u64> {
     whole_number(digits)?.checked_mul(step.pow(power))
 }
 
+/// The number as [`scaled`] reads it, in the largest unit that it is a multiple of.
+fn in_units(mut number: u64, step: u64) -> String {
+    let mut units = ["", "k", "M", "G"].into_iter();
+    let mut unit = units.next();
+    while number > 0 && number.is_multiple_of(step) && units.len() > 0 {
+        number /= step;
+        unit = units.next();
+    }
+    format!("{number}{}", unit.unwrap_or_default())
+}
+
 /// A number, whole or with decimals, and its unit, which is `bare` if there is none.
 fn duration(text: &str, bare: &str) -> Option<Duration> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -363,6 +376,10 @@ mod tests {
         for (text, value) in [("1k", Some(1000)), ("4k", Some(4000)), ("999", None), ("4001", None)] {
             assert_eq!(args(&["--rate", text]).scaled("--rate", 1000, 1000, 4000).ok().flatten(), value);
         }
+        for (number, text) in [(0, "0"), (1, "1"), (131_072, "128k"), (1 << 30, "1G"), (1 << 41, "2048G")] {
+            assert_eq!(in_units(number, 1024), text);
+        }
+        assert_eq!(in_units(u64::MAX, 1000), u64::MAX.to_string());
     }
 
     #[test]
