@@ -111,7 +111,7 @@ impl Client {
             program.sends_to(&target);
             targets.push(target);
         }
-        let sink = UdpSink::open(&targets);
+        let sink = UdpSink::waiting(&targets, &stop);
         let size = datagram_size(&self.options, &sink);
         let framing = self.options.chosen_framing();
         let has_targets = !targets.is_empty();

@@ -4,6 +4,7 @@ pub(crate) mod io;
 mod linger;
 mod membership;
 pub(crate) mod pair;
+mod room_wait;
 mod route_sender;
 mod send_error;
 pub(crate) mod sink;

@@ -1,7 +1,6 @@
 //! Multicast between hosts: network namespaces on a bridge. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::process::Stdio;
 
 use mproxy_tests::{
     Authority, Network, Running, Valid, close, eventually, piped, program, receives, send, server,
@@ -247,25 +246,6 @@ fn a_silent_host_is_noticed_and_said_once() {
     assert_eq!(forward.warnings().len(), 1, "{}", forward.messages());
 }
 
-fn a_full_queue_is_noticed_and_said_once() {
-    let network = Network::new(2);
-    network.limit_queue(0, "eth0", "rate 1mbit burst 1600 limit 3000");
-    let _listener = server(&network, 1, &["--listen-addr", "0.0.0.0:9920"]);
-    let mut command = network.command(0, program("mproxy-client"));
-    let target = format!("{}:9920", Network::ipv4(1));
-    let arguments = ["--path", "/dev/stdin", "--framing", "blocks", "--datagram-size", "1000"];
-    command.args(arguments).args(["--rate", "40M", "--server-addr", &target]).stdin(Stdio::piped());
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    {
-        use std::io::Write;
-        child.stdin.take().unwrap().write_all(&vec![b'x'; 500_000]).unwrap();
-    }
-    let out = child.wait_with_output().unwrap();
-    let messages = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{messages}");
-    assert_eq!(messages.matches("No buffer space").count(), 1, "{messages}");
-}
-
 /// Segmentation offload cannot send what is larger than the path takes: it must go all the same.
 fn datagrams_above_the_path_mtu_arrive_whole() {
     let network = Network::new(2);
@@ -421,7 +401,6 @@ mproxy_tests::main!(
     a_tcp_server_is_resolved_anew_for_each_connection,
     a_wildcard_listener_does_not_hear_the_groups_that_its_host_has_joined,
     a_silent_host_is_noticed_and_said_once,
-    a_full_queue_is_noticed_and_said_once,
     datagrams_above_the_path_mtu_arrive_whole,
     one_datagram_that_is_refused_on_its_way_costs_no_other,
     a_closed_port_is_spoken_of_whatever_is_sent_to_it,

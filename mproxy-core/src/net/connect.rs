@@ -14,13 +14,28 @@ use crate::net::resolve::Resolved;
 use crate::net::routes::{Route, RouteTable};
 use crate::sys;
 
+/// The send buffer (`SO_SNDBUF`) of what does not wait, as far as the system allows: 4 MiB.
+const SEND_BUFFER: usize = 4 << 20;
+
 /// Opens a socket that is connected to the address, so that the system looks the route up once and
-/// reports what ICMP says of it.
+/// reports what ICMP says of it. Its sends do not block.
 pub(crate) fn connect_udp(route: &Route, address: SocketAddr, options: &Options) -> io::Result<UdpSocket> {
     let socket = target_udp(route, address, options)?;
     sys::enable_error_queue(&socket, address.is_ipv6())?;
     socket.connect(address)?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Makes the send buffer large enough for a burst: what it has no room for is dropped. It takes memory only for what it
+/// holds.
+pub(crate) fn enlarge_send_buffer(socket: &Socket) {
+    let mut size = SEND_BUFFER;
+    let forced = sys::force_send_buffer(socket, size);
+    // Linux caps the size in silence (net.core.wmem_max), BSD and macOS refuse one that is too large.
+    while !forced && socket.set_send_buffer_size(size).is_err() && size > 65_536 {
+        size /= 2;
+    }
 }
 
 /// A socket to send with, not connected, and the first address of the endpoint that can be used.

@@ -45,7 +45,7 @@ impl Counters {
         add(&self.denied, n as u64);
     }
 
-    /// Counts datagrams that a client or reader was too slow for, and their payload bytes.
+    /// Counts datagrams that a client, target or reader was too slow for, and their payload bytes.
     pub fn missed(&self, datagrams: u64, bytes: u64) {
         add(&self.missed, datagrams);
         add(&self.missed_bytes, bytes);
@@ -101,8 +101,9 @@ pub struct EndpointStats {
     pub denied: u64,
     /// Cuts of lines of a byte stream that were longer than a datagram.
     pub cut: u64,
-    /// Datagrams that TCP clients were too slow for: they left the buffer that a client may lag by. As `datagrams`, the sum
-    /// over all clients. At standard output, those that its reader was too slow for.
+    /// Datagrams that a client, target or reader was too slow for: they left the buffer that a TCP client may lag by, or
+    /// there was no room in the send buffer of a UDP target (`SO_SNDBUF`) or the queue of the network interface
+    /// (ENOBUFS). As `datagrams`, the sum over all clients, or all interfaces of a group.
     pub missed: u64,
     /// Their payload bytes.
     pub missed_bytes: u64,
@@ -149,7 +150,7 @@ impl Stats {
         self.endpoints.iter().map(|e| e.denied).sum()
     }
 
-    /// Datagrams that TCP clients, or the reader of standard output, were too slow for, at all endpoints.
+    /// Datagrams that clients, targets and readers were too slow for, at all endpoints.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.sum(Direction::Out, |e| e.missed)

@@ -49,6 +49,10 @@ pub(crate) fn force_recv_buffer(_: &Socket, _size: usize) -> bool {
     false
 }
 
+pub(crate) fn force_send_buffer(_: &Socket, _size: usize) -> bool {
+    false
+}
+
 pub(crate) fn recv_buffer_size(socket: &Socket) -> io::Result<usize> {
     socket.recv_buffer_size()
 }

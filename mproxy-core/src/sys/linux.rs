@@ -188,6 +188,13 @@ pub(crate) fn force_recv_buffer(socket: &Socket, size: usize) -> bool {
     rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, size).is_ok()
 }
 
+/// Makes the send buffer larger than `net.core.wmem_max` allows (`SO_SNDBUFFORCE`), which takes `CAP_NET_ADMIN`.
+/// Whether it could.
+pub(crate) fn force_send_buffer(socket: &Socket, size: usize) -> bool {
+    let size = c_int::try_from(size).unwrap_or(c_int::MAX);
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_ok()
+}
+
 /// The payload that the receive buffer has room for (`SO_RCVBUF`): Linux doubles the size that is set, for its own
 /// bookkeeping, and tells the double.
 pub(crate) fn recv_buffer_size(socket: &Socket) -> io::Result<usize> {

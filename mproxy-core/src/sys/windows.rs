@@ -215,7 +215,7 @@ pub(crate) fn receive_coalesced(socket: &UdpSocket) -> io::Result<()> {
 }
 
 /// The pending socket error, which Windows tells to a receive alone: the socket's, of ICMP's port unreachable, is
-/// cleared by that, and datagrams of the peer are dropped.
+/// cleared by that, and datagrams of the peer are dropped. The socket does not block from then on.
 pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::Error>> {
     /// Bounded, so that who sends to this socket does not keep it from sending.
     const AT_ONCE: usize = 1000;
@@ -232,7 +232,6 @@ pub(crate) fn pending_socket_error(socket: &UdpSocket) -> io::Result<Option<io::
             },
         }
     }
-    socket.set_nonblocking(false)?;
     Ok(last)
 }
 

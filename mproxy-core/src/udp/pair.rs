@@ -17,6 +17,7 @@ use super::source::UdpSource;
 use super::target::{SendingEnd, UdpTarget};
 use crate::error::Error;
 use crate::log;
+use crate::net::connect::enlarge_send_buffer;
 use crate::net::endpoint::{Endpoint, Role};
 use crate::net::listen::udp_listener;
 use crate::net::options::Options;
@@ -70,6 +71,7 @@ impl UdpPair {
         let (receiver, buffer) = udp_listener(any_port, options)?;
         let sender = Socket::new(Domain::for_address(any_port), Type::DGRAM, Some(Protocol::UDP))?;
         sys::raise_send_buffer(&sender);
+        enlarge_send_buffer(&sender);
         let (sender, sender_address) = bind(sender, any_port)?;
         let (receiver, address) = bind(receiver, any_port)?;
         sys::enable_error_queue(&sender, ip.is_ipv6())?;

@@ -5,19 +5,25 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::io::Sender;
-use super::send_error::{SendError, Situation};
+use super::room_wait::RoomWait;
+use super::send_error::{Full, SendError, Situation};
 use super::target::UdpTarget;
 use super::transparent::{OwnAddress, SourceSockets};
 use crate::error::hint::with_os_hint;
 use crate::log;
-use crate::net::connect::{connect_udp, log_target, path_payload, wait_for_port_unreachable};
+use crate::net::connect::{
+    connect_udp, enlarge_send_buffer, log_target, path_payload, wait_for_port_unreachable,
+};
 use crate::net::health::Health;
 use crate::net::options::Options;
 use crate::net::resolve::Resolved;
 use crate::net::routes::Route;
 use crate::relay::batch::{Batch, Cursor};
 use crate::relay::stats::Counters;
+use crate::relay::stop::Stop;
 use crate::sys::{SEND_TAKES_SOCKET_ERROR, pending_socket_error};
 
 /// The pause after a send for which no address could be used.
@@ -49,6 +55,8 @@ pub(super) struct RouteSender {
     retry_at: Option<Instant>,
     /// Some send has failed, and the target has not recovered.
     failing: bool,
+    /// The wait for room, if the source can wait.
+    wait: Option<RoomWait>,
 }
 
 /// A socket that is connected to the address in use, and the sender of batches for it.
@@ -75,7 +83,12 @@ impl Connected {
 
 impl RouteSender {
     /// Connects to the first address that can be used. If there is none, the next send tries again.
-    pub(super) fn open(target: &UdpTarget, route: Arc<Route>, counters: Arc<Counters>) -> Self {
+    pub(super) fn open(
+        target: &UdpTarget,
+        route: Arc<Route>,
+        counters: Arc<Counters>,
+        stop: Option<&Stop>,
+    ) -> Self {
         let mut sender = Self {
             target: target.routes().resolved().clone(),
             options: target.options().clone(),
@@ -90,6 +103,7 @@ impl RouteSender {
             probed: false,
             retry_at: None,
             failing: false,
+            wait: stop.map(RoomWait::new),
         };
         let mut last_error = None;
         for _ in 0..sender.route.addresses.len() {
@@ -186,7 +200,8 @@ impl RouteSender {
         self.count_sent(batch, before, *cursor);
         let Err(error) = sent else { return true };
         let meaning = SendError::classify(&error, Situation::Transparent);
-        if meaning != SendError::Interrupted && self.not_transparent.permits() {
+        let is_error = !matches!(meaning, SendError::Interrupted | SendError::Full(_));
+        if is_error && self.not_transparent.permits() {
             let target = &self.target;
             log::warn(format_args!("cannot send to {target} as {from}: {error}; dropped"));
         }
@@ -194,6 +209,7 @@ impl RouteSender {
             SendError::Interrupted => {}
             SendError::TooLong => drop(self.skip_datagram(batch, cursor)),
             SendError::ThisSend => self.skip_send(batch, cursor),
+            SendError::Full(full) => self.drop_for_lack_of_room(full, batch, cursor),
             SendError::Address | SendError::EarlierDatagram | SendError::ThisDatagram => {
                 let first = *cursor;
                 while batch.same_sender(first, *cursor) {
@@ -247,6 +263,11 @@ impl RouteSender {
                     self.failed(&error);
                     self.skip_send(batch, cursor);
                 }
+                SendError::Full(full) => {
+                    if !self.wait_for_room(full) {
+                        self.drop_for_lack_of_room(full, batch, cursor);
+                    }
+                }
                 SendError::ThisDatagram => {
                     self.failed(&error);
                     self.skip_datagram(batch, cursor);
@@ -284,9 +305,50 @@ impl RouteSender {
     }
 
     /// Counts the datagrams from the cursor `before` on.
-    fn count_sent(&self, batch: &Batch, before: (usize, usize), cursor: Cursor) {
+    fn count_sent(&mut self, batch: &Batch, before: (usize, usize), cursor: Cursor) {
         let (datagrams, bytes) = batch.counts_before(cursor);
         self.counters.passed(datagrams - before.0, bytes - before.1);
+        if let Some(wait) = &mut self.wait
+            && datagrams > before.0
+        {
+            wait.reset();
+        }
+    }
+
+    /// Waits until there may be room again. False if the source cannot wait, or the target has taken nothing for too
+    /// long: one that fails is not waited for.
+    fn wait_for_room(&mut self, full: Full) -> bool {
+        match (&mut self.wait, &self.connected) {
+            (Some(wait), Some(connected)) if !self.failing => wait.wait(&connected.socket, full),
+            _ => false,
+        }
+    }
+
+    /// Moves the cursor over what there is no room for, and counts that as missed: the datagrams of one send, and all
+    /// of the sender where its send buffer is full.
+    fn drop_for_lack_of_room(&mut self, full: Full, batch: &Batch, cursor: &mut Cursor) {
+        let (first, before) = (*cursor, batch.counts_before(*cursor));
+        match (full, &self.connected) {
+            (Full::DeviceQueue, Some(connected)) => drop(connected.sender.skip_send(batch, cursor)),
+            _ => {
+                while batch.same_sender(first, *cursor)
+                    && let Some(datagram) = batch.datagram(*cursor)
+                {
+                    *cursor = batch.advance(*cursor, datagram.len());
+                }
+            }
+        }
+        let (datagrams, bytes) = batch.counts_before(*cursor);
+        let (datagrams, bytes) = ((datagrams - before.0) as u64, (bytes - before.1) as u64);
+        self.counters.missed(datagrams, bytes);
+        let reason = match full {
+            _ if self.wait.as_ref().is_some_and(RoomWait::has_given_up) => {
+                "it has taken nothing for a second; going on without it"
+            }
+            Full::SendBuffer => "its send buffer is full: the link is too slow, or the host does not answer",
+            Full::DeviceQueue => "the queue of the network interface is full",
+        };
+        self.health(|health| health.dropped(datagrams, reason));
     }
 
     /// Moves the cursor over the datagrams of one send, and counts them as failed.
@@ -329,6 +391,9 @@ impl RouteSender {
     fn connect(&mut self) -> io::Result<Arc<UdpSocket>> {
         let address = self.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let socket = connect_udp(&self.route, address, &self.options)?;
+        if self.wait.is_none() {
+            enlarge_send_buffer(&SockRef::from(&socket));
+        }
         if self.logged_address.replace(address) != Some(address) {
             log_target(&self.target, &self.route, address, &self.options);
         }

@@ -15,10 +15,21 @@ pub(super) enum SendError {
     TooLong,
     /// This datagram.
     ThisDatagram,
-    /// All datagrams of this send: the queue of the device is full (ENOBUFS), or a packet filter refuses them (EPERM).
+    /// All datagrams of this send: a packet filter refuses them (EPERM).
     ThisSend,
+    /// Nothing: there is no room for it now.
+    Full(Full),
     /// All datagrams: the route, or an address at one of its ends. Another address may do better.
     Address,
+}
+
+/// What has no room for a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// The send buffer of the socket (EAGAIN): it has none for any other datagram either.
+    SendBuffer,
+    /// The queue of the device (ENOBUFS): it may have some for the next.
+    DeviceQueue,
 }
 
 /// Where a send has failed.
@@ -46,7 +57,8 @@ impl SendError {
         match situation {
             Situation::Unconnected => Self::Address,
             Situation::Connected { has_other_addresses, repeated } => match cause {
-                Cause::QueueFull | Cause::Filtered => Self::ThisSend,
+                Cause::Full(full) => Self::Full(full),
+                Cause::Filtered => Self::ThisSend,
                 Cause::Refused if has_other_addresses => Self::Address,
                 _ if !repeated => Self::EarlierDatagram,
                 Cause::TooLong => Self::TooLong,
@@ -55,7 +67,7 @@ impl SendError {
             },
             Situation::Transparent => match cause {
                 Cause::TooLong => Self::TooLong,
-                Cause::QueueFull => Self::ThisSend,
+                Cause::Full(full) => Self::Full(full),
                 _ => Self::Address,
             },
         }
@@ -67,8 +79,8 @@ impl SendError {
 enum Cause {
     /// EMSGSIZE.
     TooLong,
-    /// ENOBUFS.
-    QueueFull,
+    /// EAGAIN, ENOBUFS.
+    Full(Full),
     /// EPERM, EACCES.
     Filtered,
     /// ICMP's port unreachable: ECONNREFUSED, and ECONNRESET on Windows.
@@ -83,10 +95,11 @@ impl Cause {
         use io::ErrorKind as Kind;
         match Errno::from_io_error(error) {
             Some(Errno::MSGSIZE) => return Self::TooLong,
-            Some(Errno::NOBUFS) => return Self::QueueFull,
+            Some(Errno::NOBUFS) => return Self::Full(Full::DeviceQueue),
             _ => {}
         }
         match error.kind() {
+            Kind::WouldBlock => Self::Full(Full::SendBuffer),
             Kind::PermissionDenied => Self::Filtered,
             Kind::ConnectionRefused | Kind::ConnectionReset => Self::Refused,
             Kind::AddrNotAvailable
@@ -104,7 +117,8 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::SendError::{
-        Address, EarlierDatagram as Earlier, Interrupted, ThisDatagram as Datagram, ThisSend as Send, TooLong,
+        Address, EarlierDatagram as Earlier, Full as NoRoom, Interrupted, ThisDatagram as Datagram,
+        ThisSend as Send, TooLong,
     };
     use super::*;
 
@@ -125,11 +139,16 @@ mod tests {
 
     const INTERRUPTED: [SendError; 6] = [Interrupted; 6];
     const TOO_LONG: [SendError; 6] = [Address, Earlier, TooLong, Earlier, TooLong, TooLong];
-    const QUEUE_FULL: [SendError; 6] = [Address, Send, Send, Send, Send, Send];
+    const QUEUE_FULL: [SendError; 6] = no_room(Full::DeviceQueue);
+    const BUFFER_FULL: [SendError; 6] = no_room(Full::SendBuffer);
     const FILTERED: [SendError; 6] = [Address, Send, Send, Send, Send, Address];
     const REFUSED: [SendError; 6] = [Address, Earlier, Datagram, Address, Address, Address];
     const UNREACHABLE: [SendError; 6] = [Address, Earlier, Address, Earlier, Address, Address];
     const OTHER: [SendError; 6] = [Address, Earlier, Datagram, Earlier, Datagram, Address];
+
+    const fn no_room(full: Full) -> [SendError; 6] {
+        [Address, NoRoom(full), NoRoom(full), NoRoom(full), NoRoom(full), NoRoom(full)]
+    }
 
     fn check(error: &io::Error, expected: [SendError; 6]) {
         let classified = SITUATIONS.map(|situation| SendError::classify(error, situation));
@@ -153,7 +172,7 @@ mod tests {
             (Errno::HOSTDOWN, OTHER),
             (Errno::NOPROTOOPT, OTHER),
             (Errno::TIMEDOUT, OTHER),
-            (Errno::WOULDBLOCK, OTHER),
+            (Errno::WOULDBLOCK, BUFFER_FULL),
         ] {
             check(&errno.into(), expected);
         }
@@ -176,7 +195,7 @@ mod tests {
             (Kind::Unsupported, UNREACHABLE),
             (Kind::Other, OTHER),
             (Kind::TimedOut, OTHER),
-            (Kind::WouldBlock, OTHER),
+            (Kind::WouldBlock, BUFFER_FULL),
         ] {
             check(&kind.into(), expected);
         }
@@ -191,7 +210,7 @@ mod tests {
             (&["linux", "macos", "freebsd"], 5, OTHER),
             (&["linux", "macos", "freebsd"], 19, OTHER),
             (&["linux", "macos", "freebsd"], 6, OTHER),
-            // The same names, other numbers: EMSGSIZE, ENOBUFS, ECONNREFUSED, EHOSTUNREACH, EHOSTDOWN.
+            // The same names, other numbers: EMSGSIZE, ENOBUFS, ECONNREFUSED, EHOSTUNREACH, EHOSTDOWN, EAGAIN.
             (&["linux"], 90, TOO_LONG),
             (&["macos", "freebsd"], 40, TOO_LONG),
             (&["linux"], 105, QUEUE_FULL),
@@ -202,9 +221,12 @@ mod tests {
             (&["macos", "freebsd"], 65, UNREACHABLE),
             (&["linux"], 112, OTHER),
             (&["macos", "freebsd"], 64, OTHER),
-            // WSAEMSGSIZE, WSAENOBUFS, WSAEACCES, WSAECONNREFUSED, WSAECONNRESET, WSAEHOSTUNREACH, WSAENETRESET.
+            (&["linux"], 11, BUFFER_FULL),
+            (&["macos", "freebsd"], 35, BUFFER_FULL),
+            // WSAEMSGSIZE, WSAENOBUFS, WSAEWOULDBLOCK, WSAEACCES, WSAECONNREFUSED, WSAECONNRESET, WSAEHOSTUNREACH, WSAENETRESET.
             (&["windows"], 10_040, TOO_LONG),
             (&["windows"], 10_055, QUEUE_FULL),
+            (&["windows"], 10_035, BUFFER_FULL),
             (&["windows"], 10_013, FILTERED),
             (&["windows"], 10_061, REFUSED),
             (&["windows"], 10_054, REFUSED),

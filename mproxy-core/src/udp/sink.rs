@@ -6,6 +6,7 @@ use super::transparent::SourceSockets;
 use crate::error::Error;
 use crate::relay::batch::Batch;
 use crate::relay::flow::Sink;
+use crate::relay::stop::Stop;
 
 /// Sends to UDP targets, to one after another. It belongs to one thread.
 #[derive(Debug)]
@@ -17,12 +18,24 @@ pub struct UdpSink {
 
 impl UdpSink {
     /// Opens a sink to all of the targets, for one thread. A target that cannot be reached now may be later, so this
-    /// never fails.
+    /// never fails. It never waits: what the send buffer of a target has no room for is dropped for that target alone,
+    /// and counted as [`missed`](crate::EndpointStats::missed).
     #[must_use]
     pub fn open(targets: &[UdpTarget]) -> Self {
+        Self::open_with(targets, None)
+    }
+
+    /// The same for a source that can wait, as a file can: each send waits until the slowest target has room, one that
+    /// has taken nothing for a second excepted, until it takes something again. A stop request ends that wait.
+    #[must_use]
+    pub fn waiting(targets: &[UdpTarget], stop: &Stop) -> Self {
+        Self::open_with(targets, Some(stop))
+    }
+
+    fn open_with(targets: &[UdpTarget], stop: Option<&Stop>) -> Self {
         let transparent = targets.iter().find(|target| target.options().transparent);
         Self {
-            targets: targets.iter().map(TargetSender::open).collect(),
+            targets: targets.iter().map(|target| TargetSender::open(target, stop)).collect(),
             source_sockets: transparent.map(|target| SourceSockets::new(target.options())),
         }
     }

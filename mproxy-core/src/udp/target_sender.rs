@@ -7,6 +7,7 @@ use super::target::UdpTarget;
 use super::transparent::SourceSockets;
 use crate::relay::batch::Batch;
 use crate::relay::stats::Counters;
+use crate::relay::stop::Stop;
 
 #[derive(Debug)]
 pub(super) struct TargetSender {
@@ -15,12 +16,14 @@ pub(super) struct TargetSender {
     version: usize,
     senders: Vec<RouteSender>,
     counters: Arc<Counters>,
+    /// With it, sends wait for room, until a stop is requested.
+    stop: Option<Stop>,
 }
 
 impl TargetSender {
-    pub(super) fn open(target: &UdpTarget) -> Self {
-        let counters = target.counters();
-        let mut sender = Self { target: target.clone(), version: 0, senders: Vec::new(), counters };
+    pub(super) fn open(target: &UdpTarget, stop: Option<&Stop>) -> Self {
+        let (counters, stop) = (target.counters(), stop.cloned());
+        let mut sender = Self { target: target.clone(), version: 0, senders: Vec::new(), counters, stop };
         sender.sync_routes();
         sender
     }
@@ -60,7 +63,8 @@ impl TargetSender {
                 sender.set_route(route);
                 sender
             } else {
-                let mut sender = RouteSender::open(&self.target, route, self.counters.clone());
+                let mut sender =
+                    RouteSender::open(&self.target, route, self.counters.clone(), self.stop.as_ref());
                 // The listeners may not have joined the group there yet.
                 if added_later {
                     sender.set_multicast_loop(false);

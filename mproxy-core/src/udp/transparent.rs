@@ -11,7 +11,7 @@ use lru::LruCache;
 use socket2::SockRef;
 
 use crate::error::Error;
-use crate::net::connect::set_up_sender;
+use crate::net::connect::{enlarge_send_buffer, set_up_sender};
 use crate::net::interface::{Interface, is_own};
 use crate::net::multicast::{send_through, set_multicast_loop};
 use crate::net::options::Options;
@@ -126,6 +126,8 @@ fn open(sender: SocketAddr, options: &Options) -> io::Result<Option<SourceSocket
     let socket = open_transparent(sender)?;
     socket.bind(&sender.into())?;
     set_up_sender(&socket, sender, options)?;
+    enlarge_send_buffer(&socket);
+    socket.set_nonblocking(true)?;
     Ok(Some(SourceSocket { socket: socket.into(), multicast: (0, options.multicast_loop), unicast: 0 }))
 }
 
