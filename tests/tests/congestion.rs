@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::UdpSocket;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use mproxy_tests::{Feed, Network, Running, datagram, force_receive_buffer, udp_on};
+use mproxy_tests::{
+    Feed, Network, PATIENCE, Running, datagram, force_receive_buffer, path_text, temporary_file, udp_on,
+};
 
 /// A link of 100 Mbit/s with a queue that has room for more than any send buffer: that one is full first.
 const SLOW: &str = "rate 100mbit burst 20000 limit 100000000";
 
 /// A link of 100 Mbit/s with a short queue: that one is full first.
-const CONGESTED: &str = "rate 100mbit burst 20000 limit 150000";
+const CONGESTED: &str = "rate 100mbit burst 100000 limit 300000";
 
 /// Feeds of 100 MB.
 fn large_datagrams() -> Feed {
@@ -30,7 +33,7 @@ fn two_links() -> Network {
 /// A listener on a host that has room for the portions of [`pump`].
 fn listener(network: &Network, host: usize, address: &str) -> UdpSocket {
     let (socket, _) = network.on(host, || udp_on(address));
-    force_receive_buffer(&socket, 1 << 20);
+    force_receive_buffer(&socket, 64 << 20);
     socket
 }
 
@@ -109,7 +112,86 @@ fn a_target_on_a_slow_link_misses_whole_datagrams_and_costs_the_others_nothing()
     }
 }
 
+/// A client on host 0 that sends a feed of datagrams of one size to these targets, to its end.
+fn send_file(network: &Network, feed: &Feed, options: &[&str], targets: &[&str]) -> Running {
+    let (_directory, path) = temporary_file(&feed.datagrams().concat());
+    let size = feed.datagrams()[0].len().to_string();
+    let mut arguments = vec!["--path", path_text(&path), "--framing", "blocks", "--datagram-size", &size];
+    arguments.extend(options);
+    for target in targets {
+        arguments.extend(["--server-addr", target]);
+    }
+    let mut client = network.start(0, "mproxy-client", &arguments);
+    assert_eq!(client.exit_code(), 0, "{}", client.messages());
+    client
+}
+
+/// Receives the feed, all of it and in order.
+#[track_caller]
+fn receive_all(listener: &UdpSocket, feed: &Feed) {
+    for (number, expected) in feed.datagrams().iter().enumerate() {
+        assert!(datagram(listener) == *expected, "another datagram than number {number} came");
+    }
+}
+
+fn a_client_waits_for_the_slowest_target() {
+    for (link, feeds) in [
+        (SLOW, vec![Feed::new(2500, |_| 8000), Feed::new(20_000, |_| 1000)]),
+        (CONGESTED, vec![Feed::new(20_000, |_| 1000)]),
+    ] {
+        let network = two_links();
+        network.limit_queue(0, "eth1", link);
+        for addresses in [
+            [
+                (1, format!("{}:9920", Network::ipv4_on(0, 1))),
+                (2, format!("{}:9920", Network::ipv4_on(1, 2))),
+            ],
+            [
+                (1, format!("[{}]:9920", Network::ipv6_on(0, 1))),
+                (2, format!("[{}]:9920", Network::ipv6_on(1, 2))),
+            ],
+        ] {
+            let targets = addresses.each_ref().map(|(_, address)| address.as_str());
+            for feed in &feeds {
+                let listeners =
+                    addresses.each_ref().map(|(host, address)| listener(&network, *host, address));
+                let client = thread::scope(|scope| {
+                    for listener in &listeners {
+                        scope.spawn(|| receive_all(listener, feed));
+                    }
+                    send_file(&network, feed, &[], &targets)
+                });
+                assert_eq!(client.messages(), "", "{link}");
+            }
+        }
+    }
+}
+
+fn a_client_goes_on_without_a_target_that_takes_nothing() {
+    let network = Network::new(3);
+    network.cut_off(2);
+    for [good, dead] in [
+        [1, 2].map(|host| format!("{}:9920", Network::ipv4(host))),
+        [1, 2].map(|host| format!("[{}]:9920", Network::ipv6(host))),
+    ] {
+        for feed in [large_datagrams(), small_datagrams()] {
+            let receiver = listener(&network, 1, &good);
+            let begin = Instant::now();
+            let client = thread::scope(|scope| {
+                scope.spawn(|| receive_all(&receiver, &feed));
+                send_file(&network, &feed, &["--rate", "1G"], &[&dead, &good])
+            });
+            client.says(&format!(
+                "cannot send to {dead}: it has taken nothing for a second; going on without it"
+            ));
+            assert!(begin.elapsed() < PATIENCE, "it took {:?}", begin.elapsed());
+        }
+    }
+}
+
 mproxy_tests::main!(
     a_target_that_is_switched_off_costs_the_others_nothing,
     a_target_on_a_slow_link_misses_whole_datagrams_and_costs_the_others_nothing,
+    a_client_waits_for_the_slowest_target,
+    a_client_goes_on_without_a_target_that_takes_nothing,
 );

@@ -69,6 +69,10 @@ pub(crate) fn unacknowledged_bytes(_: &TcpStream) -> u64 {
     0
 }
 
+pub(crate) fn has_unsent(_: &UdpSocket) -> bool {
+    false
+}
+
 /// Retransmissions and probes are not told.
 pub(crate) fn unanswered_for(_: &TcpStream) -> Option<Duration> {
     None

@@ -215,9 +215,19 @@ pub(crate) fn bound_retransmission_timeout(stream: &TcpStream) {
 
 /// How many bytes the peer has not acknowledged yet (`tcp(7)`, `SIOCOUTQ`).
 pub(crate) fn unacknowledged_bytes(stream: &TcpStream) -> u64 {
+    send_queue_bytes(stream.as_fd())
+}
+
+/// Whether the device has not sent all that a UDP socket has taken (`udp(7)`, `SIOCOUTQ`), as while ARP or neighbour
+/// discovery is not answered.
+pub(crate) fn has_unsent(socket: &UdpSocket) -> bool {
+    send_queue_bytes(socket.as_fd()) > 0
+}
+
+fn send_queue_bytes(socket: BorrowedFd<'_>) -> u64 {
     let mut bytes: c_int = 0;
     // SAFETY: the descriptor is open, and the int that the request fills outlives the call.
-    unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     u64::try_from(bytes).unwrap_or(0)
 }
 

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::send_error::Full;
 use crate::relay::stop::Stop;
-use crate::sys::poll;
+use crate::sys::{has_unsent, poll};
 
 /// How long a target may take nothing and is waited for.
 const BOUND: Duration = Duration::from_secs(1);
@@ -45,6 +45,18 @@ impl RoomWait {
     /// Whether the target has taken nothing for the bound.
     pub(super) fn has_given_up(&self) -> bool {
         self.given_up
+    }
+
+    /// Waits until what was sent has left, as it has once the host has answered ARP or neighbour discovery: until then the
+    /// system keeps only some datagrams for it, and drops the oldest. False once it has not left for the bound.
+    pub(super) fn wait_for_departure(&mut self, socket: &UdpSocket) -> bool {
+        while has_unsent(socket) {
+            if !self.wait(socket, Full::DeviceQueue) {
+                return false;
+            }
+        }
+        self.reset();
+        true
     }
 
     /// Waits until there may be room. False once the target has taken nothing for the bound.

@@ -57,6 +57,8 @@ pub(super) struct RouteSender {
     failing: bool,
     /// The wait for room, if the source can wait.
     wait: Option<RoomWait>,
+    /// The target takes nothing, and is not waited for.
+    stalled: log::LogLimiter,
 }
 
 /// A socket that is connected to the address in use, and the sender of batches for it.
@@ -104,6 +106,7 @@ impl RouteSender {
             retry_at: None,
             failing: false,
             wait: stop.map(RoomWait::new),
+            stalled: log::LogLimiter::default(),
         };
         let mut last_error = None;
         for _ in 0..sender.route.addresses.len() {
@@ -285,7 +288,8 @@ impl RouteSender {
 
     /// Sends as many datagrams of one sender as leave without an error, and moves the cursor behind them.
     fn try_send(&mut self, batch: &Batch, cursor: &mut Cursor) -> io::Result<()> {
-        let must_probe = self.has_other_addresses() && !self.probed;
+        let (has_other_addresses, waits) = (self.has_other_addresses(), self.wait.is_some());
+        let must_probe = !self.probed && (has_other_addresses || waits);
         let connected = self.connected()?;
         connected.take_socket_error()?;
         let Connected { socket, sender, .. } = connected;
@@ -293,11 +297,16 @@ impl RouteSender {
         if must_probe && let Some(datagram) = batch.datagram(*cursor) {
             socket.send(datagram)?;
             // On this host a port unreachable comes at once, and the next address may not refuse.
-            if let Some(refused) = wait_for_port_unreachable(socket)? {
+            if has_other_addresses && let Some(refused) = wait_for_port_unreachable(socket)? {
                 return Err(refused);
             }
             *cursor = batch.advance(*cursor, datagram.len());
             probed = true;
+            if waits {
+                self.probed = true;
+                self.wait_for_departure();
+                return Ok(());
+            }
         }
         let result = sender.send(socket, None, batch, cursor);
         self.probed |= probed;
@@ -318,10 +327,28 @@ impl RouteSender {
     /// Waits until there may be room again. False if the source cannot wait, or the target has taken nothing for too
     /// long: one that fails is not waited for.
     fn wait_for_room(&mut self, full: Full) -> bool {
-        match (&mut self.wait, &self.connected) {
-            (Some(wait), Some(connected)) if !self.failing => wait.wait(&connected.socket, full),
-            _ => false,
+        if self.failing {
+            return false;
         }
+        self.wait_with(|wait, socket| wait.wait(socket, full))
+    }
+
+    /// Waits until the first datagram has left.
+    fn wait_for_departure(&mut self) {
+        self.wait_with(RoomWait::wait_for_departure);
+    }
+
+    /// The result of a wait; false if the source cannot wait.
+    fn wait_with(&mut self, wait_for: impl FnOnce(&mut RoomWait, &UdpSocket) -> bool) -> bool {
+        let (Some(wait), Some(connected)) = (&mut self.wait, &self.connected) else { return false };
+        let goes_on = wait_for(wait, &connected.socket);
+        if !goes_on && wait.has_given_up() && self.stalled.permits() {
+            let target = &self.target;
+            log::warn(format_args!(
+                "cannot send to {target}: it has taken nothing for a second; going on without it"
+            ));
+        }
+        goes_on
     }
 
     /// Moves the cursor over what there is no room for, and counts that as missed: the datagrams of one send, and all
@@ -342,9 +369,6 @@ impl RouteSender {
         let (datagrams, bytes) = ((datagrams - before.0) as u64, (bytes - before.1) as u64);
         self.counters.missed(datagrams, bytes);
         let reason = match full {
-            _ if self.wait.as_ref().is_some_and(RoomWait::has_given_up) => {
-                "it has taken nothing for a second; going on without it"
-            }
             Full::SendBuffer => "its send buffer is full: the link is too slow, or the host does not answer",
             Full::DeviceQueue => "the queue of the network interface is full",
         };
