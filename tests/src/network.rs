@@ -250,6 +250,12 @@ impl Network {
         ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "state", "0"]);
     }
 
+    /// The switch passes on what is to or from the host again.
+    pub fn restore(&self, host: usize) {
+        let (switch, port) = (self.namespace(None), port(0, host));
+        ip(&["netns", "exec", &switch, "bridge", "link", "set", "dev", &port, "state", "3"]);
+    }
+
     /// Pulls the cable out of the host's interface on the segment: it stays up, but has no carrier.
     pub fn unplug(&self, host: usize, segment: usize) {
         ip(&["-n", &self.namespace(None), "link", "set", &port(segment, host), "down"]);

@@ -2,12 +2,14 @@
 //! nothing, and what it misses is counted and told. A client waits for the slowest. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mproxy_forward::Forward;
 use mproxy_tests::{
-    Feed, Network, PATIENCE, Running, datagram, force_receive_buffer, path_text, temporary_file, udp_on,
+    Feed, Network, PATIENCE, Running, Tally, TcpReader, connect, datagram, eventually, force_receive_buffer,
+    path_text, read_up_to, temporary_file, udp_on,
 };
 
 /// A link of 100 Mbit/s with a queue that has room for more than any send buffer: that one is full first.
@@ -67,7 +69,11 @@ fn dropped(messages: &str, target: &str) -> usize {
 
 /// A forwarder on host 0 from 127.0.0.1 to these targets.
 fn forward(network: &Network, targets: &[&str]) -> Running {
-    let mut arguments = vec!["--udp-listen-addr", "127.0.0.1:9900", "-v"];
+    forward_with(network, &[], targets)
+}
+
+fn forward_with(network: &Network, options: &[&str], targets: &[&str]) -> Running {
+    let mut arguments = [&["--udp-listen-addr", "127.0.0.1:9900", "-v"], options].concat();
     for target in targets {
         arguments.extend(["--udp-downstream-addr", target]);
     }
@@ -109,6 +115,96 @@ fn a_target_on_a_slow_link_misses_whole_datagrams_and_costs_the_others_nothing()
                 assert!((1..feed.len()).contains(&dropped), "{dropped}");
             }
         }
+    }
+}
+
+fn what_a_target_got_and_what_it_missed_is_all_that_came() {
+    let network = two_links();
+    network.limit_queue(0, "eth1", SLOW);
+    for (good, slow) in [
+        (format!("{}:9920", Network::ipv4_on(0, 1)), format!("{}:9920", Network::ipv4_on(1, 2))),
+        (format!("[{}]:9920", Network::ipv6_on(0, 1)), format!("[{}]:9920", Network::ipv6_on(1, 2))),
+    ] {
+        for feed in [large_datagrams(), small_datagrams()] {
+            let [receiver, slow_receiver] =
+                [(1, &good), (2, &slow)].map(|(host, address)| listener(&network, host, address));
+            let forward = Forward::new().udp_listen("127.0.0.1:9900").target(&slow).target(&good);
+            let handle = network.on(0, || forward.spawn().unwrap());
+            pump(&network, &feed, "127.0.0.1:9900", &receiver);
+            handle.stop();
+            let stats = handle.join().unwrap();
+            let of = |name: &str| stats.endpoints.iter().find(|endpoint| endpoint.endpoint == name).unwrap();
+            let (counted, all) = (of(&good), feed.len() as u64);
+            assert_eq!((counted.datagrams, counted.missed, counted.errors), (all, 0, 0));
+            let counted = of(&slow);
+            assert_eq!((counted.datagrams + counted.missed, counted.errors), (all, 0));
+            assert_eq!(counted.bytes + counted.missed_bytes, feed.bytes() as u64);
+            assert!(counted.missed > 0 && stats.missed() == counted.missed);
+            for _ in 0..counted.datagrams {
+                datagram(&slow_receiver);
+            }
+        }
+    }
+}
+
+fn a_group_reaches_its_members_beside_an_interface_that_is_stuck() {
+    let network = two_links();
+    // A hundred datagrams a second.
+    network.limit_queue(0, "eth1", "rate 1mbit burst 20000 limit 100000000");
+    let index = network.interface_index(1, "eth0");
+    for group in ["239.1.2.3:9920", "[ff15::1234]:9920"] {
+        let address: SocketAddr = group.parse().unwrap();
+        let member = listener(&network, 1, group);
+        match address.ip() {
+            IpAddr::V4(group) => member.join_multicast_v4(&group, &Network::ipv4_on(0, 1).parse().unwrap()),
+            IpAddr::V6(group) => member.join_multicast_v6(&group, index),
+        }
+        .unwrap();
+        let reported = match address.ip() {
+            IpAddr::V4(_) => "239.1.2.3",
+            IpAddr::V6(_) => "ff15::1234",
+        };
+        network.switched(0, 1, reported, true);
+        let mut running = forward_with(&network, &["--interface", "eth1", "--interface", "eth0"], &[group]);
+        pump(&network, &Feed::new(2500, |_| 8000), "127.0.0.1:9900", &member);
+        pump(&network, &Feed::new(20_000, |_| 1000), "127.0.0.1:9900", &member);
+        running.stop();
+        assert!(dropped(&running.messages(), &format!("{group} on eth1")) > 0);
+    }
+}
+
+fn clients_of_reverse_get_everything_beside_a_udp_output_on_a_slow_link() {
+    let network = two_links();
+    network.limit_queue(0, "eth1", SLOW);
+    let slow = format!("{}:9920", Network::ipv4_on(1, 2));
+    // One input is received by the thread of the output; of two each sends by itself.
+    for inputs in [&["127.0.0.1:9900"][..], &["127.0.0.1:9900", "127.0.0.1:9901"]] {
+        let mut arguments = vec!["--tcp-output-addr", "0.0.0.0:9930", "--udp-output-addr", &slow, "-v"];
+        for input in inputs {
+            arguments.extend(["--udp-listen-addr", input]);
+        }
+        let mut running = network.start(0, "mproxy-reverse", &arguments);
+        running.tcp_address("0.0.0.0:9930");
+        for input in inputs {
+            running.listens(input);
+        }
+        let output = format!("{}:9930", Network::ipv4_on(0, 0)).parse().unwrap();
+        let stream = network.on(1, || connect(output, None));
+        running.serves(stream.local_addr().unwrap());
+        let feed = large_datagrams();
+        let mut readers = [TcpReader::new(stream, Tally::new(&feed, "auto", 0))];
+        let sender = network.on(0, || UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut sent = 0;
+        for datagrams in feed.datagrams().chunks(32) {
+            for datagram in datagrams {
+                sender.send_to(datagram, inputs[0]).unwrap();
+            }
+            sent += datagrams.len();
+            read_up_to(sent, &mut readers);
+        }
+        running.stop();
+        assert!(dropped(&running.messages(), &slow) > 0);
+        assert!(readers[0].tally.resumed.is_empty());
     }
 }
 
@@ -168,13 +264,13 @@ fn a_client_waits_for_the_slowest_target() {
 }
 
 fn a_client_goes_on_without_a_target_that_takes_nothing() {
-    let network = Network::new(3);
-    network.cut_off(2);
-    for [good, dead] in [
-        [1, 2].map(|host| format!("{}:9920", Network::ipv4(host))),
-        [1, 2].map(|host| format!("[{}]:9920", Network::ipv6(host))),
-    ] {
-        for feed in [large_datagrams(), small_datagrams()] {
+    let network = Network::new(2);
+    for (size, nobody) in [(8000, 100), (1000, 101)] {
+        for [good, dead] in [
+            [1, nobody].map(|host| format!("{}:9920", Network::ipv4(host))),
+            [1, nobody].map(|host| format!("[{}]:9920", Network::ipv6(host))),
+        ] {
+            let feed = Feed::new(100_000_000 / size, |_| size);
             let receiver = listener(&network, 1, &good);
             let begin = Instant::now();
             let client = thread::scope(|scope| {
@@ -189,9 +285,40 @@ fn a_client_goes_on_without_a_target_that_takes_nothing() {
     }
 }
 
+/// The system keeps some datagrams while ARP or neighbour discovery is not answered, and drops the oldest.
+fn a_client_loses_nothing_before_a_host_has_answered_arp() {
+    let network = Network::new(3);
+    for address in [Network::ipv4(2), format!("[{}]", Network::ipv6(2))].map(|ip| format!("{ip}:9920")) {
+        // Asked for ten times a second.
+        let family = if address.starts_with('[') { "ipv6" } else { "ipv4" };
+        for setting in ["retrans_time_ms=100", "mcast_solicit=100"] {
+            network.succeeds(0, "sysctl", &["-qw", &format!("net.{family}.neigh.eth0.{setting}")]);
+        }
+        network.ip(0, "neigh flush dev eth0");
+        network.cut_off(2);
+        let listener = listener(&network, 2, &address);
+        let feed = Feed::new(20_000, |_| 1000);
+        let client = thread::scope(|scope| {
+            scope.spawn(|| receive_all(&listener, &feed));
+            scope.spawn(|| {
+                eventually("a question for the host", || {
+                    network.succeeds(0, "ip", &["neigh", "show"]).contains("INCOMPLETE").then_some(())
+                });
+                network.restore(2);
+            });
+            send_file(&network, &feed, &[], &[&address])
+        });
+        assert_eq!(client.messages(), "");
+    }
+}
+
 mproxy_tests::main!(
     a_target_that_is_switched_off_costs_the_others_nothing,
     a_target_on_a_slow_link_misses_whole_datagrams_and_costs_the_others_nothing,
+    what_a_target_got_and_what_it_missed_is_all_that_came,
+    a_group_reaches_its_members_beside_an_interface_that_is_stuck,
+    clients_of_reverse_get_everything_beside_a_udp_output_on_a_slow_link,
     a_client_waits_for_the_slowest_target,
     a_client_goes_on_without_a_target_that_takes_nothing,
+    a_client_loses_nothing_before_a_host_has_answered_arp,
 );
