@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use mproxy_forward::Forward;
 use mproxy_tests::{
-    Feed, Network, PATIENCE, Running, Tally, TcpReader, connect, datagram, eventually, force_receive_buffer,
-    path_text, read_up_to, temporary_file, udp_on,
+    Feed, Network, PATIENCE, Running, Tally, TcpReader, connect, datagram, datagram_from, eventually,
+    force_receive_buffer, path_text, read_up_to, temporary_file, udp_on,
 };
 
 /// A link of 100 Mbit/s with a queue that has room for more than any send buffer: that one is full first.
@@ -39,11 +39,16 @@ fn listener(network: &Network, host: usize, address: &str) -> UdpSocket {
     socket
 }
 
-/// Sends a feed to the address from a host, no more at a time than buffers hold, while the listener gets all of it in
+/// Sends a feed to the address from host 0, no more at a time than buffers hold, while the listener gets all of it in
 /// order.
 #[track_caller]
 fn pump(network: &Network, feed: &Feed, to: &str, listener: &UdpSocket) {
     let sender = network.on(0, || UdpSocket::bind("127.0.0.1:0").unwrap());
+    pump_from(&sender, feed, to, listener);
+}
+
+#[track_caller]
+fn pump_from(sender: &UdpSocket, feed: &Feed, to: &str, listener: &UdpSocket) {
     let portion = if feed.datagrams()[0].len() > 1000 { 32 } else { 128 };
     let mut slowest = Duration::ZERO;
     for datagrams in feed.datagrams().chunks(portion) {
@@ -170,6 +175,46 @@ fn a_group_reaches_its_members_beside_an_interface_that_is_stuck() {
         pump(&network, &Feed::new(20_000, |_| 1000), "127.0.0.1:9900", &member);
         running.stop();
         assert!(dropped(&running.messages(), &format!("{group} on eth1")) > 0);
+    }
+}
+
+fn a_transparent_target_on_a_slow_link_costs_the_others_nothing() {
+    let network = Network::snooping(&[&[0, 1, 3], &[0, 2]]);
+    network.limit_queue(0, "eth1", SLOW);
+    // It has no way back to the sender, and need not.
+    network.succeeds(
+        2,
+        "sysctl",
+        &["-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth1.rp_filter=0"],
+    );
+    let (good, slow) =
+        (format!("{}:9920", Network::ipv4_on(0, 1)), format!("{}:9920", Network::ipv4_on(1, 2)));
+    let [receiver, slow_receiver] =
+        [(1, &good), (2, &slow)].map(|(host, address)| listener(&network, host, address));
+    let input = format!("{}:9900", Network::ipv4_on(0, 0));
+    let mut running = network.start(
+        0,
+        "mproxy-forward",
+        &[
+            "--udp-listen-addr",
+            &input,
+            "--transparent",
+            "-v",
+            "--udp-downstream-addr",
+            &slow,
+            "--udp-downstream-addr",
+            &good,
+        ],
+    );
+    running.listens(&input);
+    let sender = network.on(3, || udp_on(&format!("{}:0", Network::ipv4_on(0, 3)))).0;
+    let feed = large_datagrams();
+    pump_from(&sender, &feed, &input, &receiver);
+    running.stop();
+    let dropped = dropped(&running.messages(), &slow);
+    assert!(dropped > 0);
+    for _ in dropped..feed.len() {
+        assert_eq!(datagram_from(&slow_receiver).1, sender.local_addr().unwrap());
     }
 }
 
@@ -317,6 +362,7 @@ mproxy_tests::main!(
     a_target_on_a_slow_link_misses_whole_datagrams_and_costs_the_others_nothing,
     what_a_target_got_and_what_it_missed_is_all_that_came,
     a_group_reaches_its_members_beside_an_interface_that_is_stuck,
+    a_transparent_target_on_a_slow_link_costs_the_others_nothing,
     clients_of_reverse_get_everything_beside_a_udp_output_on_a_slow_link,
     a_client_waits_for_the_slowest_target,
     a_client_goes_on_without_a_target_that_takes_nothing,

@@ -57,6 +57,8 @@ pub(super) struct RouteSender {
     failing: bool,
     /// The wait for room, if the source can wait.
     wait: Option<RoomWait>,
+    /// With transparency alone.
+    source_sockets: Option<SourceSockets>,
     /// The target takes nothing, and is not waited for.
     stalled: log::LogLimiter,
 }
@@ -90,6 +92,7 @@ impl RouteSender {
         route: Arc<Route>,
         counters: Arc<Counters>,
         stop: Option<&Stop>,
+        source_sockets: Option<SourceSockets>,
     ) -> Self {
         let mut sender = Self {
             target: target.routes().resolved().clone(),
@@ -106,6 +109,7 @@ impl RouteSender {
             retry_at: None,
             failing: false,
             wait: stop.map(RoomWait::new),
+            source_sockets,
             stalled: log::LogLimiter::default(),
         };
         let mut last_error = None;
@@ -162,14 +166,15 @@ impl RouteSender {
         path_payload(&self.connected.as_ref()?.socket)
     }
 
-    /// Sends the batch; with source sockets each datagram leaves with the address of its sender. What cannot be sent
+    /// Sends the batch; with transparency each datagram leaves with the address of its sender. What cannot be sent
     /// is counted, logged and skipped.
-    pub(super) fn send(&mut self, batch: &Batch, mut source_sockets: Option<&mut SourceSockets>) {
+    pub(super) fn send(&mut self, batch: &Batch) {
+        let mut source_sockets = self.source_sockets.take();
         let mut cursor = Cursor::default();
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
             self.retry_at = None;
             while batch.remaining(cursor).is_some() && self.retry_at.is_none() {
-                let is_sent = match source_sockets.as_deref_mut() {
+                let is_sent = match &mut source_sockets {
                     Some(sockets) => self.send_transparent(sockets, batch, &mut cursor),
                     None => false,
                 };
@@ -178,6 +183,7 @@ impl RouteSender {
                 }
             }
         }
+        self.source_sockets = source_sockets;
         if self.retry_at.is_some() {
             self.counters.failed(batch.count() - batch.counts_before(cursor).0);
         }

@@ -2,7 +2,6 @@
 
 use super::target::UdpTarget;
 use super::target_sender::TargetSender;
-use super::transparent::SourceSockets;
 use crate::error::Error;
 use crate::relay::batch::Batch;
 use crate::relay::flow::Sink;
@@ -12,8 +11,6 @@ use crate::relay::stop::Stop;
 #[derive(Debug)]
 pub struct UdpSink {
     targets: Vec<TargetSender>,
-    /// The transparent sockets, which all targets have in common.
-    source_sockets: Option<SourceSockets>,
 }
 
 impl UdpSink {
@@ -33,11 +30,8 @@ impl UdpSink {
     }
 
     fn open_with(targets: &[UdpTarget], stop: Option<&Stop>) -> Self {
-        let transparent = targets.iter().find(|target| target.options().transparent);
-        Self {
-            targets: targets.iter().map(|target| TargetSender::open(target, stop)).collect(),
-            source_sockets: transparent.map(|target| SourceSockets::new(target.options())),
-        }
+        let open = |target| TargetSender::open(target, stop, targets.len());
+        Self { targets: targets.iter().map(open).collect() }
     }
 
     /// For each target the largest payload that reaches it without IP fragmentation, where that is known.
@@ -49,7 +43,7 @@ impl UdpSink {
 impl Sink for UdpSink {
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
         for target in &mut self.targets {
-            target.send(batch, self.source_sockets.as_mut());
+            target.send(batch);
         }
         Ok(())
     }

@@ -18,24 +18,26 @@ pub(super) struct TargetSender {
     counters: Arc<Counters>,
     /// With it, sends wait for room, until a stop is requested.
     stop: Option<Stop>,
+    /// How many targets the thread sends to.
+    targets: usize,
 }
 
 impl TargetSender {
-    pub(super) fn open(target: &UdpTarget, stop: Option<&Stop>) -> Self {
+    pub(super) fn open(target: &UdpTarget, stop: Option<&Stop>, targets: usize) -> Self {
         let (counters, stop) = (target.counters(), stop.cloned());
-        let mut sender = Self { target: target.clone(), version: 0, senders: Vec::new(), counters, stop };
+        let mut sender =
+            Self { target: target.clone(), version: 0, senders: Vec::new(), counters, stop, targets };
         sender.sync_routes();
         sender
     }
 
-    /// Sends the batch along each route; with source sockets, if the target is a transparent one.
-    pub(super) fn send(&mut self, batch: &Batch, source_sockets: Option<&mut SourceSockets>) {
+    /// Sends the batch along each route.
+    pub(super) fn send(&mut self, batch: &Batch) {
         if self.target.routes().have_changed(self.version) {
             self.sync_routes();
         }
-        let mut source_sockets = source_sockets.filter(|_| self.target.options().transparent);
         for sender in &mut self.senders {
-            sender.send(batch, source_sockets.as_deref_mut());
+            sender.send(batch);
         }
         if self.senders.len() > 1 && !self.senders.iter().any(RouteSender::has_multicast_loop) {
             self.sync_multicast_loop();
@@ -54,6 +56,7 @@ impl TargetSender {
     fn sync_routes(&mut self) {
         let (version, routes) = self.target.routes().current();
         self.version = version;
+        let (options, caches) = (self.target.options(), self.targets * routes.len());
         let mut known = std::mem::take(&mut self.senders);
         let added_later = self.target.has_multicast_loop_once() && !known.is_empty();
         for route in routes {
@@ -63,8 +66,14 @@ impl TargetSender {
                 sender.set_route(route);
                 sender
             } else {
-                let mut sender =
-                    RouteSender::open(&self.target, route, self.counters.clone(), self.stop.as_ref());
+                let sockets = options.transparent.then(|| SourceSockets::new(options, caches));
+                let mut sender = RouteSender::open(
+                    &self.target,
+                    route,
+                    self.counters.clone(),
+                    self.stop.as_ref(),
+                    sockets,
+                );
                 // The listeners may not have joined the group there yet.
                 if added_later {
                     sender.set_multicast_loop(false);

@@ -45,7 +45,8 @@ impl Drop for OwnAddress {
     }
 }
 
-/// A cache of sockets, one for each of the senders heard last. It belongs to one thread.
+/// A cache of sockets, one for each of the senders heard last. It belongs to one route, so that what waits in a send buffer
+/// for one target takes no room from another.
 #[derive(Debug)]
 pub(crate) struct SourceSockets {
     /// None for a sender that is this process.
@@ -65,9 +66,10 @@ struct SourceSocket {
 }
 
 impl SourceSockets {
-    pub(crate) fn new(options: &Options) -> Self {
+    /// One of so many caches.
+    pub(crate) fn new(options: &Options, caches: usize) -> Self {
         // Listeners and connections must find descriptors too, whatever is asked for.
-        let capacity = options.max_sources.min(descriptor_limit() / 4).max(1);
+        let capacity = options.max_sources.min(descriptor_limit() / 4 / caches.max(1)).max(1);
         Self { sockets: LruCache::unbounded(), capacity, options: options.clone() }
     }
 
