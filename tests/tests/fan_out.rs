@@ -540,7 +540,8 @@ fn a_client_that_reads_slowly_but_steadily_loses_nothing_of_a_tcp_input() {
     const SLOW: Duration = Duration::from_secs(4);
     const BYTES_PER_MILLISECOND: usize = 300;
     let (running, input, output) = tcp_to_tcp(&["--framing", "raw", "--client-buffer", "128k"]);
-    let mut client = connect(output, None);
+    // A larger receive buffer opens the window in steps that take more than a second each, at this pace.
+    let mut client = connect(output, Some(1 << 16));
     running.serves(client.local_addr().unwrap());
     let (since, mut read) = (Instant::now(), 0);
     full_speed(input, BYTES, |buffer| {
