@@ -1,7 +1,6 @@
 //! Multicast between hosts: network namespaces on a bridge. Needs root on Linux.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-
 use mproxy_tests::{
     Authority, Network, Running, Valid, close, eventually, piped, program, receives, send, server,
 };
