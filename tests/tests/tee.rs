@@ -317,5 +317,6 @@ fn a_client_goes_on_without_a_reader_that_has_stalled() {
     );
     assert!(missed > 0 && gone > 0, "{missed} {gone}");
     let got = Reading::new(reader).rest();
-    assert!(!got.is_empty() && content.starts_with(&got));
+    // On Windows what a pipe holds can go with the process whose write has not returned.
+    assert!(content.starts_with(&got) && (cfg!(windows) || !got.is_empty()));
 }
