@@ -646,7 +646,6 @@ fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
         );
         let socket = connected(server.udp_address(LISTEN));
         server.udp_address("localhost:0");
-        let started = server.messages();
         socket.send(b"one\n").unwrap();
         let mut line = [0; 4];
         reader.read_exact(&mut line).unwrap();
@@ -657,7 +656,7 @@ fn a_server_to_standard_output_alone_ends_quietly_with_its_reader() {
             server.has_ended().then_some(())
         });
         assert_eq!(server.exit_code(), 0);
-        assert_eq!(server.messages(), started);
+        assert!(server.warnings().is_empty(), "{}", server.messages());
     }
 }
 
