@@ -66,8 +66,8 @@
 //!   down. [`Output`] and [`Stdout`] are what [`FileSink`]s and [`StdoutSink`]s write to.
 //! - **TCP and TLS**: an [`Acceptor`] on the listeners of [`listen_tcp`] has [`Places`] for so many connections, and hands
 //!   each, a [`Connection`] with its [`Permit`], to a [`FanOut`] of clients or a [`FanIn`], by their [`FanOutHandle`] or
-//!   [`FanInHandle`]; sources of a fan-out have a [`SourceId`]. A [`Label`] is what messages call a connection. [`TcpServerSource`] connects to servers. Both are over a
-//!   [`Transport`]: [`Plain`], or that of [`Tls`].
+//!   [`FanInHandle`]; sources of a fan-out have a [`SourceId`]. A [`Label`] is what messages call a connection.
+//!   [`TcpServerSource`] connects to servers. Both are over a [`Transport`]: [`Plain`], or that of [`Tls`].
 //! - **Programs**: [`Program`], [`Handle`] and [`Stopper`]; [`Registry`], [`Meter`], [`Counters`] and [`Stats`].
 //!
 //! Messages go to the [`log`](::log) facade: warnings for what a user should know, info for what an endpoint
